@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Train one Transformer, ship it at any depth: LayerDrop for fairseq.
+
+This package imports neither torch nor fairseq by itself, so that ``--user-dir``, the command and a
+plain ``import`` stay cheap.
+"""
+
+__version__ = "0.1.0"
+
+
+def register() -> None:
+    """Register the models and tasks with fairseq, for Python programs that do not go through ``--user-dir``.
+
+    fairseq skips ``--user-dir`` for a package that was imported before; whoever imports this one first
+    calls ``register()``. Calling it again does nothing.
+    """
+    import fairseq_layerdrop.models
+    import fairseq_layerdrop.models.transformer
+    import fairseq_layerdrop.tasks
+    import fairseq_layerdrop.tasks.translation  # noqa: F401

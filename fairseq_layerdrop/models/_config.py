@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Flat configurations for models whose fairseq configuration is nested, and the fields that LayerDrop adds.
+
+fairseq's ``TransformerConfig`` cannot be extended: its subclasses break the command line, and it redirects
+every name that begins with ``encoder_``. A flat dataclass, as stock ``transformer_lm`` has one, works from
+the command line and from hydra, and saves a configuration that ``torch.load`` takes with its safe defaults.
+The flat fields are read off fairseq's dataclass, so none is copied by hand.
+"""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, List, Optional, Tuple, Type  # noqa: UP035  (fairseq reads the types of the fields)
+
+from fairseq.dataclass import FairseqDataclass
+from omegaconf import II
+
+
+@dataclass
+class LayerDropConfig(FairseqDataclass):
+    """What LayerDrop adds to every model's configuration."""
+
+    layerdrop_min_layers: int = field(
+        default=1,
+        metadata={"help": "at least so many layers of each stack run in every training step; 0: possibly none"},
+    )
+    seed: int = II("common.seed")
+
+
+PAPER_RATE = 0.2
+"""The paper's rate in all its experiments (section 4); 0.5 where very small models are the aim."""
+
+
+def flat_config(name: str, nested: Type[FairseqDataclass]) -> Type[LayerDropConfig]:
+    """The flat twin of a nested fairseq configuration, with the fields of LayerDrop.
+
+    The decoder's sizes default to the encoder's, and both rates to the paper's.
+    """
+    overrides = {
+        "encoder_layerdrop": (float, _rate("encoder")),
+        "decoder_layerdrop": (float, _rate("decoder")),
+        "encoder_layers_to_keep": (Any, _keep("encoder")),
+        "decoder_layers_to_keep": (Any, _keep("decoder")),
+        "decoder_embed_dim": (int, _follows("encoder_embed_dim", "decoder: embedding dimension")),
+        "decoder_ffn_embed_dim": (int, _follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN")),
+        "decoder_input_dim": (int, _follows("decoder_embed_dim", None)),
+        "decoder_output_dim": (int, _follows("decoder_embed_dim", "decoder output dimension")),
+    }
+    fields = [(key, *overrides.get(key, (kind, default))) for key, kind, default in _flat_fields(nested)]
+    return dataclasses.make_dataclass(name, fields, bases=(LayerDropConfig,))
+
+
+def _flat_fields(config: type, prefix: str = "") -> List[Tuple[str, Any, Any]]:
+    flat = []
+    for f in dataclasses.fields(config):
+        if f.name == "_name":
+            continue
+        if inspect.isclass(f.type) and issubclass(f.type, FairseqDataclass):
+            flat += _flat_fields(f.type, f"{prefix}{f.name}_")
+        else:
+            metadata = dict(f.metadata)
+            if prefix and "help" in metadata:
+                metadata["help"] = f"{prefix.rstrip('_')}: {metadata['help']}"
+            flat.append((prefix + f.name, f.type, field(default=f.default, metadata=metadata)))
+    return flat
+
+
+def _rate(stack: str) -> Any:
+    return field(
+        default=PAPER_RATE,
+        metadata={
+            "help": f"LayerDrop: probability in [0, 1] that a layer of the {stack} is skipped in a training step "
+            f"(evaluation runs every layer; default: {PAPER_RATE})"
+        },
+    )
+
+
+def _keep(stack: str) -> Any:
+    return field(
+        default=None,
+        metadata={"help": f"layers of the {stack} to keep when a deeper checkpoint is loaded, e.g. 0,2,4 or every:2"},
+    )
+
+
+def _follows(other: str, text: Optional[str]) -> Any:
+    return field(default=II(f"model.{other}"), metadata={"help": text} if text else {})
