@@ -19,9 +19,8 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fairseq_layerdrop", "fairseq_layerdrop.*"]),
     package_data={"fairseq_layerdrop": ["py.typed"]},
-    install_requires=["torch>=2.6", "rich", "sacrebleu", "sentencepiece"],
+    install_requires=["fairseq-fixed==0.12.3.1", "torch>=2.6", "rich", "sacrebleu", "sentencepiece"],
     extras_require={
-        "fairseq": ["fairseq-fixed==0.12.3.1"],
         "report": ["matplotlib"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff"],
     },

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Train and apply a sentencepiece BPE: the `sentencepiece` package brings no programs of its own.
 
-    python scripts/sentencepiece_bpe.py train MODEL_PREFIX VOCAB_SIZE TEXT...
-    python scripts/sentencepiece_bpe.py encode MODEL_PREFIX < TEXT > PIECES
+python scripts/sentencepiece_bpe.py train MODEL_PREFIX VOCAB_SIZE TEXT...
+python scripts/sentencepiece_bpe.py encode MODEL_PREFIX < TEXT > PIECES
 """
 
 import sys

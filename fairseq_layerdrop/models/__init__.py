@@ -3,8 +3,17 @@
 
 import argparse
 
+import numpy
 import torch
 
-# fairseq writes the optimizer's options (and stock `transformer`'s) as an argparse.Namespace, which torch >= 2.6
-# refuses to read by default. The class holds attributes and runs nothing.
-torch.serialization.add_safe_globals([argparse.Namespace])
+# Two things in fairseq's checkpoints are refused by torch >= 2.6, neither of which runs anything: the options of the
+# optimizer (and of stock `transformer`) in an argparse.Namespace, and the arrays of --eval-bleu's meters.
+torch.serialization.add_safe_globals(
+    [
+        argparse.Namespace,
+        numpy.ndarray,
+        numpy.dtype,
+        numpy._core.multiarray._reconstruct,
+        *(type(numpy.dtype(name)) for name in ("int64", "float64")),
+    ]
+)

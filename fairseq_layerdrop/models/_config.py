@@ -10,7 +10,7 @@ The flat fields are read off fairseq's dataclass, so none is copied by hand.
 import dataclasses
 import inspect
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Tuple, Type  # noqa: UP035  (fairseq reads the types of the fields)
+from typing import Any, List, Optional, Tuple, Type
 
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II

@@ -164,8 +164,8 @@ def _log_rates(model):
     for layers in stacks:
         depth, expected = len(layers), layers.expected_depth
         logger.info(
-            f"LayerDrop, {layers.stack}: asked rate {layers.rates[0]:g}, at least {layers.min_layers} of {depth} layers; "
-            f"effective rate {1 - expected / depth:.4f}, {expected:.2f} layers a step"
+            f"LayerDrop, {layers.stack}: asked rate {layers.rates[0]:g}, at least {layers.min_layers} of {depth} "
+            f"layers; effective rate {1 - expected / depth:.4f}, {expected:.2f} layers a step"
         )
     if not any(layers.drops for layers in stacks):
         logger.warning(

@@ -105,7 +105,7 @@ class LayerDropList(nn.ModuleList):
     def __getitem__(self, index: int | slice) -> Any:
         # ModuleList would build a slice with our constructor; a part of the list is a plain list.
         if isinstance(index, slice):
-            return nn.ModuleList(list(self._modules.values())[index])  # type: ignore[arg-type]
+            return nn.ModuleList(list(self._modules.values())[index])
         return super().__getitem__(index)
 
     def _stand_in(self, layer: nn.Module | None) -> Any:

@@ -41,7 +41,8 @@ def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[
 
 
 def _stacks(model: nn.Module) -> dict[str, nn.Module]:
-    named = {name: getattr(model, name, None) for name in ("encoder", "decoder")}
+    children = dict(model.named_children())
+    named = {name: children[name] for name in ("encoder", "decoder") if name in children}
     return {name: stack for name, stack in named.items() if isinstance(getattr(stack, "layers", None), nn.ModuleList)}
 
 

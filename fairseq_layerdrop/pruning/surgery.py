@@ -2,49 +2,145 @@
 """The surgery itself: a plan and a checkpoint's dictionary in, a smaller dictionary out."""
 
 import re
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, TypeVar
 
-from fairseq_layerdrop.pruning.plan import PruningPlan
+import torch
+from torch import Tensor
+
+from fairseq_layerdrop.pruning.config import model_section, plain, stock_config, training_rates
+from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
 
 Value = TypeVar("Value")
 
 # Exact prefixes: `.layers.` occurs elsewhere too (adaptors, experts), and what a plan does not name is copied.
 _LAYER_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.(.+)")
-
 # fairseq 0.12.2 wrote a copy of each encoder layer's weights for a fused kernel, never trained and rebuilt at every
 # load; later versions stop at the keys. (`self_attn.in_proj_weight` of 2019 is another thing: the real weight.)
 STALE_KEY = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
+# What an extra state says of the full model's training does not hold for the pruned one.
+_OF_THE_FULL_MODEL = ("best", "val_loss", "metrics")
+_WEIGHTS_IN_EXTRA_STATE = ("ema", "ema_fp32_params")
 
 
-def stack_depths(state: Mapping[str, object]) -> dict[str, int]:
+def layer_of(key: str) -> tuple[str, int] | None:
+    """The stack and layer that a key of a state dict belongs to: ``("encoder", 3)``, or ``None``."""
+    match = _LAYER_KEY.fullmatch(key)
+    return (match[1], int(match[2])) if match else None
+
+
+def stack_depths(state: Iterable[str]) -> dict[str, int]:
     """The depth of each stack in a model's state dict, encoder first: ``{"encoder": 6, "decoder": 6}``.
 
     Raises:
         ValueError: if there is no stack, or a stack has a gap.
     """
     found: dict[str, set[int]] = {}
-    for key in state:
-        match = _LAYER_KEY.fullmatch(key)
-        if match:
-            found.setdefault(match[1], set()).add(int(match[2]))
+    for stack, layer in filter(None, map(layer_of, state)):
+        found.setdefault(stack, set()).add(layer)
     if not found:
         raise ValueError("there are no layers in it: no key begins with encoder.layers.N. or decoder.layers.N.")
     for stack, layers in found.items():
-        missing = set(range(max(layers) + 1)) - layers
+        missing = [i for i in range(max(layers)) if i not in layers]
         if missing:
-            raise ValueError(f"the {stack} lacks its layers {','.join(map(str, sorted(missing)))}")
-    return {stack: len(found[stack]) for stack in ("encoder", "decoder") if stack in found}
+            raise ValueError(f"the {stack} lacks its layers {','.join(map(str, missing))}")
+    return {stack: len(found[stack]) for stack in STACKS if stack in found}
+
+
+def upgrade_state(state: Mapping[str, Value]) -> dict[str, Value]:
+    """A state dict in today's keys, over its full depth: to be called before anything is pruned."""
+    return {key: value for key, value in state.items() if not STALE_KEY.fullmatch(key)}
 
 
 def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Value]:
-    """A model's state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
-    renumbered = {s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()}
+    """A state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
+    new_index = {s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()}
     small = {}
     for key, value in state.items():
         match = _LAYER_KEY.fullmatch(key)
-        if match is None or match[1] not in renumbered:
+        if match is None or match[1] not in new_index:
             small[key] = value
-        elif int(match[2]) in renumbered[match[1]]:
-            small[f"{match[1]}.layers.{renumbered[match[1]][int(match[2])]}.{match[3]}"] = value
+        elif int(match[2]) in new_index[match[1]]:
+            small[f"{match[1]}.layers.{new_index[match[1]][int(match[2])]}.{match[3]}"] = value
     return small
+
+
+def prune_checkpoint(
+    checkpoint: Mapping[str, Any], plan: PruningPlan, *, source: str, version: str, style: str = "plain"
+) -> dict[str, Any]:
+    """A fairseq checkpoint restricted to a plan: an ordinary, stock one, without optimizer state.
+
+    Args:
+        checkpoint: as fairseq wrote it; it is not changed, and its tensors are not copied.
+        plan: what stays; a plan that keeps everything makes a stock checkpoint of one trained with this package.
+        source: the digest of the source's file, for the provenance.
+        version: this package's, likewise.
+        style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.stock_config`.
+    """
+    rates = training_rates(model_section(checkpoint))
+    extra = {k: v for k, v in (checkpoint.get("extra_state") or {}).items() if k not in _OF_THE_FULL_MODEL}
+    for name in _WEIGHTS_IN_EXTRA_STATE:
+        if name in extra:
+            extra[name] = compact(prune_state(upgrade_state(extra[name]), plan))
+    earlier = extra.get("layerdrop", {"steps": [], "rates": rates})
+    step = {"source": source, "plan": plan.to_json(), "version": version}
+    extra["layerdrop"] = {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}
+    return {
+        "args": None,
+        "cfg": stock_config(checkpoint["cfg"], plan, style=style),
+        "model": compact(prune_state(upgrade_state(checkpoint["model"]), plan)),
+        "criterion": checkpoint.get("criterion"),
+        "optimizer_history": plain(checkpoint.get("optimizer_history", [])),
+        "task_state": checkpoint.get("task_state", {}),
+        "extra_state": extra,
+    }
+
+
+def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none of which holds on to more storage than it shows; ties stay ties."""
+    copies: dict[Hashable, Tensor] = {}
+    small = {}
+    for key, tensor in state.items():
+        if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+            view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            tensor = copies.setdefault(view, tensor.clone())
+        small[key] = tensor
+    return small
+
+
+def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], plan: PruningPlan) -> None:
+    """Compare the written model with its source, independently of how it was made.
+
+    Its keys must be those of the source's first layers (what a stock model of that depth has), every tensor bit
+    for bit that of the layer it came from, and tensors that were one must still be.
+
+    Raises:
+        ValueError: naming everything that differs.
+    """
+    source = upgrade_state(source)
+    kept = {stack: selection.kept for stack, selection in plan.selections.items()}
+    expected = {key for key in source if (at := layer_of(key)) is None or at[1] < len(kept[at[0]])}
+    wrong = sorted(expected ^ written.keys())
+    for key in expected & written.keys():
+        at = layer_of(key)
+        origin = key.replace(f".layers.{at[1]}.", f".layers.{kept[at[0]][at[1]]}.", 1) if at else key
+        if not _same_bits(source[origin], written[key]):
+            wrong.append(key)
+    if wrong:
+        raise ValueError(f"what was written differs from its source in {', '.join(wrong)}; nothing was kept")
+    if _unique_sizes(prune_state(source, plan).values()) != _unique_sizes(written.values()):
+        raise ValueError("what was written lost ties between tensors; nothing was kept")
+
+
+def _same_bits(one: Tensor, two: Tensor) -> bool:
+    if one.dtype != two.dtype or one.shape != two.shape:
+        return False
+    return torch.equal(_bits(one), _bits(two))  # equal() on floats would call a NaN different from itself
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def _unique_sizes(tensors: Iterable[Tensor]) -> list[int]:
+    return sorted({t.data_ptr(): t.numel() for t in tensors}.values())

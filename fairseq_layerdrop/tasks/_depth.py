@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import numpy
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter, MetersDict
@@ -75,6 +76,13 @@ class DepthOnDemand:
                 with metrics.aggregate(new_root=True) as meters:
                     super().reduce_metrics(partial, criterion)
                 _log_again(meters, name)
+
+    def post_validate(self, model, stats, agg):
+        """Turn the arrays in the meters of --eval-bleu into lists: torch's safe loading refuses arrays."""
+        for meter in metrics.get_meters("valid").values():
+            for name, value in vars(meter).items():
+                if isinstance(value, numpy.ndarray):
+                    setattr(meter, name, value.tolist())
 
 
 _PLAN_PREFIX = "_plan_{}_"

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""What is in a checkpoint: depths, sizes, rates, provenance, as plain facts."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fairseq_layerdrop.pruning.config import architecture, model_section, plain, training_rates
+from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.surgery import layer_of, stack_depths, upgrade_state
+
+_BUFFER = re.compile(r".*\.(version|_float_tensor)")
+_HEAD = re.compile(r"classification_heads\.([^.]+)\..*")
+
+
+def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a checkpoint, ready for JSON.
+
+    Parameters count tensors that are shared once, and leave out buffers.
+    """
+    state = upgrade_state(checkpoint["model"])
+    depths = stack_depths(state)
+    model = model_section(checkpoint)
+    sizes = parameter_sizes(state)
+    extra = checkpoint.get("extra_state") or {}
+    provenance = extra.get("layerdrop")
+    rates = provenance["rates"] if provenance else training_rates(model)
+    return {
+        "architecture": architecture(model),
+        "task": _name(checkpoint["cfg"].get("task")),
+        "updates": (checkpoint.get("optimizer_history") or [{}])[-1].get("num_updates"),
+        "stacks": {
+            stack: {
+                "depth": depth,
+                "parameters_per_layer": [_in_layer(sizes, stack, i) for i in range(depth)],
+                "layerdrop": rates.get(stack),
+                "layers_of_the_original": origin[stack] if (origin := _origin(provenance)) else None,
+            }
+            for stack, depth in depths.items()
+        },
+        "parameters": {
+            "embeddings": sum(n for key, n in sizes.items() if ".embed_" in key or "output_projection" in key),
+            "layers": sum(n for key, n in sizes.items() if layer_of(key)),
+            "total": sum(sizes.values()),
+        },
+        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state.values()}),
+        "heads": sorted({match[1] for key in state if (match := _HEAD.fullmatch(key))}),
+        "optimizer_state": checkpoint.get("last_optimizer_state") is not None,
+        "ema": "ema" in extra,
+        "provenance": provenance,
+    }
+
+
+def parameter_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of elements of each parameter, under the first key of those that share it."""
+    sizes: dict[str, int] = {}
+    seen: set[int] = set()
+    for key, tensor in upgrade_state(state).items():
+        if not _BUFFER.fullmatch(key) and tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            sizes[key] = tensor.numel()
+    return sizes
+
+
+def _in_layer(sizes: Mapping[str, int], stack: str, layer: int) -> int:
+    return sum(n for key, n in sizes.items() if layer_of(key) == (stack, layer))
+
+
+def _name(section: Any) -> str | None:
+    section = plain(section)
+    return section.get("_name") or section.get("task") if isinstance(section, dict) else section
+
+
+def _origin(provenance: Mapping[str, Any] | None) -> dict[str, list[int]] | None:
+    """The original's indices of the layers that are left, through every pruning there was."""
+    if not provenance:
+        return None
+    plans = [PruningPlan.from_json(step["plan"]) for step in provenance["steps"]]
+    whole = plans[0]
+    for plan in plans[1:]:
+        whole = whole.compose(plan)
+    return {stack: list(selection.kept) for stack, selection in whole.selections.items()}
