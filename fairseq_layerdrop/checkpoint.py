@@ -16,6 +16,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -99,8 +100,10 @@ def save(
         except RuntimeError as error:  # torch's archive writer hides the reason when a write fails
             raise _write_error(error, path) from error
         file.flush()
-        os.fsync(file.fileno())
-        check(temporary)
+        with ThreadPoolExecutor(1) as disk:  # the check reads while the disk writes
+            synced = disk.submit(os.fsync, file.fileno())
+            check(temporary)
+            synced.result()
         check_target(path, force=force)
         os.replace(temporary, path)
     _sync_folder(path.parent)

@@ -153,6 +153,26 @@ def _prune(args: argparse.Namespace) -> None:
     print(json.dumps(facts, indent=2)) if args.json else _print_pruned(facts)
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rows", metavar="ROWS", nargs="+", help="rows of results (JSON Lines); each model is a curve")
+    parser.add_argument("folder", metavar="OUT", help="where table.md, figure.png and figure.svg go; made if need be")
+    parser.add_argument("--title", default="", help="the figure's title")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from fairseq_layerdrop.evaluation.report import check_rows, draw, markdown
+    from fairseq_layerdrop.evaluation.rows import read_rows
+
+    rows = read_rows(args.rows)
+    check_rows(rows)
+    folder = Path(args.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "table.md"
+    table.write_text(markdown(rows), encoding="utf-8")
+    for file in (table, *draw(rows, folder / "figure", title=args.title)):
+        print(file)
+
+
 def _training_flags(small: dict[str, Any], plan: Any, output: str) -> str:
     """The flags with which stock ``fairseq-train`` goes on from the pruned checkpoint."""
     from fairseq_layerdrop.pruning.config import architecture, model_section
@@ -197,6 +217,12 @@ VERBS = {
         "fairseq-layerdrop prune full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2",
         _prune_arguments,
         _prune,
+    ),
+    "report": Verb(
+        "draw rows of results: a Markdown table, and quality against depth as PNG and SVG",
+        "fairseq-layerdrop report rows.jsonl results/",
+        _report_arguments,
+        _report,
     ),
 }
 

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""How long does it take to prune a large training checkpoint, and how much memory?
+
+Makes a checkpoint of a 12+6 Transformer-big (fp32 weights and Adam's state, 3.4 GB), keeps every other layer, and
+measures side by side, in alternation: (a) what a user of stock fairseq does today, (b) `fairseq-layerdrop prune`
+with its check, (c) a plain copy of the output file. Each runs in a process of its own; imports do not count.
+
+    python benchmarks/prune_checkpoint.py [--folder FOLDER] [--rounds 3]
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+DIM, FFN, VOCABULARY = 1024, 4096, 32768
+DEPTHS = {"encoder": 12, "decoder": 6}
+KEPT = {"encoder": "0,2,4,6,8,10", "decoder": "0,2,4"}
+
+
+def make_checkpoint(path: Path) -> None:
+    """Write random weights under the keys, and in the layout, of fairseq's trainer."""
+    import torch
+
+    def linear(name: str, out: int, inner: int) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": torch.randn(out, inner), f"{name}.bias": torch.randn(out)}
+
+    def attention(name: str) -> dict[str, torch.Tensor]:
+        parts = [linear(f"{name}.{part}_proj", DIM, DIM) for part in ("k", "v", "q", "out")]
+        return {key: value for part in parts for key, value in part.items()} | norm(f"{name}_layer_norm")
+
+    def norm(name: str) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": torch.randn(DIM), f"{name}.bias": torch.randn(DIM)}
+
+    embedding = torch.randn(VOCABULARY, DIM)
+    model = {f"{stack}.embed_tokens.weight": embedding for stack in DEPTHS} | {
+        "decoder.output_projection.weight": embedding
+    }
+    for stack, depth in DEPTHS.items():
+        for layer in (f"{stack}.layers.{i}" for i in range(depth)):
+            model |= (
+                attention(f"{layer}.self_attn") | linear(f"{layer}.fc1", FFN, DIM) | linear(f"{layer}.fc2", DIM, FFN)
+            )
+            model |= norm(f"{layer}.final_layer_norm")
+            if stack == "decoder":
+                model |= attention(f"{layer}.encoder_attn")
+    unique = list({value.data_ptr(): value for value in model.values()}.values())
+    moments = {i: {"step": 1, "exp_avg": p.clone(), "exp_avg_sq": p.clone()} for i, p in enumerate(unique)}
+    options = {f"{stack}_layers": depth for stack, depth in DEPTHS.items()}
+    torch.save(
+        {
+            "args": None,
+            "cfg": {"model": {"_name": "transformer", **options}, "task": {"_name": "translation"}},
+            "model": model,
+            "optimizer_history": [{"num_updates": 1}],
+            "extra_state": {"train_iterator": {"epoch": 1}},
+            "last_optimizer_state": {"state": moments, "param_groups": []},
+        },
+        path,
+    )
+
+
+def stock(full: Path, small: Path) -> Callable[[], object]:
+    """(a) Load everything, prune with fairseq's own function, save."""
+    import torch
+    from fairseq.checkpoint_utils import prune_state_dict
+
+    def run() -> None:
+        checkpoint = torch.load(full, map_location="cpu", weights_only=True)
+        keep = {f"{stack}_layers_to_keep": layers for stack, layers in KEPT.items()}
+        checkpoint["model"] = prune_state_dict(checkpoint["model"], Namespace(arch="transformer", **keep))
+        del checkpoint["last_optimizer_state"]
+        torch.save(checkpoint, small)
+
+    return run
+
+
+def ours(full: Path, small: Path) -> Callable[[], object]:
+    """(b) The command, from its arguments to its last line, the check after writing included."""
+    import torch  # noqa: F401  (imports do not count)
+
+    import fairseq_layerdrop.checkpoint
+    import fairseq_layerdrop.cli
+    import fairseq_layerdrop.pruning.inspection
+
+    flags = [item for stack, layers in KEPT.items() for item in (f"--{stack}-keep", layers)]
+    return lambda: fairseq_layerdrop.cli.main(["prune", str(full), str(small), "--force", *flags])
+
+
+def copy(source: Path, target: Path) -> Callable[[], object]:
+    """(c) Read the output file and write it elsewhere, to the disk."""
+    import os
+
+    def run() -> None:
+        with source.open("rb") as one, target.open("wb") as other:
+            while block := one.read(1 << 24):
+                other.write(block)
+            other.flush()
+            os.fsync(other.fileno())
+
+    return run
+
+
+WAYS = {"stock": stock, "prune": ours, "copy": copy}
+
+
+def measure(way: str, source: Path, target: Path) -> dict[str, float]:
+    """Run one way in a fresh process: seconds, and the peak of anonymous memory in MB above that of the imports."""
+    command = [sys.executable, __file__, "--way", way, str(source), str(target)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def run_one(way: str, source: Path, target: Path) -> None:
+    """The child's side of :func:`measure`."""
+    run = WAYS[way](source, target)
+    before, peak, done = anonymous_mb(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], anonymous_mb())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    done.set()
+    thread.join()
+    print(json.dumps({"seconds": seconds, "mb": max(peak[0] - before, 0.0), "peak_mb": peak[0]}))
+
+
+def anonymous_mb() -> float:
+    """This process's resident memory that is no file's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    """Measure all ways in alternation and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where 5 GB have room (default: the system's)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", nargs=3, metavar=("WAY", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        return run_one(args.way[0], Path(args.way[1]), Path(args.way[2]))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        full, small, stock_small, copied = (
+            Path(folder) / f"{name}.pt" for name in ("full", "small", "stock", "copied")
+        )
+        print("making the checkpoint …", file=sys.stderr)
+        make_checkpoint(full)
+        pairs = {"stock": (full, stock_small), "prune": (full, small), "copy": (small, copied)}
+        rounds = [{way: measure(way, *paths) for way, paths in pairs.items()} for _ in range(args.rounds)]
+        report(rounds, full, small)
+
+
+def report(rounds: list[dict[str, dict[str, float]]], full: Path, small: Path) -> None:
+    """Medians over the rounds; a ratio is the median of the rounds' own ratios."""
+
+    def median(way: str, what: str) -> float:
+        return statistics.median(r[way][what] for r in rounds)
+
+    def ratio(way: str, other: str) -> float:
+        return statistics.median(r[way]["seconds"] / r[other]["seconds"] for r in rounds)
+
+    print(f"{full.stat().st_size / 1e9:.2f} GB -> {small.stat().st_size / 1e9:.2f} GB, {len(rounds)} rounds, medians")
+    print("| way | seconds | peak anonymous memory |\n| --- | ---: | ---: |")
+    for way, name in (("stock", "stock fairseq"), ("prune", "fairseq-layerdrop prune"), ("copy", "copy of the output")):
+        print(f"| {name} | {median(way, 'seconds'):.2f} | {median(way, 'peak_mb'):,.0f} MB |")
+    print(
+        f"prune is {ratio('stock', 'prune'):.1f} times faster than stock and takes {ratio('prune', 'copy'):.1f} copies"
+    )
+
+
+if __name__ == "__main__":
+    main()
