@@ -44,6 +44,7 @@ _STATISTICS = [
     *(f"fairseq.meters.{name}" for name in ("AverageMeter", "StopwatchMeter", "TimeMeter")),
 ]
 _KNOWN: list[Any] = [argparse.Namespace, *((StandIn, name) for name in _STATISTICS)]
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _HARMLESS = re.compile(
     r"torch\..*|collections\.OrderedDict|argparse\.Namespace|_codecs\.encode|" + "|".join(map(re.escape, _STATISTICS))
 )
@@ -71,6 +72,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(_explain(path, error)) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no dictionary named 'model'")
+    if not all(isinstance(value, torch.Tensor) for value in checkpoint["model"].values()):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds something else than tensors")
     return checkpoint
 
 
@@ -178,15 +181,21 @@ def _explain(path: Path, error: Exception) -> str:
 
 def _foreign_names(path: Path) -> Iterator[str]:
     """The functions and classes that a file's pickles name, beside those of plain checkpoints. Nothing is run."""
-    strings: list[str] = []
+    pushed: list[str] = [""]  # the strings that were pushed, and "" for every other operation
+    memo: dict[int, str] = {}
     try:
         for opcode, argument in _pickle_operations(path):
-            if opcode.endswith(("UNICODE", "STRING")):
-                strings.append(str(argument))
-            if opcode in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                name = ".".join(strings[-2:]) if opcode == "STACK_GLOBAL" else str(argument).replace(" ", ".")
-                if not _HARMLESS.fullmatch(name):
+            if opcode.endswith("GET"):
+                pushed.append(memo.get(int(argument), ""))
+            elif opcode == "MEMOIZE" or opcode.endswith("PUT"):
+                memo[len(memo) if opcode == "MEMOIZE" else int(argument)] = pushed[-1]
+            elif opcode in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                name = ".".join(pushed[-2:]) if opcode == "STACK_GLOBAL" else str(argument).replace(" ", ".")
+                if _NAME.fullmatch(name) and not _HARMLESS.fullmatch(name):
                     yield name
+                pushed.append("")
+            else:
+                pushed.append(str(argument) if opcode.endswith(("UNICODE", "STRING")) else "")
     except Exception:  # arbitrary bytes: what was named until here is what there is to say
         return
 

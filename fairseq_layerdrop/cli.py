@@ -3,16 +3,24 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console
 
 import fairseq_layerdrop
 
 SPEC_HELP = "0,2,4 | 0-3,8 | every:N | even:N | spread:N | first:N | last:N | all; 0-based (default: all)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 class Verb(NamedTuple):
@@ -42,9 +50,7 @@ def _fail(verb: str, message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fairseq-layerdrop", description="Train one Transformer, ship it at any depth."
-    )
+    parser = _Parser(prog="fairseq-layerdrop", description="Train one Transformer, ship it at any depth.")
     parser.add_argument("--version", action="version", version=fairseq_layerdrop.__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
@@ -116,6 +122,7 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _prune(args: argparse.Namespace) -> None:
     from fairseq_layerdrop import checkpoint
+    from fairseq_layerdrop.pruning.config import model_flags, model_section
     from fairseq_layerdrop.pruning.inspection import parameter_sizes
     from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint, stack_depths
@@ -140,7 +147,7 @@ def _prune(args: argparse.Namespace) -> None:
         "stacks": {s: {"kept": list(sel.kept), "removed": list(sel.removed)} for s, sel in plan.selections.items()},
         "parameters": [sum(parameter_sizes(model).values()) for model in (full["model"], small["model"])],
         "flags": " ".join(f"--{s}-keep {','.join(map(str, sel.kept))}" for s, sel in plan.selections.items()),
-        "training_flags": _training_flags(small, plan, args.output),
+        "training_flags": f"{model_flags(model_section(small))} --finetune-from-model {shlex.quote(args.output)}",
     }
     if not args.dry_run:
 
@@ -171,14 +178,6 @@ def _report(args: argparse.Namespace) -> None:
     table.write_text(markdown(rows), encoding="utf-8")
     for file in (table, *draw(rows, folder / "figure", title=args.title)):
         print(file)
-
-
-def _training_flags(small: dict[str, Any], plan: Any, output: str) -> str:
-    """The flags with which stock ``fairseq-train`` goes on from the pruned checkpoint."""
-    from fairseq_layerdrop.pruning.config import architecture, model_section
-
-    depths = " ".join(f"--{stack}-layers {len(selection.kept)}" for stack, selection in plan.selections.items())
-    return f"--arch {architecture(model_section(small))} {depths} --finetune-from-model {output}"
 
 
 def _print_pruned(facts: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command's prune verb, for a checkout that is not installed; needs torch and rich, not fairseq.
 
-    python scripts/prune_checkpoint.py full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2
+python scripts/prune_checkpoint.py full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fairseq_layerdrop.cli import main  # noqa: E402  (the path comes first)
+from fairseq_layerdrop.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["prune", *sys.argv[1:]]))

@@ -19,7 +19,7 @@ from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.masks import uniform_rates
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.surgery import prune_state, stack_depths
+from fairseq_layerdrop.pruning.surgery import prune_state, stack_depths, upgrade_state
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +104,10 @@ class LayerDropTransformer(TransformerModelBase):
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """As in fairseq, but layers to keep may be named for one stack alone, and are taken out once only."""
-        depths = {stack: selection.depth for stack, selection in self.plan.selections.items()}
-        if not self.plan.is_whole and stack_depths(state_dict) == depths:
-            state_dict = prune_state(state_dict, self.plan)
-        return super().load_state_dict(state_dict, strict)
+        state_dict = upgrade_state(state_dict)
+        found = stack_depths(state_dict)
+        whole = {s: selection for s, selection in self.plan.selections.items() if found.get(s) == selection.depth}
+        return super().load_state_dict(prune_state(state_dict, PruningPlan(**whole)), strict)
 
     def set_num_updates(self, num_updates):
         """Called by the trainer only: the first call is where training starts, and where the rates are logged."""

@@ -36,7 +36,7 @@ class LayerDropList(nn.ModuleList):
             ``(x, None, None)`` in a fairseq decoder.
 
     Raises:
-        ValueError: if ``rates`` does not fit the layers, or the minimum does not fit the depth.
+        ValueError: if ``rates`` are no probabilities, one a layer, or the minimum does not fit the depth.
     """
 
     def __init__(
@@ -53,6 +53,8 @@ class LayerDropList(nn.ModuleList):
         self.rates = tuple(rates) or (0.0,) * len(self)
         if len(self.rates) != len(self):
             raise ValueError(f"there must be one rate a layer, {len(self)}, got {len(self.rates)}")
+        if not all(0 <= rate <= 1 for rate in self.rates):
+            raise ValueError(f"a drop rate must lie in [0, 1], got {self.rates}")
         if not 0 <= min_layers <= len(self):
             raise ValueError(f"the minimum of layers must lie in 0-{len(self)}, the depth, got {min_layers}")
         self.min_layers = min_layers
@@ -112,18 +114,22 @@ class LayerDropList(nn.ModuleList):
         assert layer is not None
         parameters = tuple(layer.parameters()) if self.training else ()
 
-        def pass_on(x: Tensor, *_: Any, **__: Any) -> Any:
-            x = PassThrough.apply(x, *parameters) if parameters else x  # type: ignore[no-untyped-call]
+        def pass_on(x: Tensor, *others: Any, **_: Any) -> Any:
+            # Where no layer runs at all, only the stand-ins tie what else a layer reads (a decoder's: the encoder's
+            # output) to the loss.
+            alone = [o for o in others if isinstance(o, Tensor) and o.requires_grad] if not self._running else []
+            x = PassThrough.apply(x, *parameters, *alone) if parameters else x  # type: ignore[no-untyped-call]
             return self._skipped(x) if self._skipped else x
 
         return pass_on
 
-    def extra_repr(self) -> str:
-        return f"rates={self.rates}, min_layers={self.min_layers}"
+    def __repr__(self) -> str:
+        # ModuleList has a printer of its own, which leaves extra_repr out.
+        return super().__repr__().replace("(", f"(rates={self.rates}, min_layers={self.min_layers}", 1)
 
 
 class PassThrough(torch.autograd.Function):
-    """``x``, unchanged, with the skipped layer's parameters joined to the graph by gradients of zero.
+    """``x``, unchanged, with other tensors (a skipped layer's parameters) joined to the graph by gradients of zero.
 
     Zeros, not nothing: data-parallel training needs a gradient for every parameter at every step, and an
     optimizer that sees none on one rank and some on another would move the copies apart. No layer is
@@ -131,8 +137,8 @@ class PassThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.shapes = [(p.shape, p.dtype, p.device, p.requires_grad) for p in parameters]
+    def forward(ctx: Any, x: Tensor, *joined: Tensor) -> Tensor:
+        ctx.shapes = [(t.shape, t.dtype, t.device, t.requires_grad) for t in joined]
         return x.view_as(x)
 
     @staticmethod

@@ -61,7 +61,7 @@ def expected_depth(rates: Sequence[float], *, min_layers: int) -> float:
 
 def _keep_probabilities(rates: Sequence[float], min_layers: int) -> list[float]:
     """``1 - rate``, with rate 1 taken as a limit: a minimum must stay reachable."""
-    floor = 1e-9 if min_layers else 0.0
+    floor = max(1e-9, 10.0 ** (-280 / min_layers)) if min_layers else 0.0  # its power must not vanish
     return [max(1 - rate, floor) for rate in rates]
 
 

@@ -19,8 +19,17 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
-    """Leave only the layers ``kept`` of each stack named; return the function that gives the rest back."""
+    """Leave only the layers ``kept`` of each stack named; return the function that gives the rest back.
+
+    Raises:
+        ValueError: if the model has no such stack or layer; then nothing was changed.
+    """
     stacks = _stacks(model)
+    for name, indices in kept.items():
+        depth = len(stacks[name].layers) if name in stacks else 0  # type: ignore[arg-type]
+        if not all(0 <= i < depth for i in indices):
+            found = ", ".join(f"{stack} 0-{n - 1}" for stack, n in depths(model).items())
+            raise ValueError(f"the layers to keep must be the model's ({found}), got {name} {list(indices)}")
     undo = [_restrict_stack(stacks[name], indices) for name, indices in kept.items()]
 
     def give_back() -> None:
@@ -41,9 +50,13 @@ def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[
 
 
 def _stacks(model: nn.Module) -> dict[str, nn.Module]:
-    children = dict(model.named_children())
-    named = {name: children[name] for name in ("encoder", "decoder") if name in children}
-    return {name: stack for name, stack in named.items() if isinstance(getattr(stack, "layers", None), nn.ModuleList)}
+    # Attributes, not children: a data-parallel wrapper passes them on.
+    named = ((name, getattr(model, name, None)) for name in ("encoder", "decoder"))
+    return {
+        name: stack
+        for name, stack in named
+        if isinstance(stack, nn.Module) and isinstance(getattr(stack, "layers", None), nn.ModuleList)
+    }
 
 
 def _restrict_stack(stack: nn.Module, kept: Sequence[int]) -> Callable[[], None]:

@@ -10,13 +10,23 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq_layerdrop.pruning.plan import PruningPlan
+from torch import Tensor
 
-STYLES = ("plain", "namespace")
+from fairseq_layerdrop.pruning.plan import PruningPlan
 
 _OUR_NAME = re.compile(r"layerdrop_(transformer|translation)(_.*)?")
 _OUR_FIELD = re.compile(r"layerdrop_.*|encoder_keep|decoder_keep|valid_plans")
 _NAMES = {"_name", "arch", "task", "criterion"}
+_SIZES = [
+    f"{stack}_{size}"
+    for stack in ("encoder", "decoder")
+    for size in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
+]
+_FORMS = [
+    *(f"{stack}_{form}" for stack in ("encoder", "decoder") for form in ("normalize_before", "learned_pos")),
+    *("share_decoder_input_output_embed", "share_all_embeddings", "layernorm_embedding", "no_scale_embedding"),
+    *("no_token_positional_embeddings", "no_cross_attention", "cross_self_attention", "no_decoder_final_norm"),
+]
 _RATES = ("encoder_layerdrop", "decoder_layerdrop")
 
 
@@ -27,9 +37,9 @@ def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if the checkpoint has none in the form that fairseq writes since version 0.10.
     """
     cfg = checkpoint.get("cfg")
-    if not isinstance(cfg, Mapping) or cfg.get("model") is None:
-        raise ValueError("the checkpoint has no configuration (cfg.model), so that no model can be built from it")
-    model: dict[str, Any] = plain(cfg["model"])
+    model = plain(cfg.get("model")) if isinstance(cfg, Mapping) else None
+    if not isinstance(model, dict):
+        raise ValueError("the checkpoint has no configuration (options in cfg.model) to build a model from")
     return model
 
 
@@ -41,6 +51,14 @@ def training_rates(model: Mapping[str, Any]) -> dict[str, float]:
 def architecture(model: Mapping[str, Any]) -> str:
     """The architecture's name."""
     return str(model.get("_name") or model.get("arch"))
+
+
+def model_flags(model: Mapping[str, Any]) -> str:
+    """The flags of ``fairseq-train`` that build this model: its architecture, sizes and form."""
+    flags = [f"--arch {architecture(model)}"]
+    flags += [f"{_flag(name)} {model[name]}" for name in _SIZES if model.get(name) is not None]
+    flags += [_flag(name) for name in _FORMS if model.get(name)]
+    return " ".join(flags)
 
 
 def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str = "plain") -> dict[str, Any]:
@@ -73,14 +91,18 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str = "pla
 
 
 def plain(value: Any) -> Any:
-    """The same in dictionaries, lists, tuples and scalars."""
+    """The same in dictionaries, lists, tuples, tensors and scalars; what is none of these becomes ``None``."""
     if isinstance(value, Namespace):
         return plain(vars(value))
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(plain(item) for item in value)
-    return value
+    return value if value is None or isinstance(value, (str, bool, int, float, Tensor)) else None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _stock_section(section: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class LayerSelection:
         if outside:
             raise ValueError(f"layers must lie in 0-{self.depth - 1}, got {_join(outside)}")
         if repeated:
-            raise ValueError(f"layers must not repeat, got {_join(repeated)} more than once")
+            raise ValueError(f"layers of 0-{self.depth - 1} must not repeat, got {_join(repeated)} more than once")
         if not kept:
             raise ValueError(f"at least one of the layers 0-{self.depth - 1} must stay, got none")
         object.__setattr__(self, "kept", kept)

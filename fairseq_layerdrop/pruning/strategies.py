@@ -63,7 +63,7 @@ def every_other(depth: int, rate: float) -> tuple[int, ...]:
         raise ValueError(f"the rate of Every Other must lie between 0 and 1, got {rate}")
     step = int(1 / rate + 1e-9)
     removed = 1 / step if step <= depth else 0.0
-    if abs(removed - rate) > 0.01:
+    if not removed or abs(removed - rate) > 0.01:
         keep = max(round(depth * (1 - rate)), 1)
         raise ValueError(
             f"Every Other is exact for rates 1/2, 1/3, …, 1/{depth} only: at {rate} it would remove "

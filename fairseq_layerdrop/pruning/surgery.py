@@ -78,7 +78,7 @@ def prune_checkpoint(
         style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.stock_config`.
     """
     rates = training_rates(model_section(checkpoint))
-    extra = {k: v for k, v in (checkpoint.get("extra_state") or {}).items() if k not in _OF_THE_FULL_MODEL}
+    extra = {k: plain(v) for k, v in (checkpoint.get("extra_state") or {}).items() if k not in _OF_THE_FULL_MODEL}
     for name in _WEIGHTS_IN_EXTRA_STATE:
         if name in extra:
             extra[name] = compact(prune_state(upgrade_state(extra[name]), plan))
@@ -118,7 +118,8 @@ def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], p
         ValueError: naming everything that differs.
     """
     source = upgrade_state(source)
-    kept = {stack: selection.kept for stack, selection in plan.selections.items()}
+    kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
+    kept |= {stack: selection.kept for stack, selection in plan.selections.items()}
     expected = {key for key in source if (at := layer_of(key)) is None or at[1] < len(kept[at[0]])}
     wrong = sorted(expected ^ written.keys())
     for key in expected & written.keys():
@@ -133,15 +134,13 @@ def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], p
 
 
 def _same_bits(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors are equal in type, shape and every bit: to ``torch.equal`` a NaN differs from itself."""
     if one.dtype != two.dtype or one.shape != two.shape:
         return False
-    return torch.equal(_bits(one), _bits(two))  # equal() on floats would call a NaN different from itself
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    flat = tensor.contiguous().view(-1).view(torch.uint8)
-    wide = flat.numel() % 8 == 0 and flat.storage_offset() % 8 == 0
-    return flat.view(torch.int64) if wide else flat  # eight bytes at a time: three times as fast
+    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, two)]
+    if all(f.numel() % 8 == 0 and f.storage_offset() % 8 == 0 for f in flat):
+        flat = [f.view(torch.int64) for f in flat]  # eight bytes at a time: three times as fast
+    return torch.equal(*flat)
 
 
 def _unique_sizes(tensors: Iterable[Tensor]) -> list[int]:

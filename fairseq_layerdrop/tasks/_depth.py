@@ -95,7 +95,10 @@ def _parse_plans(text, model_depths):
         name = re.sub(r"[^0-9A-Za-z]+", "-", plan)  # it becomes part of metric and file names
         if name in plans:
             raise ValueError(f"--valid-plans: every plan must have a metric name of its own, got {name} twice")
-        plans[name] = PruningPlan.parse(plan, model_depths)
+        try:
+            plans[name] = PruningPlan.parse(plan, model_depths)
+        except ValueError as error:
+            raise ValueError(f"--valid-plans: {plan}: {error}") from None
     return plans
 
 

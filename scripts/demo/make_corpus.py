@@ -24,7 +24,8 @@ def noun_phrase(rng: random.Random) -> tuple[list[str], list[str], str]:
     determiner = rng.choice(("the", "some", "this"))
     adjectives = [rng.randrange(ADJECTIVES) for _ in range(rng.randrange(3))]
     source = [determiner, *(f"adj{a}" for a in adjectives), f"noun{noun}" + ("+s" if plural else "")]
-    target = [f"{determiner.upper()}-{agreement}", f"NOUN{noun}", *(f"ADJ{a}-{agreement}" for a in reversed(adjectives))]
+    target = [f"{determiner.upper()}-{agreement}", f"NOUN{noun}"]
+    target += [f"ADJ{a}-{agreement}" for a in reversed(adjectives)]
     return source, target, agreement
 
 

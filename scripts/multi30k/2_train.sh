@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Train two 6+6 models that differ in LayerDrop alone. A run that was stopped goes on where it was.
+# Train two 6+6 models that differ in LayerDrop alone. A run that was stopped goes on from its last epoch.
 #   scripts/multi30k/2_train.sh layerdrop|plain [WORK]
 set -euo pipefail
 RUN=${1:?layerdrop or plain}
@@ -19,6 +19,6 @@ fairseq-train "$WORK/data-bin" --user-dir "$(fairseq-layerdrop user-dir)" \
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
   --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.0001 --clip-norm 1.0 \
   --lr 4e-3 --lr-scheduler inverse_sqrt --warmup-updates 1000 \
-  --max-tokens 4096 --max-epoch 30 --required-batch-size-multiple 1 --seed 1 \
+  --max-tokens 4096 --max-epoch 20 --required-batch-size-multiple 1 --seed 1 \
   --valid-plans "6+3 3+6 3+3 6+1" --no-epoch-checkpoints \
   --no-progress-bar --log-interval 100 --save-dir "$WORK/$RUN"

@@ -43,6 +43,6 @@ def test_scores_are_sacrebleus_with_its_signatures() -> None:
 
 def test_a_failing_program_gives_its_last_line() -> None:
     with pytest.raises(
-        ValueError, match="fairseq-generate failed: .*error: the following arguments are required: data"
+        ValueError, match=r"fairseq-generate failed: .*error: the following arguments are required: data"
     ):
         run_generate([])

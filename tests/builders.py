@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Tiny checkpoint dictionaries as fairseq's trainer writes them; layer i of a stack is filled with the value i."""
+
+import copy
+from argparse import Namespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DIM, FFN, WORDS = 4, 8, 10
+RATES = {"encoder": 0.2, "decoder": 0.3}
+
+ENCODER_LAYER = {
+    **{f"self_attn.{name}_proj.weight": (DIM, DIM) for name in "kvq"},
+    **{f"self_attn.{name}_proj.bias": (DIM,) for name in "kvq"},
+    "self_attn.out_proj.weight": (DIM, DIM),
+    "self_attn.out_proj.bias": (DIM,),
+    "self_attn_layer_norm.weight": (DIM,),
+    "self_attn_layer_norm.bias": (DIM,),
+    "fc1.weight": (FFN, DIM),
+    "fc1.bias": (FFN,),
+    "fc2.weight": (DIM, FFN),
+    "fc2.bias": (DIM,),
+    "final_layer_norm.weight": (DIM,),
+    "final_layer_norm.bias": (DIM,),
+}
+DECODER_LAYER = {
+    **ENCODER_LAYER,
+    **{key.replace("self_attn", "encoder_attn"): shape for key, shape in ENCODER_LAYER.items() if "self_attn" in key},
+}
+
+
+def model_state(encoder: int = 6, decoder: int = 6, *, tied: bool = True) -> dict[str, Tensor]:
+    """A Transformer's state dict; a stack of no layers is a stack that the model lacks."""
+    state: dict[str, Tensor] = {}
+    for stack, depth, shapes in (("encoder", encoder, ENCODER_LAYER), ("decoder", decoder, DECODER_LAYER)):
+        if depth:
+            state[f"{stack}.version"] = torch.tensor([3.0])
+            state[f"{stack}.embed_tokens.weight"] = torch.arange(WORDS * DIM).float().view(WORDS, DIM) / 7
+            state[f"{stack}.embed_positions._float_tensor"] = torch.zeros(1)
+            for i in range(depth):
+                state |= {f"{stack}.layers.{i}.{key}": torch.full(shape, float(i)) for key, shape in shapes.items()}
+            state[f"{stack}.layer_norm.weight"] = torch.ones(DIM)
+            state[f"{stack}.layer_norm.bias"] = torch.zeros(DIM)
+    if decoder:
+        embedding = state["decoder.embed_tokens.weight"]
+        state["decoder.output_projection.weight"] = embedding if tied else embedding.clone()
+    return state
+
+
+def model_options(encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
+    """The model section of stock fairseq, flat."""
+    options: dict[str, Any] = {"_name": "transformer", "dropout": 0.1, "share_decoder_input_output_embed": True}
+    for stack, depth in (("encoder", encoder), ("decoder", decoder)):
+        if depth:
+            options |= {
+                f"{stack}_layers": depth,
+                f"{stack}_embed_dim": DIM,
+                f"{stack}_layerdrop": RATES[stack],
+                f"{stack}_layers_to_keep": None,
+            }
+    return options
+
+
+def config(encoder: int = 6, decoder: int = 6, *, ours: bool = False, namespace: bool = False) -> dict[str, Any]:
+    """A configuration: of stock fairseq, or of this package's model and task; the model's options flat either way."""
+    model: dict[str, Any] | Namespace = model_options(encoder, decoder)
+    task: dict[str, Any] = {"_name": "translation", "data": "data-bin", "source_lang": "en"}
+    if ours:
+        model |= {"_name": "layerdrop_transformer", "layerdrop_min_layers": 1, "seed": 7}
+        task |= {"_name": "layerdrop_translation", "encoder_keep": None, "decoder_keep": None, "valid_plans": "6+3"}
+    if namespace:  # every option there was, the other sections' too
+        others = {"arch": model["_name"], "task": task["_name"], "criterion": "cross_entropy", "user_dir": "/home/me/p"}
+        model = Namespace(**model | others | {"seed": 3, "save_dir": "layerdrop_transformer"})
+    return {
+        "_name": None,
+        "common": {"_name": None, "seed": 7, "user_dir": "/home/me/plugin", "log_format": "json"},
+        "checkpoint": {"_name": None, "save_dir": "layerdrop_transformer"},
+        "model": model,
+        "task": task,
+        "criterion": {"_name": "cross_entropy", "sentence_avg": False},
+        "optimizer": Namespace(_name="adam", adam_betas="(0.9, 0.98)", lr=[0.001]),
+        "bpe": None,
+    }
+
+
+def training_checkpoint(
+    encoder: int = 6,
+    decoder: int = 6,
+    *,
+    ours: bool = False,
+    namespace: bool = False,
+    tied: bool = True,
+    ema: bool = False,
+) -> dict[str, Any]:
+    """A checkpoint in the middle of training, optimizer state and all."""
+    state = model_state(encoder, decoder, tied=tied)
+    checkpoint: dict[str, Any] = {
+        "args": None,
+        "cfg": config(encoder, decoder, ours=ours, namespace=namespace),
+        "model": state,
+        "criterion": {},
+        "optimizer_history": [
+            {
+                "criterion_name": "CrossEntropyCriterion",
+                "optimizer_name": "FairseqAdam",
+                "lr_scheduler_state": {"best": 2.5},
+                "num_updates": 1200,
+            }
+        ],
+        "task_state": {},
+        "extra_state": {
+            "metrics": {"default": []},
+            "previous_training_time": 12.5,
+            "train_iterator": {"epoch": 3, "iterations_in_epoch": 0, "shuffle": True},
+            "val_loss": 2.5,
+            "best": 2.5,
+        },
+        "last_optimizer_state": {"state": {0: {"step": 1200, "exp_avg": torch.ones(2000)}}, "param_groups": []},
+    }
+    if ema:
+        checkpoint["extra_state"]["ema"] = copy.deepcopy(state)
+    return checkpoint
+
+
+def layer_values(state: dict[str, Tensor], stack: str) -> list[int]:
+    """Which layers of the original a stack consists of, read off its weights."""
+    layers: dict[int, set[float]] = {}
+    for key, tensor in state.items():
+        if key.startswith(f"{stack}.layers."):
+            layers.setdefault(int(key.split(".")[2]), set()).update(tensor.flatten().tolist())
+    assert sorted(layers) == list(range(len(layers))), "the numbering has a gap"
+    assert all(len(values) == 1 for values in layers.values()), "a layer holds weights of several"
+    return [int(layers[i].pop()) for i in range(len(layers))]

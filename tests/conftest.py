@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Made once for all tests: a tiny data set, a tiny model trained on it with LayerDrop, its pruned files."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: results must not depend on the machine's cores
+
+from fairseq_programs import (
+    FIXTURES,
+    LANGUAGES,
+    SHORT,
+    STYLE,
+    USER_DIR,
+    Hypotheses,
+    fairseq,
+    generate,
+    prune,
+    train,
+    write_corpus,
+)
+
+SENTENCES = {"train": 60, "valid": 14, "test": 11}
+LAYERDROP_TRAINING = [
+    *("--user-dir", str(USER_DIR), "--task", "layerdrop_translation", "--arch", "layerdrop_transformer", *STYLE),
+    *("--encoder-layers", "4", "--decoder-layers", "4", "--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"),
+    *("--dropout", "0.1", "--update-freq", "2", "--save-interval", "10", "--validate-interval", "10"),
+    # Or fairseq keeps the batches of the epoch in which a process began, and a resumed run meets others.
+    *("--update-epoch-batch-itr", "True"),
+    *("--batch-size-valid", "5", "--valid-plans", "4+2 every:2/first:1"),
+    *("--eval-bleu", "--eval-bleu-args", '{"beam": 2, "max_len_b": 10}'),
+    *("--best-checkpoint-metric", "bleu_4-2", "--maximize-best-checkpoint-metric"),
+]
+
+
+class Run(NamedTuple):
+    """A finished training: its folder and what it printed."""
+
+    folder: Path
+    output: str
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoint_last.pt"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy data set in fairseq's binary form: 60 pairs to train on, 14 valid, 11 test, one dictionary."""
+    folder = tmp_path_factory.mktemp("data")
+    write_corpus(folder, SENTENCES)
+    prefixes = [item for split in SENTENCES for item in (f"--{split}pref", str(folder / split))]
+    fairseq("preprocess", *LANGUAGES, "--joined-dictionary", "--destdir", folder / "bin", *prefixes)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A 4+4 model trained for 60 updates with LayerDrop 0.5, dropout, two micro-batches, plans and BLEU."""
+    folder = tmp_path_factory.mktemp("trained")
+    return Run(folder, train(data, folder, *LAYERDROP_TRAINING, "--max-update", "60"))
+
+
+@pytest.fixture(scope="session")
+def pruned(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``pruned("--decoder-keep", "0,2")``: the trained model's file with these layers, written once."""
+    folder = tmp_path_factory.mktemp("pruned")
+
+    @functools.cache
+    def write(*keep: str) -> Path:
+        return prune(trained.last, folder / f"small{len(list(folder.iterdir()))}.pt", *keep)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def stock_hypotheses(data: Path, pruned: Callable[..., Path]) -> Callable[..., Hypotheses]:
+    """``stock_hypotheses("--decoder-keep", "0,2")``: what stock fairseq generates from that file, run once."""
+
+    @functools.cache
+    def run(*keep: str) -> Hypotheses:
+        return generate(data, pruned(*keep), *SHORT)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The checkpoints that official fairseq wrote; they travel beside the repository, not in it."""
+    if not FIXTURES.is_dir():
+        pytest.skip("the official checkpoints are not there: ../shared/fixtures, beside the repository")
+    return FIXTURES

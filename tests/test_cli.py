@@ -1,0 +1,440 @@
+# SPDX-License-Identifier: MIT
+"""The command: facts on stdout, one line on stderr for a mistake, and nothing written then."""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import pytest
+import torch
+from builders import FFN, layer_values, training_checkpoint
+
+import fairseq_layerdrop
+from fairseq_layerdrop.checkpoint import digest, load
+from fairseq_layerdrop.cli import VERBS, main
+
+PROGRAM = [sys.executable, "-m", "fairseq_layerdrop.cli"]
+
+
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``command("inspect", path)``: run it in this process."""
+
+    def run(*arguments: object) -> Done:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Done(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A training checkpoint of 6+6 layers."""
+    torch.save(training_checkpoint(ours=True), tmp_path / "full.pt")
+    return tmp_path / "full.pt"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An output that is not there yet, in a folder of its own."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "small.pt"
+
+
+def layers(path: Path) -> dict[str, list[int]]:
+    model = load(path)["model"]
+    return {stack: layer_values(model, stack) for stack in ("encoder", "decoder")}
+
+
+def test_user_dir_is_the_package(command: Command) -> None:
+    done = command("user-dir")
+    folder = Path(done.out.strip())
+    assert (done.status, done.err) == (0, "")
+    assert folder == Path(fairseq_layerdrop.__file__).parent
+    assert (folder / "models").is_dir()
+
+
+def test_the_version(command: Command) -> None:
+    assert command("--version") == (0, fairseq_layerdrop.__version__ + "\n", "")
+
+
+def test_inspect_prints_the_facts(command: Command, full: Path) -> None:
+    status, text, err = command("inspect", full)
+    assert (status, err) == (0, "")
+    for fact in ("layerdrop_transformer", "1200", "6 layers", "0.2", "0.3", "zip", "optimizer state", digest(full)):
+        assert fact in text
+    assert f"{full.stat().st_size:,} bytes" in text
+
+
+def test_inspect_as_json(command: Command, full: Path) -> None:
+    status, text, err = command("inspect", full, "--json")
+    facts = json.loads(text)
+    assert (status, err) == (0, "")
+    assert {stack: about["depth"] for stack, about in facts["stacks"].items()} == {"encoder": 6, "decoder": 6}
+    assert (facts["file"], facts["bytes"], facts["format"]) == (str(full), full.stat().st_size, "zip")
+    assert facts["digest"] == digest(full)
+
+
+def test_inspect_tells_where_a_pruned_file_comes_from(command: Command, full: Path, out: Path) -> None:
+    command("prune", full, out, "--decoder-keep", "1,4")
+    text = command("inspect", out).out
+    assert "layers 1,4 of the original" in text
+    assert f"from {digest(full)}" in text
+
+
+def test_prune_writes_the_layers_that_were_named(command: Command, full: Path, out: Path) -> None:
+    assert command("prune", full, out, "--encoder-keep", "0-2,5", "--decoder-keep", "every:2").status == 0
+    assert layers(out) == {"encoder": [0, 1, 2, 5], "decoder": [0, 2, 4]}
+    assert os.listdir(out.parent) == [out.name]
+
+
+def test_prune_leaves_a_stack_whole_that_was_not_named(command: Command, full: Path, out: Path) -> None:
+    assert command("prune", full, out, "--decoder-keep", "3").status == 0
+    assert layers(out) == {"encoder": [0, 1, 2, 3, 4, 5], "decoder": [3]}
+
+
+def test_prune_says_what_it_did(command: Command, full: Path, out: Path) -> None:
+    status, text, err = command("prune", full, out, "--decoder-keep", "0,2")
+    sizes = [full.stat().st_size, out.stat().st_size]
+    parameters = [json.loads(command("inspect", path, "--json").out)["parameters"]["total"] for path in (full, out)]
+    assert (status, err) == (0, "")
+    assert "encoder: kept 0,1,2,3,4,5; nothing removed" in text
+    assert "decoder: kept 0,2; removed 1,3,4,5" in text
+    assert "parameters: {:,} -> {:,}".format(*parameters) in text
+    assert "bytes: {:,} -> {:,}".format(*sizes) in text
+    (train_on,) = (line for line in text.splitlines() if line.startswith("to train on: --arch transformer "))
+    assert "--encoder-layers 6" in train_on and "--decoder-layers 2" in train_on
+    assert train_on.endswith(f" --finetune-from-model {out}")
+
+
+def test_the_printed_flags_make_the_same_model_again(command: Command, full: Path, out: Path) -> None:
+    text = command("prune", full, out, "--encoder-keep", "spread:3", "--decoder-keep", "last:2").out
+    flags = next(line for line in text.splitlines() if "--encoder-keep" in line).partition(": ")[2]
+    again = out.with_name("again.pt")
+    assert command("prune", full, again, *shlex.split(flags)).status == 0
+    one, two = load(out)["model"], load(again)["model"]
+    assert list(one) == list(two)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_flags_to_train_on_can_be_pasted_whatever_the_file_is_called(
+    command: Command, full: Path, out: Path
+) -> None:
+    target = out.with_name("small & deep.pt")
+    text = command("prune", full, target, "--decoder-keep", "0").out
+    flags = next(line for line in text.splitlines() if "--finetune-from-model" in line).partition(": ")[2]
+    assert shlex.split(flags)[-2:] == ["--finetune-from-model", str(target)]
+
+
+def test_the_same_command_writes_the_same_file(command: Command, full: Path, out: Path) -> None:
+    again = out.with_name("again.pt")
+    for target in (out, again):
+        command("prune", full, target, "--decoder-keep", "0,2")
+    assert digest(out) == digest(again)
+
+
+def test_a_pruned_file_needs_no_plugin_and_no_unsafe_switch(command: Command, full: Path, out: Path) -> None:
+    command("prune", full, out, "--decoder-keep", "0,2")
+    checkpoint = torch.load(out, weights_only=True)
+    assert checkpoint["cfg"]["model"]["_name"] == "transformer"
+    assert checkpoint["cfg"]["common"]["user_dir"] is None
+    assert "last_optimizer_state" not in checkpoint
+
+
+@pytest.mark.parametrize("place", ["metrics", "best", "history"])
+def test_numbers_of_numpy_do_not_end_up_in_a_pruned_file(command: Command, full: Path, out: Path, place: str) -> None:
+    checkpoint = training_checkpoint()
+    places = {
+        "metrics": checkpoint["extra_state"]["metrics"],
+        "best": checkpoint["extra_state"],
+        "history": checkpoint["optimizer_history"][-1]["lr_scheduler_state"],
+    }
+    places[place]["best"] = numpy.float64(30.1)
+    torch.save(checkpoint, full)
+    assert command("prune", full, out).err == ""
+    torch.load(out, weights_only=True)
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(command: Command, full: Path, out: Path) -> None:
+    dry = command("prune", full, out, "--decoder-keep", "0,2", "--dry-run")
+    assert (dry.status, dry.err, os.listdir(out.parent)) == (0, "", [])
+    wet = command("prune", full, out, "--decoder-keep", "0,2")
+    said = [line for line in wet.out.splitlines() if not line.startswith(("bytes", "written"))]
+    assert dry.out.splitlines()[:-1] == said
+    assert "nothing written" in dry.out
+
+
+def test_a_dry_run_leaves_an_existing_output_alone(command: Command, full: Path, out: Path) -> None:
+    out.write_bytes(b"old")
+    assert command("prune", full, out, "--dry-run").status == 0
+    assert out.read_bytes() == b"old"
+
+
+def test_what_was_written_wrong_is_not_kept(
+    command: Command, full: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_with_a_flaw(checkpoint: dict[str, Any], file: Any, write: Callable[..., None] = torch.save) -> None:
+        flaw = {"encoder.layers.1.fc1.bias": torch.full((FFN,), 3.0)}
+        write(checkpoint | {"model": checkpoint["model"] | flaw}, file)
+
+    monkeypatch.setattr(torch, "save", save_with_a_flaw)
+    done = command("prune", full, out, "--encoder-keep", "0,2")
+    assert_one_line(done, "encoder.layers.1.fc1.bias")
+    assert os.listdir(out.parent) == []
+
+
+def test_force_replaces_an_output(command: Command, full: Path, out: Path) -> None:
+    out.write_bytes(b"old")
+    assert command("prune", full, out, "--decoder-keep", "0", "--force").status == 0
+    assert layers(out)["decoder"] == [0]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=str)
+def test_prune_as_json(command: Command, full: Path, out: Path, options: list[str]) -> None:
+    status, text, err = command("prune", full, out, "--decoder-keep", "0,2", "--json", *options)
+    facts = json.loads(text)
+    assert (status, err) == (0, "")
+    assert facts["stacks"]["decoder"] == {"kept": [0, 2], "removed": [1, 3, 4, 5]}
+    assert facts["output"] == (None if options else str(out))
+    assert facts["parameters"][0] > facts["parameters"][1]
+
+
+@pytest.mark.parametrize(("style", "kind"), [("plain", dict), ("namespace", Namespace)])
+def test_the_style_of_the_configuration(command: Command, full: Path, out: Path, style: str, kind: type) -> None:
+    assert command("prune", full, out, "--config-style", style).status == 0
+    assert type(load(out)["cfg"]["model"]) is kind
+
+
+def test_a_model_of_one_stack(command: Command, full: Path, out: Path) -> None:
+    torch.save(training_checkpoint(0, 8), full)
+    status, text, _ = command("prune", full, out, "--decoder-keep", "even:4")
+    assert (status, layer_values(load(out)["model"], "decoder")) == (0, [0, 2, 4, 6])
+    assert "encoder" not in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_an_example(command: Command, verb: str) -> None:
+    status, text, err = command(verb, "--help")
+    assert (status, err) == (0, "")
+    assert "example:" in text
+    assert f"fairseq-layerdrop {verb}" in " ".join(text.partition("example:")[2].split())
+
+
+def test_help_lists_the_verbs(command: Command) -> None:
+    status, text, _ = command("--help")
+    assert status == 0
+    assert [verb for verb in VERBS if verb not in text] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_argument_has_help(verb: str) -> None:
+    parser = argparse.ArgumentParser()
+    VERBS[verb].arguments(parser)
+    assert VERBS[verb].summary
+    assert [action.dest for action in parser._actions if not action.help] == []
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def text_file(path: Path) -> None:
+    path.write_text("| epoch 001 | loss 5.3\n")
+
+
+def other_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "a")
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("echo it was run",)
+
+
+def evil(path: Path) -> None:
+    torch.save({"model": Evil()}, path)
+
+
+def changed(**changes: Any) -> Callable[[Path], None]:
+    """What makes a checkpoint in which one thing is wrong."""
+    return lambda path: torch.save(training_checkpoint() | changes, path)
+
+
+def gap(path: Path) -> None:
+    model = training_checkpoint()["model"]
+    changed(model={key: tensor for key, tensor in model.items() if "decoder.layers.2." not in key})(path)
+
+
+BAD_INPUTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (missing, "there is no file"),
+    "a directory": (directory, "is a directory"),
+    "empty": (empty, "is empty"),
+    "truncated": (truncated, "damaged"),
+    "text": (text_file, "not a checkpoint"),
+    "another zip": (other_zip, "not a checkpoint"),
+    "evil": (evil, "system"),
+    "no model": (changed(model=None), "no dictionary named 'model'"),
+    "no layers": (changed(model={"w": torch.zeros(1)}), "no layers"),
+    "no tensors": (changed(model={"encoder.layers.0.w": 1}), ""),
+    "a gap": (gap, "decoder lacks"),
+    "no cfg": (changed(cfg=None), "no configuration"),
+    "no cfg.model": (changed(cfg={"task": {}}), "no configuration"),
+    "a name as cfg.model": (changed(cfg={"model": "transformer"}), "no configuration"),
+}
+
+BAD_PLANS: dict[str, tuple[list[str], str]] = {
+    "out of range": (["--encoder-keep", "0,6"], "0-5"),
+    "negative": (["--encoder-keep", "-1"], "0-5"),
+    "a list that begins with a negative": (["--encoder-keep", "-1,2"], ""),
+    "repeated": (["--decoder-keep", "1,1"], "repeat"),
+    "nothing": (["--decoder-keep", ""], "0-5"),
+    "descending": (["--decoder-keep", "4-2"], "ascend"),
+    "rubbish": (["--decoder-keep", "first three"], "0,2,4"),
+    "unknown strategy": (["--decoder-keep", "random:3"], "every, even, spread, first, last"),
+    "too many": (["--decoder-keep", "even:7"], "from 1 to the depth, 6"),
+    "both stacks": (["--encoder-keep", "9", "--decoder-keep", "8"], "decoder: layers must lie in 0-5, got 8"),
+    "unknown flag": (["--encoder-layers-to-keep", "0"], "--encoder-layers-to-keep"),
+    "unknown style": (["--config-style", "yaml"], "plain"),
+    "no value": (["--encoder-keep"], "--encoder-keep"),
+}
+
+BAD_OUTPUTS: dict[str, tuple[str, str]] = {
+    "there already": ("old.pt", "--force"),
+    "the input itself": ("full.pt", "the input itself"),
+    "a link to the input": ("link.pt", "the input itself"),
+    "a directory": ("out", "is a directory"),
+    "in no directory": ("nowhere/small.pt", "no directory"),
+    "a name too long": ("n" * 300, "too long"),
+}
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def assert_one_line(done: Done, reason: str) -> None:
+    assert (done.status, done.out) == (2, "")
+    assert reason in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) == 1, done.err
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_a_bad_input_is_one_line_and_changes_nothing(command: Command, full: Path, out: Path, case: str) -> None:
+    make, reason = BAD_INPUTS[case]
+    make(full)
+    before = snapshot(full.parent)
+    for verb in (["prune", full, out, "--decoder-keep", "0"], ["inspect", full]):
+        assert_one_line(command(*verb), reason)
+    assert snapshot(full.parent) == before
+
+
+@pytest.mark.parametrize("case", BAD_PLANS)
+def test_a_bad_plan_is_one_line_and_changes_nothing(command: Command, full: Path, out: Path, case: str) -> None:
+    flags, reason = BAD_PLANS[case]
+    before = snapshot(full.parent)
+    assert_one_line(command("prune", full, out, *flags), reason)
+    assert snapshot(full.parent) == before
+
+
+def test_a_stack_that_the_model_lacks_is_one_line(command: Command, full: Path, out: Path) -> None:
+    torch.save(training_checkpoint(0, 8), full)
+    assert_one_line(command("prune", full, out, "--encoder-keep", "0"), "encoder: the model has no such stack")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("case", BAD_OUTPUTS)
+def test_a_bad_output_is_one_line_and_changes_nothing(
+    command: Command, full: Path, out: Path, case: str, force: bool
+) -> None:
+    if force and case == "there already":
+        return
+    name, reason = BAD_OUTPUTS[case]
+    (full.parent / "old.pt").write_bytes(b"old")
+    (full.parent / "link.pt").symlink_to(full)
+    before = snapshot(full.parent)
+    assert_one_line(command("prune", full, full.parent / name, *["--force"] * force), reason)
+    assert snapshot(full.parent) == before
+
+
+@pytest.mark.parametrize("arguments", [["shrink"], [], ["prune"], ["prune", "full.pt"], ["inspect", "a", "b"]], ids=str)
+def test_a_command_that_is_not_understood_is_one_line(command: Command, arguments: list[str]) -> None:
+    assert_one_line(command(*arguments), "")
+
+
+def test_an_unknown_verb_is_told_the_known_ones(command: Command) -> None:
+    done = command("shrink")
+    assert done.status == 2
+    assert [verb for verb in VERBS if verb not in done.err] == []
+
+
+def test_the_program_as_a_process(full: Path, out: Path) -> None:
+    done = subprocess.run([*PROGRAM, "prune", full, out, "--decoder-keep", "0", "--json"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["output"] == str(out)
+
+
+def test_a_mistake_as_a_process(full: Path, out: Path) -> None:
+    done = subprocess.run([*PROGRAM, "prune", full, out, "--decoder-keep", "9"], capture_output=True, text=True)
+    assert_one_line(Done(done.returncode, done.stdout, done.stderr), "0-5")
+    assert os.listdir(out.parent) == []
+
+
+WITHOUT_FAIRSEQ = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("fairseq", "omegaconf", "hydra"):
+            raise ImportError(f"{name} is not installed")
+
+sys.meta_path.insert(0, Refuse())
+from fairseq_layerdrop.cli import main
+for arguments in (["inspect", full], ["prune", full, out, "--decoder-keep", "0,2"], ["inspect", out, "--json"]):
+    assert main(arguments) == 0, arguments
+assert {"fairseq", "omegaconf", "hydra"}.isdisjoint(sys.modules)
+"""
+
+
+def test_files_are_inspected_and_pruned_where_fairseq_is_not_installed(full: Path, out: Path) -> None:
+    code = f"full, out = {str(full)!r}, {str(out)!r}\n{WITHOUT_FAIRSEQ}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert layers(out)["decoder"] == [0, 2]

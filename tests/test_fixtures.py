@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Against somebody else's program: checkpoints and translations of official fairseq 0.12.2."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fairseq_programs import (
+    USER_DIR,
+    Hypotheses,
+    assert_same_hypotheses,
+    assert_same_tensors,
+    generate,
+    hypotheses,
+    prune,
+    weights,
+)
+
+EXPECTED = ["enc012345.dec012345", "enc012345.dec024", "enc024.dec024"]
+
+
+@pytest.fixture(scope="module")
+def official(fixtures: Path) -> Path:
+    """The 6+6 model's folder."""
+    return fixtures / "translation-0.12.2"
+
+
+def expected(official: Path, name: str) -> Hypotheses:
+    """What official fairseq generated with the layers that the name tells."""
+    return hypotheses((official / "expected" / f"{name}.txt").read_text())
+
+
+def keep(name: str) -> list[str]:
+    """The flags that name the layers of both sides."""
+    encoder, decoder = (",".join(digits) for digits in re.findall(r"\d+", name))
+    return ["--encoder-keep", encoder, "--decoder-keep", decoder]
+
+
+def test_every_expected_file_is_tested(official: Path) -> None:
+    assert sorted(path.stem for path in (official / "expected").iterdir()) == EXPECTED
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_pruned_official_checkpoint_translates_as_official_fairseq_does(
+    official: Path, name: str, tmp_path: Path
+) -> None:
+    small = prune(official / "checkpoint.pt", tmp_path / "small.pt", *keep(name))
+    assert_same_hypotheses(generate(official / "data-bin", small), expected(official, name), sentences=100)
+
+
+def test_a_stack_that_is_not_named_stays_whole(official: Path, tmp_path: Path) -> None:
+    named = prune(official / "checkpoint.pt", tmp_path / "named.pt", *keep("enc012345.dec024"))
+    alone = prune(official / "checkpoint.pt", tmp_path / "alone.pt", "--decoder-keep", "0,2,4")
+    assert_same_tensors(weights(alone), weights(named))
+
+
+def test_depth_on_demand_translates_an_official_checkpoint_as_official_fairseq_does(official: Path) -> None:
+    flags = ["--user-dir", USER_DIR, "--task", "layerdrop_translation", "--encoder-keep", "0,2,4"]
+    on_demand = generate(official / "data-bin", official / "checkpoint.pt", *flags, "--decoder-keep", "every:2")
+    assert_same_hypotheses(on_demand, expected(official, "enc024.dec024"), sentences=100)

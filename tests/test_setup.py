@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""scripts/setup.sh: what is missing is one line, and a second run does nothing. (That it installs, CI shows.)"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+TOOLS = ("bash", "dirname", "cat", "cksum", "rm", "tail")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with what setup.sh reads, and beside it a folder of programs for its PATH."""
+    for name in ("scripts/setup.sh", "setup.py", "constraints.txt"):
+        target = tmp_path / "checkout" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, target)
+    (tmp_path / "bin").mkdir()
+    for tool in TOOLS:
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or pytest.fail(f"{tool} is not there"))
+    return tmp_path / "checkout"
+
+
+def add_program(checkout: Path, name: str, text: str) -> None:
+    """Put a program of a few lines on the PATH of setup.sh."""
+    program = checkout.parent / "bin" / name
+    program.write_text(text)
+    program.chmod(0o755)
+
+
+def add_python(checkout: Path) -> None:
+    """Put this Python on the PATH of setup.sh."""
+    add_program(checkout, "python3.11", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+
+
+def setup(checkout: Path) -> subprocess.CompletedProcess[str]:
+    """Run setup.sh with nothing else on its PATH."""
+    command = ["bash", str(checkout / "scripts/setup.sh")]
+    environment = {"PATH": str(checkout.parent / "bin")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit 2, nothing on stdout, one line on stderr with these words."""
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_no_python_is_one_line(checkout: Path) -> None:
+    assert_one_line(setup(checkout), "Python 3.11 or newer", "PYTHON=")
+
+
+def test_an_older_python_is_not_taken(checkout: Path) -> None:
+    add_program(checkout, "python3", "#!/bin/sh\nexit 1\n")  # what an older one answers to the version test
+    assert_one_line(setup(checkout), "Python 3.11 or newer")
+
+
+def test_a_missing_compiler_is_one_line(checkout: Path) -> None:
+    add_python(checkout)
+    assert_one_line(setup(checkout), "C++ compiler", "apt-get install g++")
+
+
+def test_missing_headers_are_one_line(checkout: Path) -> None:
+    add_program(checkout, "c++", "#!/bin/sh\n")
+    add_program(checkout, "python3.11", '#!/bin/sh\ncase "$2" in *sysconfig*) echo /nowhere;; esac\n')
+    assert_one_line(setup(checkout), "headers of python3.11", "apt-get install python3-dev")
+
+
+def test_a_second_run_does_nothing_and_says_so(checkout: Path) -> None:
+    stamp = "cat setup.py constraints.txt scripts/setup.sh <(pwd) | cksum > .venv/.stamp"
+    (checkout / ".venv").mkdir()
+    subprocess.run(["bash", "-c", stamp], cwd=checkout, check=True)
+    done = setup(checkout)  # no Python on the PATH: it could not do anything
+    assert (done.returncode, done.stdout, done.stderr) == (0, "setup: .venv is up to date\n", "")
+
+
+def test_a_changed_constraint_makes_it_run_again(checkout: Path) -> None:
+    test_a_second_run_does_nothing_and_says_so(checkout)
+    with (checkout / "constraints.txt").open("a") as file:
+        file.write("# one more\n")
+    assert_one_line(setup(checkout), "Python 3.11 or newer")
