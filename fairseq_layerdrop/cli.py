@@ -5,13 +5,16 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from rich.console import Console
 
 import fairseq_layerdrop
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.pruning.plan import PruningPlan
 
 SPEC_HELP = "0,2,4 | 0-3,8 | every:N | even:N | spread:N | first:N | last:N | all; 0-based (default: all)"
 
@@ -122,33 +125,19 @@ def _prune_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _prune(args: argparse.Namespace) -> None:
     from fairseq_layerdrop import checkpoint
-    from fairseq_layerdrop.pruning.config import model_flags, model_section
-    from fairseq_layerdrop.pruning.inspection import parameter_sizes
     from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint, stack_depths
 
     checkpoint.check_target(args.output, source=args.checkpoint, force=args.force or args.dry_run)
     full = checkpoint.load(args.checkpoint)
+    source, version = checkpoint.digest(args.checkpoint), fairseq_layerdrop.__version__
     specs = {"encoder": args.encoder_keep, "decoder": args.decoder_keep}
     try:
         plan = PruningPlan.from_specs(specs, stack_depths(full["model"]))
-        small = prune_checkpoint(
-            full,
-            plan,
-            source=checkpoint.digest(args.checkpoint),
-            version=fairseq_layerdrop.__version__,
-            style=args.config_style,
-        )
+        small = prune_checkpoint(full, plan, source=source, version=version, style=args.config_style)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
-    facts = {
-        "input": args.checkpoint,
-        "output": None if args.dry_run else args.output,
-        "stacks": {s: {"kept": list(sel.kept), "removed": list(sel.removed)} for s, sel in plan.selections.items()},
-        "parameters": [sum(parameter_sizes(model).values()) for model in (full["model"], small["model"])],
-        "flags": " ".join(f"--{s}-keep {','.join(map(str, sel.kept))}" for s, sel in plan.selections.items()),
-        "training_flags": f"{model_flags(model_section(small))} --finetune-from-model {shlex.quote(args.output)}",
-    }
+    facts = _pruning_facts(args, plan, full, small)
     if not args.dry_run:
 
         def check(written: Path) -> None:
@@ -158,6 +147,23 @@ def _prune(args: argparse.Namespace) -> None:
             checkpoint.save(small, args.output, force=args.force, check=check)
         facts["bytes"] = [Path(name).stat().st_size for name in (args.checkpoint, args.output)]
     print(json.dumps(facts, indent=2)) if args.json else _print_pruned(facts)
+
+
+def _pruning_facts(
+    args: argparse.Namespace, plan: "PruningPlan", full: dict[str, Any], small: dict[str, Any]
+) -> dict[str, Any]:
+    from fairseq_layerdrop.pruning.config import model_flags, model_section
+    from fairseq_layerdrop.pruning.inspection import parameter_sizes
+
+    selections = plan.selections.items()
+    return {
+        "input": args.checkpoint,
+        "output": None if args.dry_run else args.output,
+        "stacks": {stack: {"kept": list(s.kept), "removed": list(s.removed)} for stack, s in selections},
+        "parameters": [sum(parameter_sizes(model).values()) for model in (full["model"], small["model"])],
+        "flags": " ".join(f"--{stack}-keep {_join(s.kept)}" for stack, s in selections),
+        "training_flags": f"{model_flags(model_section(small))} --finetune-from-model {shlex.quote(args.output)}",
+    }
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +200,7 @@ def _print_pruned(facts: dict[str, Any]) -> None:
     print(f"written and checked: {facts['output']}" if facts["output"] else "dry run: nothing written")
 
 
-def _join(indices: list[int]) -> str:
+def _join(indices: Iterable[int]) -> str:
     return ",".join(map(str, indices))
 
 
