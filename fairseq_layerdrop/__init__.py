@@ -16,5 +16,7 @@ def register() -> None:
     """
     import fairseq_layerdrop.models
     import fairseq_layerdrop.models.transformer
+    import fairseq_layerdrop.models.transformer_lm
     import fairseq_layerdrop.tasks
+    import fairseq_layerdrop.tasks.language_modeling
     import fairseq_layerdrop.tasks.translation  # noqa: F401

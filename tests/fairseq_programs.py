@@ -161,7 +161,8 @@ def build_task(cfg: Any) -> Any:
     """The configuration's task, over the dictionary in memory."""
     from fairseq.tasks import TASK_REGISTRY
 
-    return TASK_REGISTRY[cfg.task._name](cfg.task, dictionary(), dictionary())
+    targets = [["future"]] if "language_modeling" in cfg.task._name else []
+    return TASK_REGISTRY[cfg.task._name](cfg.task, dictionary(), dictionary(), *targets)
 
 
 def build_model(*flags: str, seed: int = 5) -> Any:

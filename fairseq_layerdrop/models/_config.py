@@ -31,23 +31,21 @@ PAPER_RATE = 0.2
 """The paper's rate in all its experiments (section 4); 0.5 where very small models are the aim."""
 
 
-def flat_config(name: str, nested: Type[FairseqDataclass]) -> Type[LayerDropConfig]:
-    """The flat twin of a nested fairseq configuration, with the fields of LayerDrop.
+def flat_config(name: str, config: Type[FairseqDataclass], **overrides: Tuple[type, Any]) -> Type[LayerDropConfig]:
+    """A configuration with the fields of fairseq's, nested ones flat, and those of LayerDrop.
 
-    The decoder's sizes default to the encoder's, and both rates to the paper's.
+    Both rates default to the paper's; ``overrides`` replace other fields by a type and a default.
     """
-    overrides = {
-        "encoder_layerdrop": (float, _rate("encoder")),
-        "decoder_layerdrop": (float, _rate("decoder")),
-        "encoder_layers_to_keep": (Any, _keep("encoder")),
-        "decoder_layers_to_keep": (Any, _keep("decoder")),
-        "decoder_embed_dim": (int, _follows("encoder_embed_dim", "decoder: embedding dimension")),
-        "decoder_ffn_embed_dim": (int, _follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN")),
-        "decoder_input_dim": (int, _follows("decoder_embed_dim", None)),
-        "decoder_output_dim": (int, _follows("decoder_embed_dim", "decoder output dimension")),
-    }
-    fields = [(key, *overrides.get(key, (kind, default))) for key, kind, default in _flat_fields(nested)]
+    for stack in ("encoder", "decoder"):
+        overrides[f"{stack}_layerdrop"] = (float, _rate(stack))
+        overrides[f"{stack}_layers_to_keep"] = (Any, _keep(stack))
+    fields = [(key, *overrides.get(key, (kind, default))) for key, kind, default in _flat_fields(config)]
     return dataclasses.make_dataclass(name, fields, bases=(LayerDropConfig,))
+
+
+def follows(other: str, text: Optional[str] = None) -> Any:
+    """A field that has the value of another one unless it is set; without a text it is no flag."""
+    return field(default=II(f"model.{other}"), metadata={"help": text} if text else {})
 
 
 def _flat_fields(config: type, prefix: str = "") -> List[Tuple[str, Any, Any]]:
@@ -80,7 +78,3 @@ def _keep(stack: str) -> Any:
         default=None,
         metadata={"help": f"layers of the {stack} to keep when a deeper checkpoint is loaded, e.g. 0,2,4 or every:2"},
     )
-
-
-def _follows(other: str, text: Optional[str]) -> Any:
-    return field(default=II(f"model.{other}"), metadata={"help": text} if text else {})

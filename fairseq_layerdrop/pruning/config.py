@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
-_OUR_NAME = re.compile(r"layerdrop_(transformer|translation)(_.*)?")
+_OUR_NAME = re.compile(r"layerdrop_(transformer_lm|transformer|translation|language_modeling)(_.*)?")
 _OUR_FIELD = re.compile(r"layerdrop_.*|encoder_keep|decoder_keep|valid_plans")
 _NAMES = {"_name", "arch", "task", "criterion"}
 _SIZES = [

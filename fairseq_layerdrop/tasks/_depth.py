@@ -42,14 +42,15 @@ class DepthOnDemand:
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; one that is loaded from a checkpoint is restricted as soon as its weights are in."""
         model = super().build_model(cfg, from_checkpoint)
-        specs = {"encoder": self.cfg.encoder_keep, "decoder": self.cfg.decoder_keep}
+        options = self.cfg or self.args  # fairseq's older tasks keep them as args
+        specs = {"encoder": options.encoder_keep, "decoder": options.decoder_keep}
         named = {stack: spec for stack, spec in specs.items() if spec is not None}
         if named and not from_checkpoint:
             raise ValueError(
                 f"{_flags(named)} restricts a finished model in generation and evaluation; "
                 "to train a smaller one, `fairseq-layerdrop prune` the checkpoint first"
             )
-        self.plans = _parse_plans(self.cfg.valid_plans, depths(model))
+        self.plans = _parse_plans(options.valid_plans, depths(model))
         if from_checkpoint:
             model.register_load_state_dict_pre_hook(_leave_out_stale_keys)
         if named:

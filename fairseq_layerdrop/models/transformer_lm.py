@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""``layerdrop_transformer_lm``: fairseq's Transformer language model with LayerDrop."""
+
+from argparse import Namespace
+
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer_lm import (
+    TransformerLanguageModel,
+    TransformerLanguageModelConfig,
+    transformer_lm_baevski_wiki103,
+)
+
+from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
+from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
+
+LayerDropTransformerLMConfig = flat_config("LayerDropTransformerLMConfig", TransformerLanguageModelConfig)
+
+
+@register_model("layerdrop_transformer_lm", dataclass=LayerDropTransformerLMConfig)
+class LayerDropTransformerLM(LayerDropModel, TransformerLanguageModel):
+    """A decoder-only Transformer with LayerDrop (Fan et al. 2019, section 4.2)."""
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Build the model as fairseq does, at the depth that its layers to keep leave."""
+        plan = cls.plan_of(cfg)
+        small = {"decoder_layers": len(plan.decoder.kept), "decoder_layers_to_keep": None}
+        model = super().build_model(Namespace(**{**cfg, **small}), task)
+        model.plan = plan
+        drop_layers(model.decoder, "decoder", cfg)
+        return model
+
+
+@register_model_architecture("layerdrop_transformer_lm", "layerdrop_transformer_lm_wiki103")
+def layerdrop_transformer_lm_wiki103(args):
+    """Adaptive inputs of Baevski & Auli, 16 layers (the paper's Table 2: 18.3 ppl)."""
+    args.decoder_layerdrop = getattr(args, "decoder_layerdrop", PAPER_RATE)
+    transformer_lm_baevski_wiki103(args)
+
+
+@register_model_architecture("layerdrop_transformer_lm", "layerdrop_transformer_lm_wiki103_40")
+def layerdrop_transformer_lm_wiki103_40(args):
+    """The paper's 40 layers (Table 2: 17.7 ppl, 423M parameters).
+
+    The paper gives neither width: at d 1024 an FFN of 2,560 is the one that makes 423M.
+    """
+    args.decoder_layers = getattr(args, "decoder_layers", 40)
+    args.decoder_ffn_embed_dim = getattr(args, "decoder_ffn_embed_dim", 2560)
+    layerdrop_transformer_lm_wiki103(args)
