@@ -89,12 +89,13 @@ def generate(data: Path, checkpoint: Path, *flags: str | Path) -> Hypotheses:
 
 
 def assert_same_hypotheses(one: Hypotheses, two: Hypotheses, *, sentences: int) -> None:
-    """Every sentence is there, every text equal, every score within 1e-5."""
+    """Every sentence is there, every text equal, every score within 1e-5; those of words as far as they are printed."""
     assert len(one) == sentences
     assert {n: text for n, (_, text, _) in one.items()} == {n: text for n, (_, text, _) in two.items()}
     for n, (score, _, scores) in one.items():
-        worst = max(abs(a - b) for a, b in zip([score, *scores], [two[n][0], *two[n][2]], strict=True))
-        assert worst < 1e-5, f"sentence {n}: scores differ by {worst}"
+        assert abs(score - two[n][0]) < 1e-5, f"sentence {n}: scores differ by {abs(score - two[n][0])}"
+        worst = max(abs(a - b) for a, b in zip(scores, two[n][2], strict=True))
+        assert worst < 1.1e-4, f"sentence {n}: a word's scores differ by {worst}"  # four decimals, the last rounded
 
 
 def logged(output: str, tag: str) -> list[dict[str, Any]]:

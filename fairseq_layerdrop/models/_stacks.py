@@ -10,7 +10,8 @@ from fairseq_layerdrop.models._config import PAPER_RATE
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.masks import uniform_rates
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
-from fairseq_layerdrop.pruning.surgery import prune_state, stack_depths, upgrade_state
+from fairseq_layerdrop.pruning.surgery import prune_state, stack_depths
+from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 logger = logging.getLogger(__name__)
 

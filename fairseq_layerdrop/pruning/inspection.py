@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import architecture, model_section, plain, training_rates
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.surgery import layer_of, stack_depths, upgrade_state
+from fairseq_layerdrop.pruning.surgery import layer_of, stack_depths
+from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor)")
 _HEAD = re.compile(r"classification_heads\.([^.]+)\..*")
@@ -20,6 +21,7 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
     Parameters count tensors that are shared once, and leave out buffers.
     """
+    checkpoint = upgrade_checkpoint(checkpoint)
     state = upgrade_state(checkpoint["model"])
     depths = stack_depths(state)
     model = model_section(checkpoint)

@@ -10,16 +10,14 @@ from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import model_section, plain, stock_config, training_rates
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
+from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
 Value = TypeVar("Value")
 
 # Exact prefixes: `.layers.` occurs elsewhere too (adaptors, experts), and what a plan does not name is copied.
 _LAYER_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.(.+)")
-# fairseq 0.12.2 wrote a copy of each encoder layer's weights for a fused kernel, never trained and rebuilt at every
-# load; later versions stop at the keys. (`self_attn.in_proj_weight` of 2019 is another thing: the real weight.)
-STALE_KEY = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 # What an extra state says of the full model's training does not hold for the pruned one.
-_OF_THE_FULL_MODEL = ("best", "val_loss", "metrics")
+_OF_THE_FULL_MODEL = ("best", "val_loss", "metrics", "train_meters")
 _WEIGHTS_IN_EXTRA_STATE = ("ema", "ema_fp32_params")
 
 
@@ -47,11 +45,6 @@ def stack_depths(state: Iterable[str]) -> dict[str, int]:
     return {stack: len(found[stack]) for stack in STACKS if stack in found}
 
 
-def upgrade_state(state: Mapping[str, Value]) -> dict[str, Value]:
-    """A state dict in today's keys, over its full depth: to be called before anything is pruned."""
-    return {key: value for key, value in state.items() if not STALE_KEY.fullmatch(key)}
-
-
 def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Value]:
     """A state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
     new_index = {s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()}
@@ -77,6 +70,7 @@ def prune_checkpoint(
         version: this package's, likewise.
         style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.stock_config`.
     """
+    checkpoint = upgrade_checkpoint(checkpoint)
     rates = training_rates(model_section(checkpoint))
     extra = {k: plain(v) for k, v in (checkpoint.get("extra_state") or {}).items() if k not in _OF_THE_FULL_MODEL}
     for name in _WEIGHTS_IN_EXTRA_STATE:

@@ -12,7 +12,7 @@ from fairseq.logging.meters import AverageMeter, MetersDict
 
 from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.surgery import STALE_KEY
+from fairseq_layerdrop.pruning.upgrade import STALE_KEY
 
 
 @dataclass

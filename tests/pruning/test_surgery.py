@@ -142,12 +142,6 @@ def test_stale_copies_of_0_12_2_are_left_out(name: str) -> None:
     assert list(prune(checkpoint, "all/all")["model"]) == list(state)
 
 
-@pytest.mark.parametrize("name", ["self_attn.in_proj_weight", "self_attn.in_proj_bias", "self_attn.out_proj.weight"])
-def test_the_real_weights_of_2019_are_kept(name: str) -> None:
-    key = f"encoder.layers.0.{name}"
-    assert key in upgrade_state({key: torch.zeros(2)})
-
-
 def test_the_moving_average_gets_the_same_surgery() -> None:
     checkpoint = training_checkpoint(ema=True)
     checkpoint["extra_state"]["ema"]["encoder.layers.0.fc1_weight"] = torch.zeros(2)
