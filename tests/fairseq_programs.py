@@ -206,3 +206,20 @@ def loss_of(model: Any, sample: dict[str, Any] | None = None) -> Any:
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), sample["target"].flatten(), ignore_index=dictionary().pad()
     )
+
+
+def after_training(samples: list[dict[str, Any]], *flags: str) -> tuple[list[float], dict[str, Any]]:
+    """The losses of one update a sample, and the weights after them, of the model that these flags build."""
+    import torch
+
+    model = build_model(*flags).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for update, sample in enumerate(samples):
+        model.set_num_updates(update)
+        loss = loss_of(model, sample)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, model.state_dict()
