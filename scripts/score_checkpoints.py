@@ -85,4 +85,8 @@ def sign(path: str, command: list[str], reference: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        print(f"score_checkpoints: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fairseq import options
+from fairseq_programs import WIDTH, batch, build_model
 
 import fairseq_layerdrop
 from fairseq_layerdrop import cli
@@ -70,6 +71,26 @@ def test_the_readme_shows_train_prune_generate_in_three_commands() -> None:
 @pytest.mark.parametrize(("document", "line"), documented_commands())
 def test_a_documented_command_parses(document: str, line: str) -> None:
     parse(shlex.split(line.replace('"$(fairseq-layerdrop user-dir)"', USER_DIR)))
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.S)
+    model = build_model("--arch", "layerdrop_transformer", *WIDTH).eval()
+    ran: list[int] = []
+    for i, layer in enumerate(model.decoder.layers):
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
+    exec(block, {"model": model, "sample": batch()})
+    assert ran == [0, 2, 4]
+    model(**batch()["net_input"])
+    assert ran[3:] == [0, 1, 2, 3, 4, 5]
+
+
+def test_scoring_answers_a_mistake_in_one_line(tmp_path: Path) -> None:
+    script = [sys.executable, str(REPOSITORY / "scripts/score_checkpoints.py"), "data", "no.pt", "--curve", "a"]
+    flags = ["--reference", str(tmp_path / "no.txt"), "--rows", str(tmp_path / "rows.jsonl")]
+    done = subprocess.run([*script, *flags], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "no.txt" in done.stderr
 
 
 def test_an_unknown_flag_in_a_document_would_be_noticed() -> None:

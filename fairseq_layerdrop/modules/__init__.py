@@ -2,6 +2,6 @@
 """What is dropped: masks, the layer list, sub-networks in memory. torch only; no fairseq, no files."""
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
-from fairseq_layerdrop.modules.subnetwork import restrict, restricted
+from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted
 
-__all__ = ["LayerDropList", "restrict", "restricted"]
+__all__ = ["LayerDropList", "depths", "restrict", "restricted"]

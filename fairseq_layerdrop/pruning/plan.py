@@ -138,6 +138,11 @@ class PruningPlan:
         return {stack: selection for stack, selection in both.items() if selection is not None}
 
     @property
+    def kept(self) -> dict[str, tuple[int, ...]]:
+        """The layers that stay, by stack: what the room of ``modules`` takes."""
+        return {stack: selection.kept for stack, selection in self.selections.items()}
+
+    @property
     def is_whole(self) -> bool:
         """Whether everything stays."""
         return all(selection.is_whole for selection in self.selections.values())

@@ -97,7 +97,9 @@ def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
             view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            tensor = copies.setdefault(view, tensor.clone())
+            if view not in copies:
+                copies[view] = tensor.clone()
+            tensor = copies[view]
         small[key] = tensor
     return small
 
@@ -113,7 +115,7 @@ def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], p
     """
     source = upgrade_state(source)
     kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
-    kept |= {stack: selection.kept for stack, selection in plan.selections.items()}
+    kept |= plan.kept
     expected = {key for key in source if (at := layer_of(key)) is None or at[1] < len(kept[at[0]])}
     wrong = sorted(expected ^ written.keys())
     for key in expected & written.keys():

@@ -55,14 +55,18 @@ class DepthOnDemand:
             model.register_load_state_dict_pre_hook(_leave_out_stale_keys)
         if named:
             plan = PruningPlan.from_specs(named, depths(model))
-            model.register_load_state_dict_post_hook(lambda module, _: restrict(module, _kept(plan)) and None)
+
+            def restrict_once_loaded(module, _):
+                restrict(module, plan.kept)
+
+            model.register_load_state_dict_post_hook(restrict_once_loaded)
         return model
 
     def valid_step(self, sample, model, criterion):
         """Validate the full model, then each plan; a plan's numbers travel beside the full model's."""
         loss, sample_size, output = super().valid_step(sample, model, criterion)
         for name, plan in self.plans.items():
-            with restricted(model, _kept(plan)):
+            with restricted(model, plan.kept):
                 _, _, partial = super().valid_step(sample, model, criterion)
             output.update({_PLAN_PREFIX.format(name) + key: value for key, value in partial.items()})
         return loss, sample_size, output
@@ -103,10 +107,6 @@ def _parse_plans(text, model_depths):
     return plans
 
 
-def _kept(plan):
-    return {stack: selection.kept for stack, selection in plan.selections.items()}
-
-
 def _flags(named):
     return " and ".join(f"--{stack}-keep" for stack in named)
 
@@ -121,8 +121,11 @@ def _log_again(meters, name):
     """Log what ``meters`` holds once more, each key with the plan's name behind it."""
 
     def unsuffixed(all_meters):
-        ours = {key: all_meters[f"{key}_{name}"] for key in meters if f"{key}_{name}" in all_meters}
-        return type("Meters", (dict,), {"get_smoothed_value": MetersDict.get_smoothed_value})(ours)
+        ours = MetersDict()
+        for key in meters:
+            if f"{key}_{name}" in all_meters:
+                ours.add_meter(key, all_meters[f"{key}_{name}"], 0)
+        return ours
 
     for priority, _, key in meters.priorities:
         meter = meters[key]
