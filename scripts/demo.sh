@@ -26,7 +26,7 @@ train() {
     --encoder-attention-heads 4 --decoder-attention-heads 4 --share-decoder-input-output-embed \
     --encoder-normalize-before --decoder-normalize-before --dropout 0 \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1 --lr 3e-3 --lr-scheduler inverse_sqrt \
-    --warmup-updates 300 --max-tokens 2000 --max-update 900 --seed 1 --required-batch-size-multiple 1 \
+    --warmup-updates 300 --max-tokens 2000 --max-epoch 10 --seed 1 --required-batch-size-multiple 1 \
     --no-epoch-checkpoints --no-progress-bar --log-interval 100 --save-dir "$WORK/$1" 2>&1 | tee "$WORK/$1.log" |
     sed -unE "s/.*train_inner.* loss=([0-9.]+).*num_updates=([0-9]+).*/  $1: \2 of 900 updates, loss \1/p"
 }

@@ -26,4 +26,4 @@ train() {
 
 train --save-dir "$WORK/$RUN.high" --lr 4e-3 --lr-scheduler inverse_sqrt --warmup-updates 1000 --max-epoch 20
 train --save-dir "$WORK/$RUN" --finetune-from-model "$WORK/$RUN.high/checkpoint_last.pt" \
-  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 780 --max-update 780
+  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update 780 --max-epoch 6
