@@ -252,8 +252,8 @@ def test_help_lists_the_verbs(command: Command) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_argument_has_help(verb: str) -> None:
     parser = argparse.ArgumentParser()
-    VERBS[verb].arguments(parser)
-    assert VERBS[verb].summary
+    VERBS[verb].add_arguments(parser)
+    assert VERBS[verb].SUMMARY
     assert [action.dest for action in parser._actions if not action.help] == []
 
 
