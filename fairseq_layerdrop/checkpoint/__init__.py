@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: MIT
+"""The one door for checkpoint files: safe to read, atomic to write, cheap to identify.
+
+Reading never executes a pickle. Tensors are mapped, not read: the optimizer's state of a training
+checkpoint stays on disk. Writing goes to a temporary file beside the target, which takes the target's
+name only when it is whole, on disk and checked.
+"""
+
+from fairseq_layerdrop.checkpoint._errors import CheckpointError
+from fairseq_layerdrop.checkpoint._objects import StandIn
+from fairseq_layerdrop.checkpoint._read import digest, file_format, load
+from fairseq_layerdrop.checkpoint._write import check_target, save
+
+__all__ = ["CheckpointError", "StandIn", "check_target", "digest", "file_format", "load", "save"]

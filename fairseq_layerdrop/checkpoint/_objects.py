@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Objects that old files hold instead of plain data: what stands for them, and what they were in plain data."""
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# What fairseq writes beside plain data: options in a Namespace (attributes, nothing that runs), and training
+# statistics, which nobody needs afterwards: the arrays of --eval-bleu, the meters of 2019.
+_STATISTICS = [
+    *(f"numpy.{name}" for name in ("ndarray", "dtype")),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(f"fairseq.meters.{name}" for name in ("AverageMeter", "StopwatchMeter", "TimeMeter")),
+]
+# Some files hold OmegaConf's objects, fairseq's enums or dictionaries; these libraries name them in their pickles.
+_OF_LIBRARIES = re.compile(
+    r"(fairseq|omegaconf|numpy|typing)\..*|collections\.defaultdict|builtins\.(dict|list|tuple|set|int|float|bool|str)"
+)
+_HARMLESS = re.compile(
+    rf"torch\..*|collections\.OrderedDict|argparse\.Namespace|_codecs\.encode|{_OF_LIBRARIES.pattern}"
+)
+_INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
+
+
+class StandIn:
+    """Stands for an object of another library: it notes what it is given and does nothing."""
+
+    args: tuple[Any, ...] = ()
+    state: Any = None
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+KNOWN: list[Any] = [argparse.Namespace, *((StandIn, name) for name in _STATISTICS)]
+"""What every file may hold."""
+
+
+def stand_ins(names: Iterable[str]) -> list[Any]:
+    """What may be read in the place of the objects that a file names, as far as they are of libraries that we know."""
+    return [(StandIn, name) for name in set(names) if _OF_LIBRARIES.fullmatch(name)]
+
+
+def foreign(names: Iterable[str]) -> list[str]:
+    """Those of a file's objects that stand for code, or that nobody knows."""
+    return sorted({name for name in names if not _HARMLESS.fullmatch(name)})
+
+
+def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint in which OmegaConf's objects are plain data again; objects of other kinds stay stand-ins."""
+    checkpoint = {key: _content(value) for key, value in checkpoint.items()}
+    checkpoint["cfg"] = _interpolate(checkpoint.get("cfg"), checkpoint.get("cfg"))
+    return checkpoint
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, StandIn):
+        state = value.state if isinstance(value.state, dict) else {}
+        for held in ("_content", "_val"):  # OmegaConf's containers and its leaves
+            if held in state:
+                return _content(state[held])
+        (only,) = value.args if len(value.args) == 1 else (None,)
+        return only if isinstance(only, str) else value  # an enum is written as its value
+    if isinstance(value, argparse.Namespace):
+        return argparse.Namespace(**_content(vars(value)))
+    if isinstance(value, dict):
+        return {key: _content(item) for key, item in value.items()}
+    return type(value)(map(_content, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _interpolate(value: Any, root: Any) -> Any:
+    """OmegaConf's ``${common.seed}`` stands for the value of another key, counted from the root."""
+    if isinstance(value, Mapping):
+        return {key: _interpolate(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(item, root) for item in value]
+    reference = _INTERPOLATION.fullmatch(value) if isinstance(value, str) else None
+    if not reference:
+        return value
+    target = root
+    for key in reference[1].split("."):
+        target = target.get(key) if isinstance(target, Mapping) else None
+    return target

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""Reading: safe, mapped, with one clear line for everything that can be wrong with a file."""
+
+import hashlib
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_layerdrop.checkpoint._errors import CheckpointError
+from fairseq_layerdrop.checkpoint._objects import KNOWN, foreign, stand_ins, to_plain
+from fairseq_layerdrop.checkpoint._pickles import is_zip, named_objects
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a fairseq checkpoint without running anything that is in it; tensors are mapped from the file.
+
+    Configurations come as plain data, whatever kind of object they were saved as; other objects (training
+    statistics, dictionaries) as inert stand-ins.
+
+    Raises:
+        CheckpointError: if the file is absent, damaged, no fairseq checkpoint, or would run code.
+    """
+    path = Path(path)
+    mapped = _check_readable(path)
+    try:
+        checkpoint = _unpickle(path, mapped, [])
+    except Exception as error:  # the unpickler meets arbitrary bytes: every kind of error is one of the file's
+        checkpoint = _load_objects(path, mapped, error)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no dictionary named 'model'")
+    if not all(isinstance(value, torch.Tensor) for value in checkpoint["model"].values()):
+        raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds something else than tensors")
+    return checkpoint
+
+
+def _load_objects(path: Path, mapped: bool, error: Exception) -> dict[str, Any]:
+    """The second try, for files that hold objects of other libraries: stand-ins take their places."""
+    if isinstance(error, OSError) and error.filename is not None:
+        raise error
+    names = list(named_objects(path))
+    allowed = [] if foreign(names) else stand_ins(names)
+    if not allowed:
+        raise CheckpointError(_explain(path, names)) from error
+    try:
+        checkpoint = _unpickle(path, mapped, allowed)
+    except Exception as second:
+        raise CheckpointError(_explain(path, names)) from second
+    return to_plain(checkpoint) if isinstance(checkpoint, dict) else checkpoint
+
+
+def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
+    with torch.serialization.safe_globals([*KNOWN, *allowed]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols, from files that are then refused
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """What identifies a checkpoint's content: 32 hexadecimal digits.
+
+    Taken from the archive's own directory (names, sizes, CRCs), so that it costs nothing on gigabytes; the
+    old, not zip, format is hashed whole. The file's name does not enter.
+    """
+    content = hashlib.blake2b(digest_size=16)
+    if is_zip(Path(path)):
+        with zipfile.ZipFile(path) as archive:
+            for name, size, crc in sorted(
+                (i.filename.partition("/")[2], i.file_size, i.CRC) for i in archive.infolist()
+            ):
+                content.update(f"{name} {size} {crc}\n".encode())
+    else:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+    return content.hexdigest()
+
+
+def file_format(path: str | os.PathLike[str]) -> str:
+    """``zip``, or ``legacy`` for what torch wrote before version 1.6."""
+    return "zip" if is_zip(Path(path)) else "legacy"
+
+
+def _check_readable(path: Path) -> bool:
+    """Name what can be wrong with a path; return whether its tensors can be mapped."""
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory; name a checkpoint in it, e.g. {path / 'checkpoint_best.pt'}")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty")
+    return is_zip(path)
+
+
+def _explain(path: Path, names: list[str]) -> str:
+    strange = foreign(names)
+    if strange:
+        return f"{path} is refused: loading it would run {', '.join(strange)}, which is no plain data; nothing was run"
+    if is_zip(path) and not zipfile.is_zipfile(path):
+        return f"{path} is damaged: the end of the archive is missing (an incomplete copy or download?)"
+    return f"{path} is not a checkpoint that torch can read"
