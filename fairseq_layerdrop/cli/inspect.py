@@ -41,8 +41,12 @@ def _print_facts(facts: dict[str, Any]) -> None:
         rows.append(
             (stack, f"{about['depth']} layers of {sizes} parameters; LayerDrop in training {about['layerdrop']}")
         )
+        if about["shared"]:
+            rows.append(("", f"that share their weights: {' | '.join(map(join, about['shared']))}"))
         if about["layers_of_the_original"] is not None:
             rows.append(("", f"layers {join(about['layers_of_the_original'])} of the original"))
+    for path, length in facts["other_lists"].items():
+        rows.append(("", f"{path}: {length} layers, no stack (prune leaves them whole)"))
     rows.append(("parameters", f"{parameters['total']:,}"))
     rows.append(("", f"{parameters['layers']:,} in layers, {parameters['embeddings']:,} in embeddings and output"))
     extras = [name for name, there in (("optimizer state", facts["optimizer_state"]), ("EMA", facts["ema"])) if there]

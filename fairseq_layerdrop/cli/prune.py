@@ -2,14 +2,17 @@
 """``fairseq-layerdrop prune``: write the sub-network that a plan keeps."""
 
 import json
+import re
 import shlex
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 import fairseq_layerdrop
+from fairseq_layerdrop.cli._dictionaries import copy, plan_copies
 from fairseq_layerdrop.cli._text import join
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 SUMMARY = "write the sub-network that a plan keeps, as an ordinary fairseq checkpoint"
 EXAMPLE = "fairseq-layerdrop prune full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2"
 
+STRATEGIES = ("even", "spread", "first", "last")
+USER_DIR = '--user-dir "$(fairseq-layerdrop user-dir)"'
 SPEC_HELP = "0,2,4 | 0-3,8 | every:N | even:N | spread:N | first:N | last:N | all; 0-based (default: all)"
 
 
@@ -27,13 +32,23 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="where the smaller checkpoint goes")
     parser.add_argument("--encoder-keep", metavar="SPEC", help=f"layers of the encoder that stay: {SPEC_HELP}")
     parser.add_argument("--decoder-keep", metavar="SPEC", help=f"layers of the decoder that stay: {SPEC_HELP}")
+    parser.add_argument(
+        "--target-params",
+        metavar="N",
+        help="choose the depth of what is not named: the largest model of at most N parameters, e.g. 30M or 1.2B",
+    )
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES, help="how --target-params turns a depth into layers (default: even)"
+    )
+    parser.add_argument("--keep-optimizer", action="store_true", help="keep Adam's moments of the layers that stay")
+    parser.add_argument("--copy-dicts", metavar="DATA", help="copy the dictionaries of this data set beside OUT")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written; write nothing")
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
     parser.add_argument(
         "--config-style",
         choices=("plain", "namespace"),
-        default="plain",
-        help="plain: loads with torch.load's safe defaults (default); namespace: for CTranslate2's converter",
+        help="plain: loads with torch.load's safe defaults; namespace: for CTranslate2's converter and for BART "
+        "(default: what the model's family can load)",
     )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
@@ -41,19 +56,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop import checkpoint
-    from fairseq_layerdrop.pruning.plan import PruningPlan
-    from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint, stack_depths
+    from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
 
-    checkpoint.check_target(args.output, source=args.checkpoint, force=args.force or args.dry_run)
+    force = args.force or args.dry_run
+    checkpoint.check_target(args.output, source=args.checkpoint, force=force)
+    copies = plan_copies(args.copy_dicts, Path(args.output).parent, force=force) if args.copy_dicts else {}
     full = checkpoint.load(args.checkpoint)
-    source, version = checkpoint.digest(args.checkpoint), fairseq_layerdrop.__version__
-    specs = {"encoder": args.encoder_keep, "decoder": args.decoder_keep}
+    origin = {"source": checkpoint.digest(args.checkpoint), "version": fairseq_layerdrop.__version__}
     try:
-        plan = PruningPlan.from_specs(specs, stack_depths(full["model"]))
-        small = prune_checkpoint(full, plan, source=source, version=version, style=args.config_style)
+        plan = _plan(args, full["model"])
+        small = prune_checkpoint(full, plan, **origin, style=args.config_style, keep_optimizer=args.keep_optimizer)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
-    facts = _pruning_facts(args, plan, full, small)
+    facts = _facts(args, plan, full, small)
     if not args.dry_run:
 
         def check(written: Path) -> None:
@@ -61,26 +76,72 @@ def run(args: Namespace) -> None:
 
         with Console(stderr=True).status(f"writing {args.output}"):
             checkpoint.save(small, args.output, force=args.force, check=check)
+            copy(copies)
         facts["bytes"] = [Path(name).stat().st_size for name in (args.checkpoint, args.output)]
-    print(json.dumps(facts, indent=2)) if args.json else _print_pruned(facts)
+        facts["dictionaries"] = [str(target) for target in copies.values()]
+    print(json.dumps(facts, indent=2)) if args.json else _print(facts)
 
 
-def _pruning_facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+def _plan(args: Namespace, model: dict[str, Any]) -> "PruningPlan":
+    from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
+    from fairseq_layerdrop.pruning.plan import PruningPlan
+    from fairseq_layerdrop.pruning.stacks import stack_depths
+    from fairseq_layerdrop.pruning.upgrade import upgrade_state
+
+    specs = {"encoder": args.encoder_keep, "decoder": args.decoder_keep}
+    state = upgrade_state(model)
+    if args.target_params is None:
+        if args.strategy:
+            raise ValueError("--strategy goes with --target-params; a strategy by itself is a SPEC, e.g. even:6")
+        return PruningPlan.from_specs(specs, stack_depths(state))
+    target, rule = parse_amount(args.target_params), args.strategy or STRATEGIES[0]
+    return fit_parameters(state, stack_depths(state), specs, target=target, rule=rule)
+
+
+def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
     from fairseq_layerdrop.pruning.config import model_flags, model_section
     from fairseq_layerdrop.pruning.inspection import parameter_sizes
 
     selections = plan.selections.items()
+    training = [model_flags(model_section(small)), "--finetune-from-model", shlex.quote(args.output)]
+    if isinstance(small["cfg"]["model"], Namespace):
+        training.insert(0, USER_DIR)
     return {
         "input": args.checkpoint,
         "output": None if args.dry_run else args.output,
         "stacks": {stack: {"kept": list(s.kept), "removed": list(s.removed)} for stack, s in selections},
         "parameters": [sum(parameter_sizes(model).values()) for model in (full["model"], small["model"])],
         "flags": " ".join(f"--{stack}-keep {join(s.kept)}" for stack, s in selections),
-        "training_flags": f"{model_flags(model_section(small))} --finetune-from-model {shlex.quote(args.output)}",
+        "training_flags": " ".join(training),
+        "notes": list(_notes(args, full, small)),
     }
 
 
-def _print_pruned(facts: dict[str, Any]) -> None:
+def _notes(args: Namespace, full: dict[str, Any], small: dict[str, Any]) -> Iterator[str]:
+    """What a user should know of this file beside what was asked for."""
+    from fairseq_layerdrop.pruning.config import architecture, model_section
+    from fairseq_layerdrop.pruning.stacks import other_lists
+
+    for path, length in other_lists(small["model"]).items():
+        yield f"left whole: the {length} layers of {path}, which is no stack that this command prunes"
+    if full.get("last_optimizer_state") is not None and not args.keep_optimizer:
+        yield "the optimizer's state was left out (--keep-optimizer keeps it)"
+    if "ema" in small["extra_state"]:
+        yield "the EMA's weights were pruned alike"
+    if lost := sorted((full.get("task_state") or {}).keys() - small["task_state"].keys()):
+        yield f"left out of the task's state, being objects and no plain data: {', '.join(lost)}"
+    if isinstance(small["cfg"]["model"], Namespace):
+        yield f"its options are in a Namespace, which fairseq on torch >= 2.6 loads with {USER_DIR}"
+    name = architecture(model_section(small))
+    if re.match("(roberta|m?bart)(_|$)", name) and not args.copy_dicts and not _has_dictionary(args.output):
+        yield f"from_pretrained looks for dict.txt in {Path(args.output).parent}: --copy-dicts DATA puts it there"
+
+
+def _has_dictionary(output: str) -> bool:
+    return any(Path(output).parent.glob("dict*.txt"))
+
+
+def _print(facts: dict[str, Any]) -> None:
     for stack, layers in facts["stacks"].items():
         removed = f"removed {join(layers['removed'])}" if layers["removed"] else "nothing removed"
         print(f"{stack}: kept {join(layers['kept'])}; {removed}")
@@ -88,7 +149,11 @@ def _print_pruned(facts: dict[str, Any]) -> None:
     print(f"parameters: {before:,} -> {after:,} ({after / before:.0%})")
     if facts["output"]:
         before, after = facts["bytes"]
-        print(f"bytes: {before:,} -> {after:,} (no optimizer state)")
+        print(f"bytes: {before:,} -> {after:,}")
+    for note in facts["notes"]:
+        print(f"note: {note}")
     print(f"the same again: {facts['flags']}")
     print(f"to train on: {facts['training_flags']}")
+    for dictionary in facts.get("dictionaries", []):
+        print(f"copied: {dictionary}")
     print(f"written and checked: {facts['output']}" if facts["output"] else "dry run: nothing written")

@@ -10,7 +10,8 @@ from fairseq_layerdrop.models._config import PAPER_RATE
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.masks import uniform_rates
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
-from fairseq_layerdrop.pruning.surgery import prune_state, stack_depths
+from fairseq_layerdrop.pruning.stacks import stack_depths
+from fairseq_layerdrop.pruning.surgery import prune_state
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class LayerDropModel:
         """Called by the trainer only: the first call is where training starts, and where the rates are logged."""
         if not self._logged_rates:
             self._logged_rates = True
-            _log_rates([getattr(self, stack).layers for stack in self.plan.selections])
+            _log_rates([layers for layers in self.modules() if isinstance(layers, LayerDropList)])
         super().set_num_updates(num_updates)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Restrict a model in memory to some of its layers: for a while, or for good.
 
-Works on any model whose stacks are ``model.encoder.layers`` and ``model.decoder.layers``: on a
+Works on any fairseq model whose stacks are at one of :data:`PATHS`, or on one such model a language: on a
 :class:`LayerDropList` the active set is fixed, a plain ``ModuleList`` is swapped for a shorter one.
 """
 
@@ -12,10 +12,21 @@ from torch import nn
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 
+PATHS = {
+    "encoder": (
+        "encoder.sentence_encoder",  # roberta
+        "w2v_encoder.w2v_model.encoder",  # wav2vec2 and HuBERT with CTC
+        "encoder.w2v_model.encoder",  # the same as the encoder of a sequence-to-sequence model
+        "encoder",
+    ),
+    "decoder": ("decoder",),
+}
+"""Where the module that holds a stack's ``layers`` is; of several, the first that is there."""
+
 
 def depths(model: nn.Module) -> dict[str, int]:
     """The model's stacks and their depths, encoder first: ``{"encoder": 6, "decoder": 6}``."""
-    return {name: len(stack.layers) for name, stack in _stacks(model).items()}  # type: ignore[arg-type]
+    return {name: len(stacks[0].layers) for name, stacks in _stacks(model).items()}  # type: ignore[arg-type]
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
@@ -24,13 +35,12 @@ def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[]
     Raises:
         ValueError: if the model has no such stack or layer; then nothing was changed.
     """
-    stacks = _stacks(model)
+    stacks, found = _stacks(model), depths(model)
     for name, indices in kept.items():
-        depth = len(stacks[name].layers) if name in stacks else 0  # type: ignore[arg-type]
-        if not all(0 <= i < depth for i in indices):
-            found = ", ".join(f"{stack} 0-{n - 1}" for stack, n in depths(model).items())
-            raise ValueError(f"the layers to keep must be the model's ({found}), got {name} {list(indices)}")
-    undo = [_restrict_stack(stacks[name], indices) for name, indices in kept.items()]
+        if not all(0 <= i < found.get(name, 0) for i in indices):
+            ranges = ", ".join(f"{stack} 0-{n - 1}" for stack, n in found.items())
+            raise ValueError(f"the layers to keep must be the model's ({ranges}), got {name} {list(indices)}")
+    undo = [_restrict_stack(stack, indices) for name, indices in kept.items() for stack in stacks[name]]
 
     def give_back() -> None:
         for step in undo:
@@ -49,14 +59,26 @@ def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[
         give_back()
 
 
-def _stacks(model: nn.Module) -> dict[str, nn.Module]:
-    # Attributes, not children: a data-parallel wrapper passes them on.
-    named = ((name, getattr(model, name, None)) for name in ("encoder", "decoder"))
-    return {
-        name: stack
-        for name, stack in named
-        if isinstance(stack, nn.Module) and isinstance(getattr(stack, "layers", None), nn.ModuleList)
-    }
+def _stacks(model: nn.Module) -> dict[str, list[nn.Module]]:
+    languages = getattr(model, "models", None)
+    parts = list(languages.values()) if isinstance(languages, nn.ModuleDict) else [model]
+    found: dict[str, list[nn.Module]] = {}
+    for name in PATHS:
+        stacks = [stack for part in parts if (stack := _stack(part, name)) is not None]
+        if stacks:
+            found[name] = list(dict.fromkeys(stacks))  # languages may share one
+    return found
+
+
+def _stack(model: nn.Module, name: str) -> nn.Module | None:
+    for path in PATHS[name]:
+        stack: object = model
+        for attribute in path.split("."):
+            # Attributes, not children: a data-parallel wrapper passes them on.
+            stack = getattr(stack, attribute, None)
+        if isinstance(stack, nn.Module) and isinstance(getattr(stack, "layers", None), nn.ModuleList):
+            return stack
+    return None
 
 
 def _restrict_stack(stack: nn.Module, kept: Sequence[int]) -> Callable[[], None]:

@@ -12,22 +12,31 @@ from typing import Any
 
 from torch import Tensor
 
-from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
 
-_OUR_NAME = re.compile(r"layerdrop_(transformer_lm|transformer|translation|language_modeling)(_.*)?")
+_OUR_NAME = re.compile(
+    r"layerdrop_(transformer_lm|transformer|roberta|bart"
+    r"|translation|language_modeling|masked_lm|sentence_prediction)(_.*)?"
+)
+_NO_ARCHITECTURE = {"bart": "bart_base"}  # fairseq's model of this name has no architecture of this name
 _OUR_FIELD = re.compile(r"layerdrop_.*|encoder_keep|decoder_keep|valid_plans")
 _NAMES = {"_name", "arch", "task", "criterion"}
 _SIZES = [
     f"{stack}_{size}"
     for stack in ("encoder", "decoder")
     for size in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
-]
+] + ["alignment_layer"]
 _FORMS = [
     *(f"{stack}_{form}" for stack in ("encoder", "decoder") for form in ("normalize_before", "learned_pos")),
     *("share_decoder_input_output_embed", "share_all_embeddings", "layernorm_embedding", "no_scale_embedding"),
     *("no_token_positional_embeddings", "no_cross_attention", "cross_self_attention", "no_decoder_final_norm"),
+    "untie_weights_roberta",
 ]
-_RATES = ("encoder_layerdrop", "decoder_layerdrop")
+_ROBERTA = re.compile(r"(layerdrop_)?(roberta|xlm)(_.*)?")
+_FIXED_IN_ROBERTA = ("encoder_learned_pos", "no_scale_embedding", "no_token_positional_embeddings")  # no flags there
+# fairseq's BART reads options that only a Namespace hands on to its code (args.task, args.load_checkpoint_heads).
+_NEEDS_NAMESPACE = re.compile(r"m?bart(_.*)?")
+STYLES = ("plain", "namespace")
 
 
 def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +54,9 @@ def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def training_rates(model: Mapping[str, Any]) -> dict[str, float]:
     """The LayerDrop rates that a model was trained with, by stack."""
-    return {name.partition("_")[0]: float(model[name]) for name in _RATES if model.get(name) is not None}
+    rates = {stack: _of_stack(model, stack) for stack in STACKS}
+    found = {stack: section.get(f"{prefix}layerdrop") for stack, (section, prefix) in rates.items()}
+    return {stack: float(rate) for stack, rate in found.items() if rate is not None}
 
 
 def architecture(model: Mapping[str, Any]) -> str:
@@ -55,13 +66,23 @@ def architecture(model: Mapping[str, Any]) -> str:
 
 def model_flags(model: Mapping[str, Any]) -> str:
     """The flags of ``fairseq-train`` that build this model: its architecture, sizes and form."""
-    flags = [f"--arch {architecture(model)}"]
-    flags += [f"{_flag(name)} {model[name]}" for name in _SIZES if model.get(name) is not None]
-    flags += [_flag(name) for name in _FORMS if model.get(name)]
+    name = architecture(model)
+    flags = [f"--arch {name}"]
+    flags += [f"{_flag(size)} {model[size]}" for size in _SIZES if model.get(size) is not None]
+    flags += [_flag(form) for form in _FORMS if model.get(form) and not _is_fixed(form, name)]
     return " ".join(flags)
 
 
-def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str = "plain") -> dict[str, Any]:
+def _is_fixed(form: str, name: str) -> bool:
+    return _ROBERTA.fullmatch(name) is not None and form in _FIXED_IN_ROBERTA
+
+
+def config_style(model: Mapping[str, Any]) -> str:
+    """The style in which stock fairseq can load this model's configuration, of :data:`STYLES`."""
+    return "namespace" if _NEEDS_NAMESPACE.fullmatch(_stock_name(architecture(model))) else "plain"
+
+
+def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str | None = None) -> dict[str, Any]:
     """The configuration of the pruned model, as stock fairseq writes one.
 
     Names and fields of this package are taken out, depths are those of the plan, the keep-lists ``None`` and
@@ -71,7 +92,11 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str = "pla
         cfg: the source's configuration.
         plan: what stays.
         style: ``plain`` containers, which ``torch.load`` takes with its safe defaults; ``namespace`` puts the
-            model's options into an ``argparse.Namespace``, which CTranslate2's converter asks for.
+            model's options into an ``argparse.Namespace``, which BART and CTranslate2's converter ask for;
+            ``None`` chooses what the model's family can load.
+
+    Raises:
+        ValueError: if the plan removes the layer whose attention is the alignment.
     """
     stock: dict[str, Any] = plain(cfg)
     for name in ("model", "task", "criterion"):
@@ -82,27 +107,69 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str = "pla
             section["user_dir"] = None
     model = stock["model"]
     for stack, selection in plan.selections.items():
-        model[f"{stack}_layers"] = len(selection.kept)
-        model[f"{stack}_layers_to_keep"] = None
-    model.update({name: 0.0 for name in _RATES if name in model})
-    if style == "namespace":
-        stock["model"] = Namespace(**model)
+        section, prefix = _of_stack(model, stack)
+        section[f"{prefix}layers"] = len(selection.kept)
+        section |= {name: None for name in (f"{prefix}layers_to_keep",) if name in section}
+        section |= {name: 0.0 for name in (f"{prefix}layerdrop",) if name in section}
+    _keep_alignment(model, plan)
+    if (style or config_style(model)) == "namespace":
+        task = stock.get("task")
+        names = {"arch": architecture(model), "task": task.get("_name") if isinstance(task, dict) else task}
+        stock["model"] = Namespace(**names | model)
     return stock
 
 
 def plain(value: Any) -> Any:
-    """The same in dictionaries, lists, tuples, tensors and scalars; what is none of these becomes ``None``."""
+    """The same in dictionaries, lists, tuples, tensors and scalars.
+
+    What is none of these is left out of a dictionary, whose readers have defaults, and is ``None`` elsewhere.
+    """
     if isinstance(value, Namespace):
         return plain(vars(value))
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items() if _is_data(item)}
     if isinstance(value, (list, tuple)):
         return type(value)(plain(item) for item in value)
-    return value if value is None or isinstance(value, (str, bool, int, float, Tensor)) else None
+    return value if _is_data(value) else None
+
+
+def _is_data(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bool, int, float, Tensor, Namespace, Mapping, list, tuple))
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _of_stack(model: dict[str, Any] | Mapping[str, Any], stack: str) -> tuple[dict[str, Any], str]:
+    """The section that has a stack's options, and what they begin with there.
+
+    Flat in all of fairseq's own models (``encoder_layers``); nested where somebody's model has fairseq's
+    ``TransformerConfig`` (``encoder: {layers: …}``), or a wav2vec2 or HuBERT model inside (``w2v_args``).
+    """
+    nested, inner = model.get(stack), model.get("w2v_args")
+    if isinstance(nested, dict) and "layers" in nested:
+        return nested, ""
+    if stack == "encoder" and isinstance(inner, dict):
+        whole = inner.get("model")
+        return whole if isinstance(whole, dict) else inner, f"{stack}_"
+    return model, f"{stack}_"  # type: ignore[return-value]
+
+
+def _keep_alignment(model: dict[str, Any], plan: PruningPlan) -> None:
+    """The layer whose attention is the alignment (transformer_align) has another index now."""
+    layer, decoder = model.get("alignment_layer"), plan.decoder
+    if not isinstance(layer, int) or decoder is None or not 0 <= layer < decoder.depth:
+        return
+    if layer not in decoder.kept:
+        kept = ",".join(map(str, decoder.kept))
+        raise ValueError(f"decoder: the alignment is layer {layer}'s attention, so it must stay; got {kept}")
+    model["alignment_layer"] = decoder.kept.index(layer)
+
+
+def _stock_name(name: str) -> str:
+    ours = _OUR_NAME.fullmatch(name)
+    return _NO_ARCHITECTURE.get(ours[1], ours[1]) if ours else name
 
 
 def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +177,5 @@ def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
     if _OUR_NAME.fullmatch(str(stock.get("_name"))) and "arch" not in stock:
         stock.pop("seed", None)  # the flat model's copy of common.seed, for its masks
     for key in _NAMES & stock.keys():
-        ours = _OUR_NAME.fullmatch(str(stock[key]))
-        stock[key] = ours[1] if ours else stock[key]
+        stock[key] = _stock_name(stock[key]) if isinstance(stock[key], str) else stock[key]
     return stock

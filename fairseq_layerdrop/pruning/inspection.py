@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import architecture, model_section, plain, training_rates
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.surgery import layer_of, stack_depths
+from fairseq_layerdrop.pruning.stacks import chunks, locate, other_lists, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor)")
@@ -28,6 +28,7 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     sizes = parameter_sizes(state)
     extra = checkpoint.get("extra_state") or {}
     provenance = extra.get("layerdrop")
+    shared = chunks(state)
     rates = provenance["rates"] if provenance else training_rates(model)
     return {
         "architecture": architecture(model),
@@ -38,15 +39,17 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
                 "depth": depth,
                 "parameters_per_layer": [_in_layer(sizes, stack, i) for i in range(depth)],
                 "layerdrop": rates.get(stack),
+                "shared": shared.get(stack, []),
                 "layers_of_the_original": origin[stack] if (origin := _origin(provenance)) else None,
             }
             for stack, depth in depths.items()
         },
         "parameters": {
             "embeddings": sum(n for key, n in sizes.items() if ".embed_" in key or "output_projection" in key),
-            "layers": sum(n for key, n in sizes.items() if layer_of(key)),
+            "layers": sum(n for key, n in sizes.items() if locate(key)),
             "total": sum(sizes.values()),
         },
+        "other_lists": other_lists(state),
         "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state.values()}),
         "heads": sorted({match[1] for key in state if (match := _HEAD.fullmatch(key))}),
         "optimizer_state": checkpoint.get("last_optimizer_state") is not None,
@@ -67,7 +70,7 @@ def parameter_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _in_layer(sizes: Mapping[str, int], stack: str, layer: int) -> int:
-    return sum(n for key, n in sizes.items() if layer_of(key) == (stack, layer))
+    return sum(n for key, n in sizes.items() if (at := locate(key)) and (at.stack, at.layer) == (stack, layer))
 
 
 def _name(section: Any) -> str | None:

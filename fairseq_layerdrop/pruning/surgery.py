@@ -1,67 +1,33 @@
 # SPDX-License-Identifier: MIT
 """The surgery itself: a plan and a checkpoint's dictionary in, a smaller dictionary out."""
 
-import re
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import model_section, plain, stock_config, training_rates
-from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
+from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
-Value = TypeVar("Value")
-
-# Exact prefixes: `.layers.` occurs elsewhere too (adaptors, experts), and what a plan does not name is copied.
-_LAYER_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.(.+)")
-# What an extra state says of the full model's training does not hold for the pruned one.
-_OF_THE_FULL_MODEL = ("best", "val_loss", "metrics", "train_meters")
-_WEIGHTS_IN_EXTRA_STATE = ("ema", "ema_fp32_params")
-
-
-def layer_of(key: str) -> tuple[str, int] | None:
-    """The stack and layer that a key of a state dict belongs to: ``("encoder", 3)``, or ``None``."""
-    match = _LAYER_KEY.fullmatch(key)
-    return (match[1], int(match[2])) if match else None
-
-
-def stack_depths(state: Iterable[str]) -> dict[str, int]:
-    """The depth of each stack in a model's state dict, encoder first: ``{"encoder": 6, "decoder": 6}``.
-
-    Raises:
-        ValueError: if there is no stack, or a stack has a gap.
-    """
-    found: dict[str, set[int]] = {}
-    for stack, layer in filter(None, map(layer_of, state)):
-        found.setdefault(stack, set()).add(layer)
-    if not found:
-        raise ValueError("there are no layers in it: no key begins with encoder.layers.N. or decoder.layers.N.")
-    for stack, layers in found.items():
-        missing = [i for i in range(max(layers)) if i not in layers]
-        if missing:
-            raise ValueError(f"the {stack} lacks its layers {','.join(map(str, missing))}")
-    return {stack: len(found[stack]) for stack in STACKS if stack in found}
-
-
-def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Value]:
-    """A state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
-    new_index = {s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()}
-    small = {}
-    for key, value in state.items():
-        match = _LAYER_KEY.fullmatch(key)
-        if match is None or match[1] not in new_index:
-            small[key] = value
-        elif int(match[2]) in new_index[match[1]]:
-            small[f"{match[1]}.layers.{new_index[match[1]][int(match[2])]}.{match[3]}"] = value
-    return small
+OF_ITS_TRAINING = ("best", "val_loss", "metrics", "train_meters")
+"""What an extra state says of one model's training does not hold for another made from it."""
+EMA = ("ema", "ema_fp32_params")
+"""Where an extra state holds weights."""
 
 
 def prune_checkpoint(
-    checkpoint: Mapping[str, Any], plan: PruningPlan, *, source: str, version: str, style: str = "plain"
+    checkpoint: Mapping[str, Any],
+    plan: PruningPlan,
+    *,
+    source: str,
+    version: str,
+    style: str | None = None,
+    keep_optimizer: bool = False,
 ) -> dict[str, Any]:
-    """A fairseq checkpoint restricted to a plan: an ordinary, stock one, without optimizer state.
+    """A fairseq checkpoint restricted to a plan: an ordinary, stock one.
 
     Args:
         checkpoint: as fairseq wrote it; it is not changed, and its tensors are not copied.
@@ -69,25 +35,50 @@ def prune_checkpoint(
         source: the digest of the source's file, for the provenance.
         version: this package's, likewise.
         style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.stock_config`.
+        keep_optimizer: carry the optimizer's state over to the layers that stay; else there is none.
+
+    Raises:
+        ValueError: if the plan parts layers that share their weights, removes the layer of the alignment, or if
+            the optimizer's state is none that can be carried over.
     """
-    checkpoint = upgrade_checkpoint(checkpoint)
-    rates = training_rates(model_section(checkpoint))
-    extra = {k: plain(v) for k, v in (checkpoint.get("extra_state") or {}).items() if k not in _OF_THE_FULL_MODEL}
-    for name in _WEIGHTS_IN_EXTRA_STATE:
-        if name in extra:
-            extra[name] = compact(prune_state(upgrade_state(extra[name]), plan))
+    full = upgrade_checkpoint(checkpoint)
+    rates = training_rates(model_section(full))
+    state = upgrade_state(full["model"])
+    check_chunks(state, plan)
+    extra = _extra_state(full.get("extra_state") or {}, plan)
     earlier = extra.get("layerdrop", {"steps": [], "rates": rates})
     step = {"source": source, "plan": plan.to_json(), "version": version}
-    extra["layerdrop"] = {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}
-    return {
+    pruned = {
         "args": None,
-        "cfg": stock_config(checkpoint["cfg"], plan, style=style),
-        "model": compact(prune_state(upgrade_state(checkpoint["model"]), plan)),
-        "criterion": checkpoint.get("criterion"),
-        "optimizer_history": plain(checkpoint.get("optimizer_history", [])),
-        "task_state": checkpoint.get("task_state", {}),
-        "extra_state": extra,
+        "cfg": stock_config(full["cfg"], plan, style=style),
+        "model": compact(prune_state(state, plan)),
+        "criterion": plain(full.get("criterion")),
+        "optimizer_history": _history(full),
+        "task_state": plain(full.get("task_state", {})),
+        "extra_state": extra | {"layerdrop": {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}},
     }
+    if keep_optimizer:
+        optimizer = checkpoint.get("last_optimizer_state")
+        if optimizer is None:
+            raise ValueError("the optimizer's state cannot be kept: there is none in the checkpoint")
+        from fairseq_layerdrop.pruning.optimizer import prune_optimizer
+
+        pruned["last_optimizer_state"] = prune_optimizer(optimizer, checkpoint["model"], plan)
+    return pruned
+
+
+def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """fairseq reads the number of updates here; the oldest files held the optimizer's state in it, too."""
+    history = plain(checkpoint.get("optimizer_history")) or [{"optimizer_name": None, "lr_scheduler_state": {}}]
+    return [{"num_updates": 0} | {k: v for k, v in entry.items() if k != "optimizer"} for entry in history]
+
+
+def _extra_state(extra: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
+    """What holds for the pruned model, too; the EMA's weights are pruned alike."""
+    small = {key: plain(value) for key, value in extra.items() if key not in OF_ITS_TRAINING}
+    for name in small.keys() & set(EMA):
+        small[name] = compact(prune_state(upgrade_state(small[name]), plan))
+    return small
 
 
 def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,12 +107,12 @@ def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], p
     source = upgrade_state(source)
     kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
     kept |= plan.kept
-    expected = {key for key in source if (at := layer_of(key)) is None or at[1] < len(kept[at[0]])}
+    expected = {key for key in source if (at := locate(key)) is None or at.layer < len(kept[at.stack])}
     wrong = sorted(expected ^ written.keys())
     for key in expected & written.keys():
-        at = layer_of(key)
-        origin = key.replace(f".layers.{at[1]}.", f".layers.{kept[at[0]][at[1]]}.", 1) if at else key
-        if not _same_bits(source[origin], written[key]):
+        at = locate(key)
+        origin = at._replace(layer=kept[at.stack][at.layer]).key if at else key
+        if not same_bits(source[origin], written[key]):
             wrong.append(key)
     if wrong:
         raise ValueError(f"what was written differs from its source in {', '.join(wrong)}; nothing was kept")
@@ -129,7 +120,7 @@ def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], p
         raise ValueError("what was written lost ties between tensors; nothing was kept")
 
 
-def _same_bits(one: Tensor, two: Tensor) -> bool:
+def same_bits(one: Tensor, two: Tensor) -> bool:
     """Whether two tensors are equal in type, shape and every bit: to ``torch.equal`` a NaN differs from itself."""
     if one.dtype != two.dtype or one.shape != two.shape:
         return False

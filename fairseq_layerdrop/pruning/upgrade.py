@@ -6,69 +6,113 @@ already pruned, the keys of the deeper layers stay old and the load fails. Here 
 """
 
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-# fairseq 0.12.2 wrote a copy of each encoder layer's weights for a fused kernel, never trained and rebuilt at every
-# load; later versions stop at the keys. (`self_attn.in_proj_weight` of 2019 is another thing: the real weight.)
-STALE_KEY = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
-_NORM = re.compile(r"((encoder|decoder)\.layers\.\d+)\.layer_norms\.(\d)\.(weight|bias)")
+from fairseq_layerdrop.pruning.stacks import locate
+
+_STALE_NAME = re.compile(r"(in_proj|out_proj|fc1|fc2)_(weight|bias)")
+_NORM_NAME = re.compile(r"layer_norms\.(\d)\.(weight|bias)")
 _PROJECTIONS = re.compile(r"(.*_attn)\.in_proj_(weight|bias)")
-_LAST_NORM = re.compile(r"decoder\.layer_norm\.(weight|bias)")
+_DECODER = re.compile(r"((?:models\.[^.]+\.)?decoder)\.(.+)")
 _NORMS = {
     "encoder": ("self_attn_layer_norm", "final_layer_norm"),
     "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
 }
 
 
+def is_stale(key: str) -> bool:
+    """Whether a key is of those that fairseq 0.12.2 wrote and later versions stop at.
+
+    They are a copy of each encoder layer's weights for a fused kernel, never trained and rebuilt at every load.
+    (``self_attn.in_proj_weight`` of 2019 is another thing: the real weight.)
+    """
+    place = locate(key)
+    return place is not None and place.stack == "encoder" and _STALE_NAME.fullmatch(place.name) is not None
+
+
 def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A model's state dict in today's keys; one that has them already comes back with the same tensors."""
+    state = _upgrade_roberta(state)
     upgraded = {new: value for key, tensor in state.items() for new, value in _upgrade_item(key, tensor, state)}
-    output = "decoder.output_projection.weight"
-    # A whole model (not its parameters alone, as in an EMA) that lacks it shared it with the input, stored once.
-    if "decoder.version" in state and output not in upgraded and not _adaptive(state):
-        upgraded[output] = upgraded["decoder.embed_tokens.weight"]
+    for decoder in [key.removesuffix(".version") for key in state if key.endswith("decoder.version")]:
+        output = f"{decoder}.output_projection.weight"
+        # A whole model (not its parameters alone, as in an EMA) that lacks it shared it with the input, stored once.
+        if output not in upgraded and not _adaptive(state, decoder):
+            upgraded[output] = upgraded[f"{decoder}.embed_tokens.weight"]
     return upgraded
 
 
 def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint whose options are in ``cfg``, in sections: before 2021 they were one Namespace, ``args``."""
+    upgraded = dict(checkpoint)
     args = checkpoint.get("args")
-    if args is None or checkpoint.get("cfg") is not None:
-        return dict(checkpoint)
-    options = vars(args)
-    data = options.get("data")
-    task = {**options, "data": data[0] if isinstance(data, list) and data else data}
-    cfg = {
-        "model": {**options, "_name": options.get("arch")},
-        "task": {**task, "_name": options.get("task", "translation")},
+    if args is not None and checkpoint.get("cfg") is None:
+        upgraded |= {"args": None, "cfg": _sections(vars(args))}
+    cfg = upgraded.get("cfg")
+    if not isinstance(cfg, Mapping):
+        return upgraded
+    model = cfg.get("model")
+    options = vars(model) if isinstance(model, Namespace) else model
+    # A fine-tuned wav2vec2 or HuBERT holds the options of the model that it was made from.
+    if isinstance(options, Mapping) and isinstance(options.get("w2v_args"), Namespace):
+        options = {**options, "w2v_args": _sections(vars(options["w2v_args"]))}
+        upgraded["cfg"] = {**cfg, "model": Namespace(**options) if isinstance(model, Namespace) else options}
+    return upgraded
+
+
+def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
+    data, positions = options.get("data"), options.get("max_positions")
+    model = {"max_source_positions": positions, "max_target_positions": positions} if positions is not None else {}
+    return {
+        "model": {**model, **options, "_name": options.get("arch")},
+        "task": {
+            **options,
+            "data": data[0] if isinstance(data, list) and data else data,
+            "_name": options.get("task", "translation"),
+        },
         "criterion": {**options, "_name": options.get("criterion")},
     }
-    return {**checkpoint, "args": None, "cfg": cfg}
+
+
+def _upgrade_roberta(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """RoBERTa of 2019 called its encoder a decoder."""
+    if not any(key.startswith("decoder.sentence_encoder.") for key in state):
+        return state
+    renamed = {re.sub(r"^decoder\.", "encoder.", key): tensor for key, tensor in state.items()}
+    return {key.replace(".emb_layer_norm.", ".layernorm_embedding."): tensor for key, tensor in renamed.items()}
 
 
 def _upgrade_item(key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """What becomes of one key: nothing, itself, another name, or three projections that were one matrix."""
-    if STALE_KEY.fullmatch(key):
+    if is_stale(key):
         return
-    if norm := _NORM.fullmatch(key):
-        yield f"{norm[1]}.{_NORMS[norm[2]][int(norm[3])]}.{norm[4]}", tensor
+    place, decoder = locate(key), _DECODER.fullmatch(key)
+    if place and (norm := _NORM_NAME.fullmatch(place.name)):
+        name = _NORMS[place.stack][int(norm[1])]
+        yield place._replace(name=f"{name}.{norm[2]}").key, tensor
     elif projections := _PROJECTIONS.fullmatch(key):
         if tensor.shape[0] % 3:
             raise ValueError(f"{key} must hold three projections, got {tuple(tensor.shape)}")
         for name, part in zip("qkv", tensor.chunk(3), strict=True):
             yield f"{projections[1]}.{name}_proj.{projections[2]}", part
-    elif key == "decoder.embed_out":
-        yield "decoder.output_projection.weight", tensor
-    elif _LAST_NORM.fullmatch(key) and (version := state.get("decoder.version")) is not None and version.item() <= 2:
-        # fairseq reads a decoder of this version as one without a last norm, whatever the file holds, and then
-        # stops at the norm's keys. (It did so at version 1 only when such files were written.)
+    elif decoder and decoder[2] == "embed_out":
+        yield f"{decoder[1]}.output_projection.weight", tensor
+    elif decoder and decoder[2] in ("layer_norm.weight", "layer_norm.bias") and _lacks_last_norm(state, decoder[1]):
         return
     else:
         yield key, tensor
 
 
-def _adaptive(state: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith("decoder.adaptive_softmax.") for key in state)
+def _lacks_last_norm(state: Mapping[str, Tensor], decoder: str) -> bool:
+    # fairseq reads a decoder of this version as one without a last norm, whatever the file holds, and then
+    # stops at the norm's keys. (It did so at version 1 only when such files were written.)
+    version = state.get(f"{decoder}.version")
+    return version is not None and version.item() <= 2
+
+
+def _adaptive(state: Mapping[str, Tensor], decoder: str) -> bool:
+    return any(key.startswith(f"{decoder}.adaptive_softmax.") for key in state)

@@ -12,7 +12,7 @@ from fairseq.logging.meters import AverageMeter, MetersDict
 
 from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.upgrade import STALE_KEY
+from fairseq_layerdrop.pruning.upgrade import is_stale
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _flags(named):
 
 def _leave_out_stale_keys(module, state_dict, *_):
     """fairseq 0.12.2 wrote copies of the encoder's weights for a fused kernel, which later versions refuse."""
-    for key in [key for key in state_dict if STALE_KEY.fullmatch(key)]:
+    for key in [key for key in state_dict if is_stale(key)]:
         del state_dict[key]
 
 

@@ -10,7 +10,8 @@ from builders import DIM, FFN, WORDS, model_state, training_checkpoint
 
 from fairseq_layerdrop.pruning.inspection import describe, parameter_sizes
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.surgery import prune_checkpoint, stack_depths
+from fairseq_layerdrop.pruning.stacks import stack_depths
+from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
 ATTENTION = 4 * (DIM * DIM + DIM)
 NORM = 2 * DIM
@@ -38,12 +39,14 @@ def test_the_stacks() -> None:
             "depth": 6,
             "parameters_per_layer": [ENCODER_LAYER] * 6,
             "layerdrop": 0.2,
+            "shared": [],
             "layers_of_the_original": None,
         },
         "decoder": {
             "depth": 3,
             "parameters_per_layer": [DECODER_LAYER] * 3,
             "layerdrop": 0.3,
+            "shared": [],
             "layers_of_the_original": None,
         },
     }

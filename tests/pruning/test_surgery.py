@@ -11,15 +11,9 @@ from builders import config, layer_values, model_state, training_checkpoint
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
-from fairseq_layerdrop.pruning.surgery import (
-    check_surgery,
-    compact,
-    layer_of,
-    prune_checkpoint,
-    prune_state,
-    stack_depths,
-    upgrade_state,
-)
+from fairseq_layerdrop.pruning.stacks import locate, prune_state, stack_depths
+from fairseq_layerdrop.pruning.surgery import check_surgery, compact, prune_checkpoint
+from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 SIX = {"encoder": 6, "decoder": 6}
 
@@ -78,9 +72,9 @@ def test_a_stack_that_the_plan_does_not_name_stays_whole() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "models.de-en.encoder.layers.5.fc1.weight",
+        "models.de-en.encoder.adaptor.layers.5.fc1.weight",
         "sub.decoder.layers.5.fc1.weight",
-        "encoder.sentence_encoder.layers.5.fc1.weight",
+        "encoder.sentence_encoder.layer_norm.weight",
         "encoder.adapter.layers.5.fc1.weight",
         "encoder.layers_norm.5.weight",
         "encoder.layer_norm.weight",
@@ -107,12 +101,13 @@ def test_layers_within_a_layer_keep_their_numbers() -> None:
     [
         ("encoder.layers.3.fc1.weight", ("encoder", 3)),
         ("decoder.layers.11.self_attn.k_proj.bias", ("decoder", 11)),
-        ("models.de-en.encoder.layers.0.x", None),
+        ("models.de-en.encoder.layers.0.x", ("encoder", 0)),
         ("encoder.layer_norm.weight", None),
     ],
 )
 def test_the_layer_that_a_key_belongs_to(key: str, at: tuple[str, int] | None) -> None:
-    assert layer_of(key) == at
+    place = locate(key)
+    assert (place and (place.stack, place.layer)) == at
 
 
 def test_depths_are_read_off_the_keys_encoder_first() -> None:

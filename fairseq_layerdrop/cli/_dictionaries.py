@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""The dictionaries of a data set, copied to where a checkpoint's ``from_pretrained`` looks for them."""
+
+import shutil
+from pathlib import Path
+
+_PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.txt, label/dict.txt
+
+
+def plan_copies(data: str, folder: Path, *, force: bool) -> dict[Path, Path]:
+    """The dictionaries of ``data`` and where they go, in the same places below ``folder``.
+
+    Raises:
+        ValueError: if there are none, or another file is in the place of one.
+    """
+    root = Path(data)
+    found = sorted(path for pattern in _PATTERNS for path in root.glob(pattern))
+    if not found:
+        raise ValueError(
+            f"--copy-dicts: there must be dictionaries (dict.txt, dict.de.txt, input0/dict.txt), got {data}"
+        )
+    copies = {path: folder / path.relative_to(root) for path in found}
+    others = [target for path, target in copies.items() if target.exists() and target.read_bytes() != path.read_bytes()]
+    if others and not force:
+        raise ValueError(
+            f"--copy-dicts: {others[0]} is another dictionary; name another OUT, or replace it with --force"
+        )
+    return {path: target for path, target in copies.items() if not target.exists() or target in others}
+
+
+def copy(copies: dict[Path, Path]) -> None:
+    """Copy each file to its place."""
+    for path, target in copies.items():
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
