@@ -15,8 +15,12 @@ def register() -> None:
     calls ``register()``. Calling it again does nothing.
     """
     import fairseq_layerdrop.models
+    import fairseq_layerdrop.models.bart
+    import fairseq_layerdrop.models.roberta
     import fairseq_layerdrop.models.transformer
     import fairseq_layerdrop.models.transformer_lm
     import fairseq_layerdrop.tasks
     import fairseq_layerdrop.tasks.language_modeling
+    import fairseq_layerdrop.tasks.masked_lm
+    import fairseq_layerdrop.tasks.sentence_prediction
     import fairseq_layerdrop.tasks.translation  # noqa: F401

@@ -4,15 +4,17 @@
 fairseq's ``TransformerConfig`` cannot be extended: its subclasses break the command line, and it redirects
 every name that begins with ``encoder_``. A flat dataclass, as stock ``transformer_lm`` has one, works from
 the command line and from hydra, and saves a configuration that ``torch.load`` takes with its safe defaults.
-The flat fields are read off fairseq's dataclass, so none is copied by hand.
+The flat fields are read off fairseq's dataclass, or off the flags of a model that has none; none is copied by hand.
 """
 
 import dataclasses
 import inspect
+from argparse import SUPPRESS, ArgumentParser, Namespace, _StoreFalseAction
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import II
 
 
@@ -27,20 +29,58 @@ class LayerDropConfig(FairseqDataclass):
     seed: int = II("common.seed")
 
 
+_BOTH_STACKS = {f"{stack}_{name}" for stack in ("encoder", "decoder") for name in ("layerdrop", "layers_to_keep")}
+
 PAPER_RATE = 0.2
 """The paper's rate in all its experiments (section 4); 0.5 where very small models are the aim."""
 
 
-def flat_config(name: str, config: Type[FairseqDataclass], **overrides: Tuple[type, Any]) -> Type[LayerDropConfig]:
+def flat_config(
+    name: str,
+    config: Optional[Type[FairseqDataclass]] = None,
+    *,
+    flags: Any = None,
+    architecture: Any = None,
+    **overrides: Tuple[type, Any],
+) -> Type[LayerDropConfig]:
     """A configuration with the fields of fairseq's, nested ones flat, and those of LayerDrop.
 
-    Both rates default to the paper's; ``overrides`` replace other fields by a type and a default.
+    Both rates default to the paper's.
+
+    Args:
+        name: of the dataclass.
+        config: fairseq's, for a model that has one.
+        flags: the ``add_args`` of a model that has flags instead, or besides.
+        architecture: fairseq's function whose values become the defaults.
+        overrides: replace other fields by a type and a default.
     """
     for stack in ("encoder", "decoder"):
         overrides[f"{stack}_layerdrop"] = (float, _rate(stack))
         overrides[f"{stack}_layers_to_keep"] = (Any, _keep(stack))
-    fields = [(key, *overrides.get(key, (kind, default))) for key, kind, default in _flat_fields(config)]
-    return dataclasses.make_dataclass(name, fields, bases=(LayerDropConfig,))
+    fields = {key: (kind, default) for key, kind, default in _flat_fields(config)} if config else {}
+    if flags:
+        fields = {**_flag_fields(flags), **fields}
+    if architecture:
+        values = Namespace()
+        architecture(values)
+        for key, value in vars(values).items():
+            if key in fields:
+                kind, default = fields[key]
+                fields[key] = (kind, field(default=value, metadata=dict(default.metadata)))
+    fields.update({key: overrides[key] for key in overrides if key in fields or key not in _BOTH_STACKS})
+    return dataclasses.make_dataclass(name, [(k, *f) for k, f in fields.items()], bases=(LayerDropConfig,))
+
+
+def add_flags(parser: Any, config: Type[LayerDropConfig]) -> None:
+    """Add a configuration's flags to a parser; their defaults come later, so that an architecture can set them.
+
+    A flag without a value always means yes: fairseq's generator lets it mean no where the default is yes.
+    """
+    gen_parser_from_dataclass(parser, config(), delete_default=True)
+    names = {f.name for f in dataclasses.fields(config)}
+    for action in parser._actions:
+        if action.dest in names and isinstance(action, _StoreFalseAction):
+            action.const = True
 
 
 def follows(other: str, text: Optional[str] = None) -> Any:
@@ -61,6 +101,20 @@ def _flat_fields(config: type, prefix: str = "") -> List[Tuple[str, Any, Any]]:
                 metadata["help"] = f"{prefix.rstrip('_')}: {metadata['help']}"
             flat.append((prefix + f.name, f.type, field(default=f.default, metadata=metadata)))
     return flat
+
+
+def _flag_fields(add_args: Any) -> Dict[str, Tuple[Any, Any]]:
+    parser = ArgumentParser(add_help=False, argument_default=SUPPRESS)
+    add_args(parser)
+    found = {}
+    for action in parser._actions:
+        kind = bool if action.nargs == 0 else action.type or str
+        default = False if kind is bool else None if action.default is SUPPRESS else action.default
+        found[action.dest] = (
+            kind if default is not None else Optional[kind],
+            field(default=default, metadata={"help": action.help}),
+        )
+    return found
 
 
 def _rate(stack: str) -> Any:

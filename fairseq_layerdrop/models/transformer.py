@@ -3,12 +3,15 @@
 
 from argparse import Namespace
 
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
-from fairseq.models.transformer.transformer_legacy import transformer_iwslt_de_en, transformer_wmt_en_de_big
+from fairseq.models.transformer.transformer_legacy import (
+    base_architecture,
+    transformer_iwslt_de_en,
+    transformer_wmt_en_de_big,
+)
 
-from fairseq_layerdrop.models._config import PAPER_RATE, flat_config, follows
+from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, flat_config, follows
 from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
 
 # In a nested configuration the decoder's sizes follow the encoder's by code in each architecture.
@@ -29,7 +32,7 @@ class LayerDropTransformer(LayerDropModel, TransformerModelBase):
     @classmethod
     def add_args(cls, parser):
         """Add the model's flags; their defaults come later, so that an architecture can set them."""
-        gen_parser_from_dataclass(parser, LayerDropTransformerConfig(), delete_default=True)
+        add_flags(parser, LayerDropTransformerConfig)
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -70,3 +73,17 @@ def layerdrop_transformer_wmt_en_de_big_12_6(args):
     """Transformer-big with twice the encoder (the paper's Table 1; it diverged without LayerDrop)."""
     args.encoder_layers = getattr(args, "encoder_layers", 12)
     layerdrop_transformer_wmt_en_de_big(args)
+
+
+@register_model_architecture("layerdrop_transformer", "layerdrop_transformer_cnn_dm")
+def layerdrop_transformer_cnn_dm(args):
+    """Transformer-base 6+6 (the paper's Table 3, CNN-DM; its settings are in Table 5)."""
+    _paper_rates(args)
+    base_architecture(args)
+
+
+@register_model_architecture("layerdrop_transformer", "layerdrop_transformer_cnn_dm_6_8")
+def layerdrop_transformer_cnn_dm_6_8(args):
+    """The same with a decoder of 8 layers (Table 3: the best ROUGE)."""
+    args.decoder_layers = getattr(args, "decoder_layers", 8)
+    layerdrop_transformer_cnn_dm(args)

@@ -3,8 +3,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +17,9 @@ from fairseq_programs import (
     build_model,
     build_task,
     config,
+    draws,
+    gradients,
+    layers_run,
     loss_of,
 )
 
@@ -40,6 +41,8 @@ ARCHITECTURES = {
     "layerdrop_transformer_iwslt_de_en": ("transformer_iwslt_de_en", 6, 6),
     "layerdrop_transformer_wmt_en_de_big": ("transformer_wmt_en_de_big", 6, 6),
     "layerdrop_transformer_wmt_en_de_big_12_6": ("transformer_wmt_en_de_big", 12, 6),
+    "layerdrop_transformer_cnn_dm": ("transformer", 6, 6),
+    "layerdrop_transformer_cnn_dm_6_8": ("transformer", 6, 8),
 }
 every_architecture = pytest.mark.parametrize("name", ARCH_MODEL_INV_REGISTRY["layerdrop_transformer"])
 
@@ -47,43 +50,6 @@ every_architecture = pytest.mark.parametrize("name", ARCH_MODEL_INV_REGISTRY["la
 def depth(layers: int) -> list[str]:
     """The flags for so many layers on both sides."""
     return ["--encoder-layers", str(layers), "--decoder-layers", str(layers)]
-
-
-@contextmanager
-def layers_run(model: Any) -> Iterator[dict[str, list[int]]]:
-    """The indices of the layers that are really called in this scope, by stack, in order."""
-    run: dict[str, list[int]] = {"encoder": [], "decoder": []}
-    hooks = [
-        layer.register_forward_hook(lambda *_, stack=stack, i=i: run[stack].append(i))
-        for stack in run
-        for i, layer in enumerate(getattr(model, stack).layers)
-    ]
-    try:
-        yield run
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def draws(model: Any, updates: range, micro_batches: int = 1) -> dict[str, list[tuple[int, ...]]]:
-    """The layers that run in each training forward, by stack."""
-    seen: dict[str, list[tuple[int, ...]]] = {"encoder": [], "decoder": []}
-    model.train()
-    for update in updates:
-        for _ in range(micro_batches):
-            model.set_num_updates(update)
-            with layers_run(model) as run, torch.no_grad():
-                model(**batch()["net_input"])
-            for stack in seen:
-                seen[stack].append(tuple(run[stack]))
-    return seen
-
-
-def gradients(model: Any, sample: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
-    """Every parameter's gradient after one backward pass."""
-    model.zero_grad()
-    loss_of(model, sample).backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 def values(architecture: str) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""``layerdrop_roberta``: fairseq's RoBERTa with LayerDrop."""
+
+from argparse import Namespace
+
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.roberta import RobertaModel
+from fairseq.models.roberta.model import base_architecture, roberta_base_architecture, roberta_large_architecture
+
+from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, flat_config
+from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
+
+LayerDropRobertaConfig = flat_config(
+    "LayerDropRobertaConfig", flags=RobertaModel.add_args, architecture=base_architecture
+)
+
+
+@register_model("layerdrop_roberta", dataclass=LayerDropRobertaConfig)
+class LayerDropRoberta(LayerDropModel, RobertaModel):
+    """RoBERTa (Liu et al. 2019) with LayerDrop in its encoder (Fan et al. 2019, section 4.2)."""
+
+    @classmethod
+    def add_args(cls, parser):
+        """Add the model's flags; their defaults come later, so that an architecture can set them."""
+        add_flags(parser, LayerDropRobertaConfig)
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Build the model as fairseq does, at the depth that its layers to keep leave."""
+        plan = cls.plan_of(cfg)
+        small = {"encoder_layers": len(plan.encoder.kept), "encoder_layers_to_keep": None}
+        model = super().build_model(Namespace(**{**cfg, **small}), task)
+        model.plan = plan
+        drop_layers(model.encoder.sentence_encoder, "encoder", cfg)
+        return model
+
+
+@register_model_architecture("layerdrop_roberta", "layerdrop_roberta_base")
+def layerdrop_roberta_base(args):
+    """12 layers, d 768 (the paper's Table 4 prunes it to 6 and 3)."""
+    args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
+    roberta_base_architecture(args)
+
+
+@register_model_architecture("layerdrop_roberta", "layerdrop_roberta_large")
+def layerdrop_roberta_large(args):
+    """24 layers, d 1024 (the paper's Table 4)."""
+    args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
+    roberta_large_architecture(args)
+
+
+@register_model_architecture("layerdrop_roberta", "layerdrop_roberta_large_48")
+def layerdrop_roberta_large_48(args):
+    """48 layers, trained at a rate of 0.5, so that about 24 run in a step (the paper's Table 4)."""
+    args.encoder_layers = getattr(args, "encoder_layers", 48)
+    args.encoder_layerdrop = getattr(args, "encoder_layerdrop", 0.5)
+    layerdrop_roberta_large(args)
