@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Helpers: fairseq's programs as true subprocesses, its parsers in process, and models of a few thousand parameters."""
+"""Helpers: fairseq's programs as processes of their own, its parsers in process, and models of a few thousand parameters."""
 
 import copy
 import functools
@@ -9,12 +9,16 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 USER_DIR = REPOSITORY / "fairseq_layerdrop"
 FIXTURES = REPOSITORY.parent / "shared" / "fixtures"
+_WORDS = "abcdefghij"
 LANGUAGES = ["--source-lang", "src", "--target-lang", "tgt"]
 
 Hypotheses = dict[int, tuple[float, str, list[float]]]
@@ -57,9 +61,27 @@ def python(*arguments: str | Path, cwd: Path | None = None, fails: bool = False)
     return done.stdout
 
 
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """The process that forks fairseq's programs; it ends when this one does, at the end of its input."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, Path(__file__).with_name("fairseq_server.py")]
+    return subprocess.Popen(command, cwd="/", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def fairseq(program: str, *arguments: str | Path, fails: bool = False) -> str:
-    """Run ``fairseq-PROGRAM``, as far from the repository as an installed fairseq is."""
-    return python("-m", f"fairseq_cli.{program}", *arguments, cwd=Path("/"), fails=fails)
+    """Run ``fairseq-PROGRAM``, as far from the repository as an installed fairseq is; return all that it printed."""
+    server = _server()
+    assert server.stdin and server.stdout
+    with tempfile.NamedTemporaryFile("r") as output:
+        request = {"module": f"fairseq_cli.{program}", "arguments": [*map(str, arguments)]}
+        print(json.dumps({**request, "folder": "/", "output": output.name}), file=server.stdin, flush=True)
+        status = json.loads(server.stdout.readline())
+        printed = output.read()
+    called = " ".join([program, *map(str, arguments)])
+    assert (status != 0) == fails, f"exit {status}: fairseq-{called}\n{printed[-3000:]}"
+    return printed
 
 
 def train(data: Path, save_dir: Path, *arguments: str | Path) -> str:
@@ -130,6 +152,49 @@ def write_corpus(folder: Path, sizes: dict[str, int]) -> None:
         (folder / f"{split}.tgt").write_text("".join(" ".join(words).upper() + "\n" for words in targets))
 
 
+def masked_lm_data(folder: Path) -> Path:
+    """Sentences that run through an alphabet, for masked language modelling: 60 to train on, 14 valid, 11 test."""
+    rng = random.Random(5)
+    for split, sentences in {"train": 60, "valid": 14, "test": 11}.items():
+        starts = [rng.randrange(10) for _ in range(sentences)]
+        runs = [" ".join(_WORDS[(start + i) % 10] for i in range(rng.randint(4, 9))) for start in starts]
+        (folder / f"{split}.text").write_text("\n".join(runs) + "\n")
+    return preprocess(folder, "text", folder / "bin")
+
+
+def sentence_data(folder: Path, dictionary: Path) -> Path:
+    """Sentences of two classes, up and down the alphabet, in a folder as for GLUE: 40 to train on, 15 valid, 11 test.
+
+    ``dictionary`` is the one that the model to fine-tune was trained with.
+    """
+    rng = random.Random(6)
+    for split, sentences in {"train": 40, "valid": 15, "test": 11}.items():
+        labels = [rng.randrange(2) for _ in range(sentences)]
+        ranges = [(rng.randrange(10), rng.randint(3, 8)) for _ in labels]
+        runs = [
+            " ".join(_WORDS[(a + (-i if label else i)) % 10] for i in range(n))
+            for label, (a, n) in zip(labels, ranges, strict=True)
+        ]
+        (folder / f"{split}.input0").write_text("\n".join(runs) + "\n")
+        (folder / f"{split}.label").write_text("".join(("down" if label else "up") + "\n" for label in labels))
+    preprocess(folder, "input0", folder / "bin" / "input0", "--srcdict", str(dictionary))
+    preprocess(folder, "label", folder / "bin" / "label")
+    return folder / "bin"
+
+
+def preprocess(folder: Path, name: str, target: Path, *flags: str) -> Path:
+    """Run ``fairseq-preprocess --only-source`` in this process on ``train.NAME``, ``valid.NAME`` and ``test.NAME``."""
+    from fairseq import options
+    from fairseq_cli import preprocess as program
+
+    prefixes = [
+        item for split in ("train", "valid", "test") for item in (f"--{split}pref", str(folder / f"{split}.{name}"))
+    ]
+    arguments = ["--only-source", "--destdir", str(target), *prefixes, *flags]
+    program.main(options.get_preprocessing_parser().parse_args(arguments))
+    return target
+
+
 @functools.cache
 def _parsed(flags: tuple[str, ...]) -> Any:
     from fairseq import options
@@ -159,11 +224,16 @@ def dictionary() -> Any:
 
 
 def build_task(cfg: Any) -> Any:
-    """The configuration's task, over the dictionary in memory."""
+    """The configuration's task, over dictionaries in memory."""
     from fairseq.tasks import TASK_REGISTRY
 
-    targets = [["future"]] if "language_modeling" in cfg.task._name else []
-    return TASK_REGISTRY[cfg.task._name](cfg.task, dictionary(), dictionary(), *targets)
+    words = copy.deepcopy(dictionary())  # some tasks add to it
+    others = [words]
+    if "language_modeling" in cfg.task._name:
+        others = [words, ["future"]]
+    elif "masked_lm" in cfg.task._name:
+        others = []
+    return TASK_REGISTRY[cfg.task._name](cfg.task, words, *others)
 
 
 def build_model(*flags: str, seed: int = 5) -> Any:
@@ -223,3 +293,51 @@ def after_training(samples: list[dict[str, Any]], *flags: str) -> tuple[list[flo
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses, model.state_dict()
+
+
+def stacks(model: Any) -> dict[str, Any]:
+    """The modules that have ``layers``, by the stack's name, encoder first."""
+    found = {name: getattr(model, name) for name in ("encoder", "decoder") if hasattr(model, name)}
+    return {name: getattr(stack, "sentence_encoder", stack) for name, stack in found.items()}  # RoBERTa's
+
+
+@contextmanager
+def layers_run(model: Any) -> Iterator[dict[str, list[int]]]:
+    """The indices of the layers that are really called in this scope, by stack, in order."""
+    run: dict[str, list[int]] = {name: [] for name in stacks(model)}
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name, i=i: run[name].append(i))
+        for name, stack in stacks(model).items()
+        for i, layer in enumerate(stack.layers)
+    ]
+    try:
+        yield run
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def draws(
+    model: Any, updates: range, micro_batches: int = 1, sample: dict[str, Any] | None = None
+) -> dict[str, list[tuple[int, ...]]]:
+    """The layers that run in each training forward, by stack."""
+    import torch
+
+    inputs = (sample or batch())["net_input"]
+    seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in stacks(model)}
+    model.train()
+    for update in updates:
+        for _ in range(micro_batches):
+            model.set_num_updates(update)
+            with layers_run(model) as run, torch.no_grad():
+                model(**inputs)
+            for name in seen:
+                seen[name].append(tuple(run[name]))
+    return seen
+
+
+def gradients(model: Any, sample: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Every parameter's gradient after one backward pass."""
+    model.zero_grad()
+    loss_of(model, sample).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""Runs fairseq's programs, each in a process of its own, without the six seconds that importing fairseq takes.
+
+A process that has imported stock fairseq, and nothing of this package, forks for every program; the child runs the
+program's module as ``python -m`` does. Requests and exit statuses go through pipes, one JSON line each.
+"""
+
+import json
+import logging
+import os
+import runpy
+import sys
+
+# What the programs import; not the programs themselves, whose first lines set up the logging.
+import fairseq.checkpoint_utils
+import fairseq.options
+import fairseq.scoring
+import fairseq.sequence_generator
+import fairseq.tasks
+import fairseq.trainer  # noqa: F401
+
+
+def run(module: str, arguments: list[str], folder: str, output: str) -> None:
+    """In the child: become the program, its output in a file."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.chdir(folder)
+    sys.argv = [module, *arguments]
+    sys.path[0] = folder  # as `python -m` has it
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    logging.root.handlers.clear()  # an import has logged something; the programs set up the logging themselves
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            run(**request)
+            sys.exit(0)
+        _, status = os.waitpid(child, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
