@@ -22,7 +22,7 @@ setup(
     install_requires=["fairseq-fixed==0.12.3.1", "torch>=2.6", "rich", "sacrebleu", "sentencepiece"],
     extras_require={
         "report": ["matplotlib"],
-        "dev": ["hypothesis", "mypy", "pytest", "ruff"],
+        "dev": ["hypothesis", "mypy", "pytest", "ruff", "soundfile"],
     },
     entry_points={"console_scripts": ["fairseq-layerdrop = fairseq_layerdrop.cli:main"]},
 )

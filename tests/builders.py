@@ -3,6 +3,7 @@
 
 import copy
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,26 @@ DECODER_LAYER = {
 }
 
 
+WHERE = {
+    "transformer": {"encoder": ["encoder"], "decoder": ["decoder"]},
+    "transformer_lm": {"decoder": ["decoder"]},
+    "roberta": {"encoder": ["encoder.sentence_encoder"]},
+    "multilingual_transformer": {
+        "encoder": ["models.de-en.encoder", "models.fr-en.encoder"],
+        "decoder": ["models.de-en.decoder", "models.fr-en.decoder"],
+    },
+    "wav2vec2": {"encoder": ["encoder"]},
+    "wav2vec_ctc": {"encoder": ["w2v_encoder.w2v_model.encoder"]},
+    "wav2vec_seq2seq": {"encoder": ["encoder.w2v_model.encoder"], "decoder": ["decoder"]},
+}
+"""The modules that hold each stack's layers, by family."""
+
+
+def layer_list(path: str, depth: int, shapes: Mapping[str, tuple[int, ...]] = ENCODER_LAYER) -> dict[str, Tensor]:
+    """The weights of a list of layers at a path."""
+    return {f"{path}.{i}.{key}": torch.full(shape, float(i)) for i in range(depth) for key, shape in shapes.items()}
+
+
 def model_state(encoder: int = 6, decoder: int = 6, *, tied: bool = True) -> dict[str, Tensor]:
     """A Transformer's state dict; a stack of no layers is a stack that the model lacks."""
     state: dict[str, Tensor] = {}
@@ -39,14 +60,47 @@ def model_state(encoder: int = 6, decoder: int = 6, *, tied: bool = True) -> dic
             state[f"{stack}.version"] = torch.tensor([3.0])
             state[f"{stack}.embed_tokens.weight"] = torch.arange(WORDS * DIM).float().view(WORDS, DIM) / 7
             state[f"{stack}.embed_positions._float_tensor"] = torch.zeros(1)
-            for i in range(depth):
-                state |= {f"{stack}.layers.{i}.{key}": torch.full(shape, float(i)) for key, shape in shapes.items()}
+            state |= layer_list(f"{stack}.layers", depth, shapes)
             state[f"{stack}.layer_norm.weight"] = torch.ones(DIM)
             state[f"{stack}.layer_norm.bias"] = torch.zeros(DIM)
     if decoder:
         embedding = state["decoder.embed_tokens.weight"]
         state["decoder.output_projection.weight"] = embedding if tied else embedding.clone()
     return state
+
+
+def family_state(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, Tensor]:
+    """The state dict of a model of any family, with what each has beside its layers."""
+    state: dict[str, Tensor] = {}
+    depths, shapes = {"encoder": encoder, "decoder": decoder}, {"encoder": ENCODER_LAYER, "decoder": DECODER_LAYER}
+    for stack, modules in WHERE[family].items():
+        for module in modules:
+            if "w2v" not in module and family != "wav2vec2":
+                state[f"{module}.embed_tokens.weight"] = torch.ones(WORDS, DIM)
+            state |= layer_list(f"{module}.layers", depths[stack], shapes[stack])
+            state |= {f"{module}.layer_norm.weight": torch.ones(DIM), f"{module}.layer_norm.bias": torch.zeros(DIM)}
+    if family == "roberta":
+        state["encoder.lm_head.weight"] = state["encoder.sentence_encoder.embed_tokens.weight"]
+        state["encoder.lm_head.dense.weight"] = torch.ones(DIM, DIM)
+        state["classification_heads.mnli.out_proj.weight"] = torch.ones(3, DIM)
+    if family.startswith("wav2vec"):
+        wav2vec = WHERE[family]["encoder"][0].removesuffix("encoder")
+        state[f"{wav2vec}mask_emb"] = torch.ones(DIM)
+        state |= {f"{wav2vec}feature_extractor.conv_layers.{i}.0.weight": torch.ones(DIM, 1, 3) for i in range(7)}
+        state[f"{wav2vec}encoder.pos_conv.0.weight_g"] = torch.ones(1, 1, 2)
+    return state
+
+
+def share(state: Mapping[str, Tensor], path: str, chunks: Sequence[Sequence[int]], part: str = "") -> dict[str, Tensor]:
+    """The layers of each chunk at a path have the weights of its first; only those whose names begin with ``part``."""
+    shared = dict(state)
+    for first, *others in chunks:
+        for layer in others:
+            own = f"{path}.{layer}.{part}"
+            shared |= {
+                key: state[f"{path}.{first}.{part}{key.removeprefix(own)}"] for key in state if key.startswith(own)
+            }
+    return shared
 
 
 def model_options(encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
@@ -124,12 +178,25 @@ def training_checkpoint(
     return checkpoint
 
 
+def family_checkpoint(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
+    """A checkpoint of a model of any family, in the middle of its training."""
+    stacks = WHERE[family]
+    checkpoint = training_checkpoint(encoder if "encoder" in stacks else 0, decoder if "decoder" in stacks else 0)
+    model = checkpoint["cfg"]["model"] | {"_name": family}
+    if family in ("wav2vec_ctc", "wav2vec_seq2seq"):
+        inner = {key: model.pop(key) for key in list(model) if key.startswith("encoder_")}
+        model["w2v_args"] = {"model": {"_name": "wav2vec2", **inner}, "task": {"_name": "audio_pretraining"}}
+    checkpoint["cfg"]["model"] = model
+    return checkpoint | {"model": family_state(family, encoder, decoder)}
+
+
 def layer_values(state: dict[str, Tensor], stack: str) -> list[int]:
-    """Which layers of the original a stack consists of, read off its weights."""
+    """Which layers of the original a stack consists of, read off its weights; of a stack elsewhere, its module."""
     layers: dict[int, set[float]] = {}
     for key, tensor in state.items():
         if key.startswith(f"{stack}.layers."):
-            layers.setdefault(int(key.split(".")[2]), set()).update(tensor.flatten().tolist())
+            layer = key.removeprefix(f"{stack}.layers.").partition(".")[0]
+            layers.setdefault(int(layer), set()).update(tensor.flatten().tolist())
     assert sorted(layers) == list(range(len(layers))), "the numbering has a gap"
     assert all(len(values) == 1 for values in layers.values()), "a layer holds weights of several"
     return [int(layers[i].pop()) for i in range(len(layers))]

@@ -22,8 +22,14 @@ from fairseq_programs import (
     generate,
     prune,
     train,
+    write_audio,
     write_corpus,
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write what the tests find into docs/")
+
 
 SENTENCES = {"train": 60, "valid": 14, "test": 11}
 LAYERDROP_TRAINING = [
@@ -57,6 +63,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefixes = [item for split in SENTENCES for item in (f"--{split}pref", str(folder / split))]
     fairseq("preprocess", *LANGUAGES, "--joined-dictionary", "--destdir", folder / "bin", *prefixes)
     return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def text_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy data's sources alone, in fairseq's binary form: for language models."""
+    folder = tmp_path_factory.mktemp("text")
+    prefixes = [item for split in SENTENCES for item in (f"--{split}pref", str(data.parent / f"{split}.src"))]
+    fairseq("preprocess", "--only-source", "--destdir", folder, *prefixes)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audio_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quarter of a second of noise eleven times, as fairseq's speech tasks read it, with labels for HuBERT."""
+    folder = tmp_path_factory.mktemp("audio")
+    write_audio(folder, {"train": 8, "valid": 3})
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 REPOSITORY = Path(__file__).parents[1]
 USER_DIR = REPOSITORY / "fairseq_layerdrop"
@@ -70,18 +71,23 @@ def _server() -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd="/", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def fairseq(program: str, *arguments: str | Path, fails: bool = False) -> str:
-    """Run ``fairseq-PROGRAM``, as far from the repository as an installed fairseq is; return all that it printed."""
+def in_stock(program: str, *arguments: str | Path, fails: bool = False) -> str:
+    """Run a module, or a script, in a process of stock fairseq, far from the repository; return all that it printed."""
     server = _server()
     assert server.stdin and server.stdout
     with tempfile.NamedTemporaryFile("r") as output:
-        request = {"module": f"fairseq_cli.{program}", "arguments": [*map(str, arguments)]}
-        print(json.dumps({**request, "folder": "/", "output": output.name}), file=server.stdin, flush=True)
+        request = {"program": program, "arguments": [*map(str, arguments)], "output": output.name}
+        print(json.dumps(request), file=server.stdin, flush=True)
         status = json.loads(server.stdout.readline())
         printed = output.read()
     called = " ".join([program, *map(str, arguments)])
-    assert (status != 0) == fails, f"exit {status}: fairseq-{called}\n{printed[-3000:]}"
+    assert (status != 0) == fails, f"exit {status}: {called}\n{printed[-3000:]}"
     return printed
+
+
+def fairseq(program: str, *arguments: str | Path, fails: bool = False) -> str:
+    """Run ``fairseq-PROGRAM``, as far from the repository as an installed fairseq is."""
+    return in_stock(f"fairseq_cli.{program}", *arguments, fails=fails)
 
 
 def train(data: Path, save_dir: Path, *arguments: str | Path) -> str:
@@ -163,12 +169,12 @@ def masked_lm_data(folder: Path) -> Path:
 
 
 def sentence_data(folder: Path, dictionary: Path) -> Path:
-    """Sentences of two classes, up and down the alphabet, in a folder as for GLUE: 40 to train on, 15 valid, 11 test.
+    """Sentences of two classes, up and down the alphabet, in a folder as for GLUE: 120 to train on, 15 valid, 11 test.
 
     ``dictionary`` is the one that the model to fine-tune was trained with.
     """
     rng = random.Random(6)
-    for split, sentences in {"train": 40, "valid": 15, "test": 11}.items():
+    for split, sentences in {"train": 120, "valid": 15, "test": 11}.items():
         labels = [rng.randrange(2) for _ in range(sentences)]
         ranges = [(rng.randrange(10), rng.randint(3, 8)) for _ in labels]
         runs = [
@@ -176,7 +182,7 @@ def sentence_data(folder: Path, dictionary: Path) -> Path:
             for label, (a, n) in zip(labels, ranges, strict=True)
         ]
         (folder / f"{split}.input0").write_text("\n".join(runs) + "\n")
-        (folder / f"{split}.label").write_text("".join(("down" if label else "up") + "\n" for label in labels))
+        (folder / f"{split}.label").write_text("".join(f"{label}\n" for label in labels))
     preprocess(folder, "input0", folder / "bin" / "input0", "--srcdict", str(dictionary))
     preprocess(folder, "label", folder / "bin" / "label")
     return folder / "bin"
@@ -193,6 +199,44 @@ def preprocess(folder: Path, name: str, target: Path, *flags: str) -> Path:
     arguments = ["--only-source", "--destdir", str(target), *prefixes, *flags]
     program.main(options.get_preprocessing_parser().parse_args(arguments))
     return target
+
+
+def write_audio(folder: Path, sizes: dict[str, int]) -> None:
+    """Noise of a quarter of a second, with lists of files, labels of twelve frames a file, and letters."""
+    import numpy
+    import soundfile
+
+    rng = numpy.random.default_rng(7)
+    for split, clips in sizes.items():
+        names = [f"clip-{split}-{i}.wav" for i in range(clips)]
+        for name in names:
+            soundfile.write(folder / name, rng.standard_normal(4000) * 0.1, 16000)
+        (folder / f"{split}.tsv").write_text(f"{folder}\n" + "".join(f"{name}\t4000\n" for name in names))
+        labels = [" ".join(map(str, rng.integers(0, 5, 12))) for _ in names]
+        (folder / f"{split}.km").write_text("".join(f"{line}\n" for line in labels))
+        (folder / f"{split}.ltr").write_text("a b | c\n" * clips)
+    for name, words in (("km", "01234"), ("ltr", "abc|")):
+        (folder / f"dict.{name}.txt").write_text("".join(f"{word} 1\n" for word in words))
+
+
+def evaluate(checkpoint: Path, **overrides: Any) -> dict[str, Any]:
+    """The metrics of a checkpoint on its validation set, as ``fairseq-validate`` computes them, means not rounded.
+
+    The whole set is one batch; ``overrides`` are of the configuration that was saved.
+    """
+    import torch
+    from fairseq.checkpoint_utils import load_model_ensemble_and_task
+    from fairseq.logging import metrics
+    from fairseq.logging.meters import AverageMeter
+
+    (model,), cfg, task = load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides)
+    criterion = task.build_criterion(cfg.criterion)
+    task.load_dataset("valid")
+    (sample,) = task.get_batch_iterator(task.dataset("valid"), max_sentences=100).next_epoch_itr(shuffle=False)
+    with torch.no_grad(), metrics.aggregate(new_root=True) as meters:
+        task.reduce_metrics([task.valid_step(sample, model.eval(), criterion)[2]], criterion)
+    exact = {name: float(meter.avg) for name, meter in meters.items() if isinstance(meter, AverageMeter)}
+    return meters.get_smoothed_values() | exact
 
 
 @functools.cache
@@ -243,6 +287,16 @@ def build_model(*flags: str, seed: int = 5) -> Any:
     cfg = config(*flags)
     torch.manual_seed(seed)
     return build_task(cfg).build_model(cfg.model)
+
+
+def build_shapes(*flags: str) -> Any:
+    """The same without memory for its weights, at any size."""
+    import torch
+
+    # BERT's weights are drawn on the CPU, wherever they lie.
+    families = [f"fairseq.models.{name}.model.init_bert_params" for name in ("bart", "roberta")]
+    with torch.device("meta"), mock.patch(families[0]), mock.patch(families[1]):
+        return build_model(*flags)
 
 
 def batch(sentences: int = 3, length: int = 6, seed: int = 11) -> dict[str, Any]:

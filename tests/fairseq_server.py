@@ -20,15 +20,18 @@ import fairseq.tasks
 import fairseq.trainer  # noqa: F401
 
 
-def run(module: str, arguments: list[str], folder: str, output: str) -> None:
-    """In the child: become the program, its output in a file."""
+def run(program: str, arguments: list[str], output: str) -> None:
+    """In the child: become the program (a module, or a script's path), its output in a file."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    os.chdir(folder)
-    sys.argv = [module, *arguments]
-    sys.path[0] = folder  # as `python -m` has it
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [program, *arguments]
+    if program.endswith(".py"):
+        sys.path[0] = os.path.dirname(program)
+        runpy.run_path(program, run_name="__main__")
+    else:
+        sys.path[0] = os.getcwd()  # as `python -m` has it
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 def main() -> None:

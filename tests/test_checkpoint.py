@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: MIT
 """Checkpoint files: nothing in one is ever run, and one is written whole or not at all."""
 
+import enum
 import os
 import pickle
 import resource
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from builders import training_checkpoint
+from builders import family_checkpoint, layer_values, training_checkpoint
+from fairseq.data import Dictionary
+from fairseq.data.text_compressor import TextCompressionLevel
+from fairseq.dataclass import constants
+from fairseq.dataclass.configs import CheckpointConfig, EMAConfig, OptimizationConfig
+from omegaconf import OmegaConf
 
-from fairseq_layerdrop.checkpoint import CheckpointError, check_target, digest, file_format, load, save
+from fairseq_layerdrop.checkpoint import CheckpointError, StandIn, check_target, digest, file_format, load, save
+from fairseq_layerdrop.cli import main
 
 
 class Evil:
@@ -260,6 +268,283 @@ def test_a_class_of_an_unknown_library_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.pt", extra_state={"when": Path("x")})
     with pytest.raises(CheckpointError, match="pathlib"):
         load(tmp_path / "a.pt")
+
+
+# Objects of other libraries
+
+in_both_formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+def write_as(zipped: bool, path: Path, **changes: Any) -> Path:
+    torch.save(training_checkpoint() | changes, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def objects(value: Any) -> Iterator[Any]:
+    """Everything in nested containers that is no plain data."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        for item in (*value.keys(), *value.values()):
+            yield from objects(item)
+    elif type(value) in (list, tuple):
+        for item in value:
+            yield from objects(item)
+    elif type(value) not in (str, int, float, bool, type(None), torch.Tensor):
+        yield value
+
+
+def options(**model: Any) -> dict[str, Any]:
+    """A configuration as hydra composes one: sections typed by fairseq's dataclasses, and references to others."""
+    cfg = OmegaConf.create(
+        {
+            "_name": None,
+            "common": {"seed": 7, "fp16": False, "model_parallel_size": 1, "sizes": [1, [2.5, None], {"a": "b"}]},
+            "model": {
+                "_name": "transformer",
+                "encoder_layers": 6,
+                "decoder_layers": 6,
+                "seed": "${common.seed}",
+                **model,
+            },
+            "task": {"_name": "translation", "data": "bin", "lr": "${optimization.lr}"},
+            "bpe": None,
+        }
+    )
+    for section, kind in (("checkpoint", CheckpointConfig), ("optimization", OptimizationConfig), ("ema", EMAConfig)):
+        cfg[section] = OmegaConf.structured(kind)
+    return cfg
+
+
+@in_both_formats
+def test_a_configuration_of_omegaconf_comes_back_as_plain_data(tmp_path: Path, zipped: bool) -> None:
+    cfg = options(parts=["${common.sizes}", "${model.seed}"], section="${common}", none=None)
+    loaded = load(write_as(zipped, tmp_path / "a.pt", cfg=cfg))["cfg"]
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert list(objects(loaded)) == []
+    assert {key: section for key, section in loaded.items() if key != "model"} == {
+        key: section for key, section in resolved.items() if key != "model"
+    }
+    assert (loaded["model"]["seed"], loaded["checkpoint"]["model_parallel_size"]) == (7, 1)
+    assert (loaded["task"]["lr"], loaded["model"]["none"]) == ([0.25], None)
+    assert loaded["model"]["section"] == resolved["common"]
+
+
+REFERENCES = {
+    "a value": "${common.seed}",
+    "a section": "${common}",
+    "a reference": "${model.seed}",
+    "within a text": "seed ${common.seed}",
+    "relative": "${.encoder_layers}",
+    "relative, a level up": "${..common.seed}",
+    "an item of a list": "${common.sizes.0}",
+    "an item in brackets": "${common[seed]}",
+}
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_fairseq_reads_the_same_options_whatever_refers_to_what(tmp_path: Path, reference: str) -> None:
+    cfg = options(other=REFERENCES[reference], several=[REFERENCES["a value"], 1])
+    loaded = load(write_as(True, tmp_path / "a.pt", cfg=cfg))["cfg"]
+    assert OmegaConf.to_container(OmegaConf.create(loaded), resolve=True) == OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_options_in_args_may_be_of_omegaconf_too(tmp_path: Path) -> None:
+    args = Namespace(
+        arch="transformer", lr=OmegaConf.create([0.1, 0.2]), w2v_args=Namespace(a=OmegaConf.create({"b": 1}))
+    )
+    loaded = load(write_as(True, tmp_path / "a.pt", args=args, cfg=None))["args"]
+    assert loaded == Namespace(arch="transformer", lr=[0.1, 0.2], w2v_args=Namespace(a={"b": 1}))
+
+
+class Backend(str, enum.Enum):  # noqa: UP042 (what fairseq's choices are)
+    """One of fairseq's choices, of those that have a name in its module."""
+
+    C10D = "c10d"
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> type[Backend]:
+    monkeypatch.setattr(constants, "Backend", Backend, raising=False)
+    monkeypatch.setattr(Backend, "__module__", constants.__name__)
+    return Backend
+
+
+@in_both_formats
+def test_an_enum_of_texts_is_its_text(tmp_path: Path, backend: type[Backend], zipped: bool) -> None:
+    cfg = options(backend=backend.C10D)
+    cfg["task"]["plain"] = {"choices": [backend.C10D]}
+    plain = OmegaConf.to_container(options()) | {"distributed_training": {"ddp_backend": backend.C10D}}
+    assert load(write_as(zipped, tmp_path / "a.pt", cfg=cfg))["cfg"]["model"]["backend"] == "c10d"
+    loaded = load(write_as(zipped, tmp_path / "b.pt", cfg=plain))["cfg"]["distributed_training"]
+    assert (loaded, type(loaded["ddp_backend"])) == ({"ddp_backend": "c10d"}, str)
+
+
+@in_both_formats
+@pytest.mark.parametrize("typed", [False, True])
+def test_an_enum_of_numbers_is_a_stand_in(tmp_path: Path, typed: bool, zipped: bool) -> None:
+    cfg = options(text_compression_level=TextCompressionLevel.low)
+    cfg = cfg if typed else OmegaConf.to_container(cfg, resolve=True)
+    model = load(write_as(zipped, tmp_path / "a.pt", cfg=cfg))["cfg"]["model"]
+    assert isinstance(model.pop("text_compression_level"), StandIn)
+    assert model == OmegaConf.to_container(options(), resolve=True)["model"]
+
+
+def words(*symbols: str) -> Dictionary:
+    dictionary = Dictionary()
+    for symbol in symbols:
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+@pytest.fixture
+def nothing_allowed() -> Iterator[None]:
+    """What this process has allowed torch to read (our plugin does, some) is forgotten for a while."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+@in_both_formats
+@pytest.mark.usefixtures("nothing_allowed")
+def test_a_dictionary_in_the_tasks_state_is_a_stand_in(tmp_path: Path, zipped: bool) -> None:
+    state = {"dictionaries": [words("a"), words("b")], "target_dictionary": words("a", "b"), "epochs": 3}
+    loaded = load(write_as(zipped, tmp_path / "a.pt", task_state=state))["task_state"]
+    assert (type(loaded["target_dictionary"]), loaded["epochs"]) == (StandIn, 3)
+    assert loaded["target_dictionary"].state["symbols"][-2:] == ["a", "b"]
+    assert [type(dictionary) for dictionary in loaded["dictionaries"]] == [StandIn, StandIn]
+
+
+@pytest.mark.usefixtures("nothing_allowed")
+def test_what_a_process_has_allowed_is_allowed_afterwards_and_nothing_more(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.pt", **all_kinds())
+    for allowed in ([], [Dictionary, Namespace, numpy.ndarray]):
+        torch.serialization.add_safe_globals(allowed)
+        load(path)
+        assert set(torch.serialization.get_safe_globals()) == set(allowed)
+
+
+@in_both_formats
+@pytest.mark.usefixtures("nothing_allowed")
+def test_what_a_process_has_allowed_changes_nothing_of_what_is_read(tmp_path: Path, zipped: bool) -> None:
+    """With our plugin, fairseq may read arrays and dictionaries; half an array that is one is none at all."""
+    state = {"dictionary": words("a"), "array": numpy.arange(4), "scalar": numpy.float64(1.5)}
+    path = write_as(zipped, tmp_path / "a.pt", task_state=state)
+    of_numpy = [numpy.ndarray, numpy.dtype, numpy._core.multiarray._reconstruct, numpy._core.multiarray.scalar]
+    torch.serialization.add_safe_globals([Dictionary, *of_numpy])
+    assert {name: type(item) for name, item in load(path)["task_state"].items()} == dict.fromkeys(state, StandIn)
+
+
+def all_kinds(**more: Any) -> dict[str, Any]:
+    """What HuBERT's files hold, and what those of hydra do."""
+    cfg = options(text_compression_level=TextCompressionLevel.low)
+    return {"cfg": cfg, "task_state": {"target_dictionary": words("a"), "epochs": 3}, **more}
+
+
+@in_both_formats
+@pytest.mark.parametrize("place", ["beside", "in the task's state", "in the model"])
+def test_what_is_evil_is_refused_among_objects_that_are_not_and_named_alone(
+    tmp_path: Path, place: str, zipped: bool
+) -> None:
+    evil, content = Evil(tmp_path / "marker"), all_kinds()
+    if place == "beside":
+        content["x"] = evil
+    elif place == "in the model":
+        content["model"] = training_checkpoint()["model"] | {"encoder.layers.0.w": evil}
+    else:
+        content["task_state"]["dictionary"] = evil
+    path = write_as(zipped, tmp_path / "evil.pt", **content)
+    with pytest.raises(CheckpointError) as error:
+        load(path)
+    name = f"{os.system.__module__}.system"
+    assert str(error.value) == (
+        f"{path} is refused: loading it would run {name}, which is no plain data; nothing was run"
+    )
+    assert not (tmp_path / "marker").exists()
+
+
+class Call:
+    """An object that a pickle makes by calling a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@in_both_formats
+@pytest.mark.parametrize("function", [eval, exec, getattr, __import__, open, pickle.loads, subprocess.Popen])
+def test_no_function_of_python_is_taken_for_one_of_a_known_library(
+    tmp_path: Path, function: Callable[..., Any], zipped: bool
+) -> None:
+    path = write_as(zipped, tmp_path / "a.pt", **all_kinds(x=Call(function, "1")))
+    with pytest.raises(CheckpointError, match=rf"would run \w+\.{function.__name__}, which .* nothing was run"):
+        load(path)
+
+
+@pytest.mark.parametrize("module", ["fairsequel", "omegaconfig", "numpyro", "typing_more", "my_fairseq"])
+def test_a_library_of_a_similar_name_is_not_the_known_one(
+    tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = type("Thing", (), {"__module__": module})
+    monkeypatch.setitem(sys.modules, module, Namespace(Thing=known))
+    path = write(tmp_path / "a.pt", **all_kinds(x=known()))
+    with pytest.raises(CheckpointError, match=rf"would run {module}\.Thing, which"):
+        load(path)
+
+
+@in_both_formats
+def test_a_function_of_a_known_library_is_not_run_either(tmp_path: Path, zipped: bool) -> None:
+    marker = tmp_path / "marker.npy"
+    path = write_as(zipped, tmp_path / "a.pt", x=Call(numpy.save, str(marker), 1))
+    assert isinstance(load(path)["x"], StandIn)
+    assert not marker.exists()
+
+
+@in_both_formats
+def test_a_function_of_torch_is_not_run_either(tmp_path: Path, zipped: bool) -> None:
+    path = write_as(zipped, tmp_path / "a.pt", **all_kinds(x=Call(torch.save, {}, str(tmp_path / "marker"))))
+    with pytest.raises(CheckpointError):
+        load(path)
+    assert not (tmp_path / "marker").exists()
+
+
+@in_both_formats
+@pytest.mark.parametrize("allowed", [[], [Dictionary]], ids=["", "with our plugin"])
+@pytest.mark.usefixtures("nothing_allowed")
+def test_what_is_pruned_of_such_a_file_is_plain(
+    tmp_path: Path, zipped: bool, allowed: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.serialization.add_safe_globals(allowed)
+    content = all_kinds()
+    content["task_state"]["source_dictionary"] = words("b")
+    source, small = write_as(zipped, tmp_path / "full.pt", **content), tmp_path / "small.pt"
+    assert main(["prune", str(source), str(small), "--decoder-keep", "0,2"]) == 0
+    (note,) = (line for line in capsys.readouterr().out.splitlines() if "task's state" in line)
+    assert note.endswith(": source_dictionary, target_dictionary")
+    written = torch.load(small, weights_only=True)
+    assert written["task_state"] == {"epochs": 3}
+    model = written["cfg"]["model"]
+    assert (model["encoder_layers"], model["decoder_layers"], model["seed"]) == (6, 2, 7)
+    assert "text_compression_level" not in model
+    assert written["cfg"]["checkpoint"] == OmegaConf.to_container(options(), resolve=True)["checkpoint"]
+    assert layer_values(written["model"], "decoder") == [0, 2]
+
+
+def test_what_is_pruned_of_a_speech_model_of_hydra_has_its_new_depth(tmp_path: Path) -> None:
+    checkpoint = family_checkpoint("wav2vec_ctc")
+    cfg = OmegaConf.create({"model": checkpoint["cfg"]["model"], "task": {"_name": "audio_finetuning"}})
+    torch.save(checkpoint | {"cfg": cfg, "task_state": {"target_dictionary": words("a")}}, tmp_path / "full.pt")
+    assert main(["prune", str(tmp_path / "full.pt"), str(tmp_path / "small.pt"), "--encoder-keep", "1,4"]) == 0
+    written = torch.load(tmp_path / "small.pt", weights_only=True)
+    assert written["cfg"]["model"]["w2v_args"]["model"]["encoder_layers"] == 2
+    assert layer_values(written["model"], "w2v_encoder.w2v_model.encoder") == [1, 4]
+
+
+# Writing
 
 
 def test_the_check_sees_the_whole_file_before_it_has_its_name(folder: Path, small: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 import torch
-from builders import FFN, layer_values, training_checkpoint
+from builders import FFN, family_checkpoint, layer_values, share, training_checkpoint
 
 import fairseq_layerdrop
 from fairseq_layerdrop.checkpoint import digest, load
@@ -235,6 +235,346 @@ def test_a_model_of_one_stack(command: Command, full: Path, out: Path) -> None:
     assert "encoder" not in text
 
 
+# A number of parameters
+
+
+def parameters(command: Command, path: Path) -> int:
+    return json.loads(command("inspect", path, "--json").out)["parameters"]["total"]
+
+
+def test_a_target_is_the_largest_model_that_fits(command: Command, full: Path, out: Path) -> None:
+    for target, depths in ((4000, (6, 6)), (2300, (5, 5)), (800, (2, 1))):
+        status, text, err = command("prune", full, out, "--target-params", target, "--force")
+        kept = layers(out)
+        assert (status, err) == (0, "")
+        assert tuple(map(len, kept.values())) == depths
+        size, whole = parameters(command, out), parameters(command, full)
+        assert size <= target
+        assert f"parameters: {whole:,} -> {size:,}" in text
+        assert [f"{stack}: kept {','.join(map(str, kept[stack]))};" in text for stack in kept] == [True, True]
+
+
+@pytest.mark.parametrize("target", ["2.3k", "2300", "2_300", "2,300", ".0023M"])
+def test_a_target_is_written_as_one_likes(command: Command, full: Path, out: Path, target: str) -> None:
+    assert command("prune", full, out, "--target-params", target).status == 0
+    assert layers(out) == {"encoder": [0, 1, 2, 3, 4], "decoder": [0, 1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [
+        (None, [0, 1, 3, 4]),
+        ("even", [0, 1, 3, 4]),
+        ("spread", [0, 2, 3, 5]),
+        ("first", [0, 1, 2, 3]),
+        ("last", [2, 3, 4, 5]),
+    ],
+)
+def test_the_strategy_turns_the_depths_into_layers(
+    command: Command, full: Path, out: Path, strategy: str | None, kept: list[int]
+) -> None:
+    flags = ["--strategy", strategy] if strategy else []
+    assert command("prune", full, out, "--target-params", "1.9k", *flags).status == 0
+    assert layers(out) == {"encoder": kept, "decoder": kept}
+
+
+def test_a_stack_that_is_named_stays_as_named_whatever_the_target(command: Command, full: Path, out: Path) -> None:
+    assert command("prune", full, out, "--target-params", "1k", "--encoder-keep", "1,5").status == 0
+    assert layers(out) == {"encoder": [1, 5], "decoder": [0, 3]}
+    assert parameters(command, out) <= 1000
+    assert command("prune", full, out, "--encoder-keep", "1,5", "--decoder-keep", "even:3", "--force").status == 0
+    assert parameters(command, out) > 1000
+
+
+def test_a_dry_run_of_a_target_says_the_same_and_writes_nothing(command: Command, full: Path, out: Path) -> None:
+    dry = command("prune", full, out, "--target-params", "2k", "--dry-run")
+    assert (dry.status, dry.err, os.listdir(out.parent)) == (0, "", [])
+    wet = command("prune", full, out, "--target-params", "2k")
+    assert dry.out.splitlines()[:-1] == [s for s in wet.out.splitlines() if not s.startswith(("bytes", "written"))]
+
+
+def test_a_target_as_json(command: Command, full: Path, out: Path) -> None:
+    facts = json.loads(command("prune", full, out, "--target-params", "2.3k", "--strategy", "last", "--json").out)
+    assert facts["stacks"]["decoder"] == {"kept": [1, 2, 3, 4, 5], "removed": [0]}
+    assert facts["parameters"] == [parameters(command, full), parameters(command, out)]
+    again = out.with_name("again.pt")
+    assert command("prune", full, again, *shlex.split(facts["flags"])).status == 0
+    assert layers(again) == layers(out)
+
+
+def test_the_smallest_that_can_be_made_is_told(command: Command, full: Path, out: Path) -> None:
+    done = command("prune", full, out, "--target-params", "100")
+    command("prune", full, out, "--encoder-keep", "0", "--decoder-keep", "0")
+    smallest = f"has {parameters(command, out):,} parameters, got a target of 100"
+    assert_one_line(done, smallest)
+    assert f"prune: {full}: " in done.err
+
+
+# Dictionaries
+
+DICTIONARIES = ["dict.de.txt", "dict.en.txt", "input0/dict.txt", "label/dict.txt"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data set's folder, with dictionaries and other files."""
+    folder = tmp_path / "data"
+    for name in (*DICTIONARIES, "train.bin", "dict.en.bin", "deep/er/dict.txt", "input0/train.bin"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} 1\n")
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_dictionaries_are_copied_to_the_same_places_beside_the_output(
+    command: Command, full: Path, out: Path, data: Path
+) -> None:
+    before = snapshot(data)
+    status, text, err = command("prune", full, out, "--copy-dicts", data)
+    assert (status, err) == (0, "")
+    assert files(out.parent) == [*DICTIONARIES, "small.pt"]
+    assert [(out.parent / name).read_bytes() for name in DICTIONARIES] == [
+        (data / name).read_bytes() for name in DICTIONARIES
+    ]
+    assert [line.removeprefix("copied: ") for line in text.splitlines() if line.startswith("copied")] == [
+        str(out.parent / name) for name in DICTIONARIES
+    ]
+    assert snapshot(data) == before
+
+
+def test_copied_dictionaries_as_json(command: Command, full: Path, out: Path, data: Path) -> None:
+    facts = json.loads(command("prune", full, out, "--copy-dicts", data, "--json").out)
+    assert facts["dictionaries"] == [str(out.parent / name) for name in DICTIONARIES]
+
+
+def test_a_dictionary_that_is_there_already_is_fine(command: Command, full: Path, out: Path, data: Path) -> None:
+    there = out.parent / DICTIONARIES[1]
+    there.write_bytes((data / DICTIONARIES[1]).read_bytes())
+    os.utime(there, (1, 1))
+    done = command("prune", full, out, "--copy-dicts", data)
+    assert (done.status, there.stat().st_mtime) == (0, 1)
+    assert files(out.parent) == [*DICTIONARIES, "small.pt"]
+    assert str(there) not in done.out
+
+
+def test_the_dictionaries_of_the_outputs_own_folder_are_there_already(command: Command, full: Path, data: Path) -> None:
+    before = snapshot(data)
+    assert command("prune", full, data / "small.pt", "--copy-dicts", data).status == 0
+    assert {name: content for name, content in snapshot(data).items() if "small.pt" not in name} == before
+
+
+@pytest.mark.parametrize("name", [DICTIONARIES[0], DICTIONARIES[3]])
+def test_another_dictionary_is_replaced_only_by_force(
+    command: Command, full: Path, out: Path, data: Path, name: str
+) -> None:
+    other = out.parent / name
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("another 1\n")
+    before = snapshot(full.parent)
+    done = command("prune", full, out, "--copy-dicts", data)
+    assert_one_line(done, f"--copy-dicts: {other} is another dictionary; name another OUT, or replace it with --force")
+    assert snapshot(full.parent) == before
+    assert command("prune", full, out, "--copy-dicts", data, "--force").status == 0
+    assert other.read_bytes() == (data / name).read_bytes()
+
+
+def test_a_folder_without_dictionaries_is_refused(command: Command, full: Path, out: Path, data: Path) -> None:
+    for name in DICTIONARIES:
+        (data / name).unlink()
+    before = snapshot(full.parent)
+    for folder in (data, data / "train.bin"):
+        assert_one_line(command("prune", full, out, "--copy-dicts", folder), f"got {folder}")
+    assert snapshot(full.parent) == before
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_dry_run_copies_nothing(command: Command, full: Path, out: Path, data: Path, other: bool) -> None:
+    if other:
+        (out.parent / DICTIONARIES[0]).write_text("another 1\n")
+    before = snapshot(full.parent)
+    assert command("prune", full, out, "--copy-dicts", data, "--dry-run").status == 0
+    assert snapshot(full.parent) == before
+
+
+@pytest.mark.parametrize("flags", [["--decoder-keep", "9"], ["--target-params", "5"]], ids=str)
+def test_a_mistake_elsewhere_copies_nothing(
+    command: Command, full: Path, out: Path, data: Path, flags: list[str]
+) -> None:
+    before = snapshot(full.parent)
+    assert command("prune", full, out, "--copy-dicts", data, *flags).status == 2
+    assert snapshot(full.parent) == before
+
+
+def test_a_file_that_fails_its_check_leaves_no_dictionaries(
+    command: Command, full: Path, out: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("it differs")
+
+    monkeypatch.setattr("fairseq_layerdrop.pruning.surgery.check_surgery", refuse)
+    before = snapshot(full.parent)
+    assert_one_line(command("prune", full, out, "--copy-dicts", data), "it differs")
+    assert snapshot(full.parent) == before
+
+
+# What a user should know beside
+
+
+def notes(command: Command, full: Path, out: Path, *flags: object) -> list[str]:
+    """The notes of a pruning, which are the same as text and as JSON, and in a dry run."""
+    done = command("prune", full, out, "--force", *flags)
+    assert (done.status, done.err) == (0, "")
+    printed = [line.removeprefix("note: ") for line in done.out.splitlines() if line.startswith("note: ")]
+    assert json.loads(command("prune", full, out, "--force", "--json", *flags).out)["notes"] == printed
+    out.unlink()
+    assert json.loads(command("prune", full, out, "--dry-run", "--json", *flags).out)["notes"] == printed
+    return printed
+
+
+def bare(checkpoint: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A checkpoint without optimizer state."""
+    return {key: value for key, value in (checkpoint | changes).items() if key != "last_optimizer_state"}
+
+
+def test_an_ordinary_pruning_needs_no_notes(command: Command, full: Path, out: Path) -> None:
+    torch.save(bare(training_checkpoint()), full)
+    assert notes(command, full, out) == []
+
+
+def test_an_optimizer_state_that_is_left_out_is_told(command: Command, full: Path, out: Path) -> None:
+    assert notes(command, full, out) == ["the optimizer's state was left out (--keep-optimizer keeps it)"]
+
+
+def test_pruned_averages_are_told(command: Command, full: Path, out: Path) -> None:
+    torch.save(bare(training_checkpoint(ema=True)), full)
+    assert notes(command, full, out) == ["the EMA's weights were pruned alike"]
+
+
+def test_lists_that_are_left_whole_are_told(command: Command, full: Path, out: Path) -> None:
+    torch.save(bare(family_checkpoint("wav2vec2")), full)
+    assert notes(command, full, out, "--encoder-keep", "0,2") == [
+        "left whole: the 7 layers of feature_extractor.conv_layers, which is no stack that this command prunes"
+    ]
+
+
+def test_what_is_lost_of_the_tasks_state_is_told(command: Command, full: Path, out: Path) -> None:
+    state = {"epoch": 3, "array": numpy.zeros(2), "best": {"bleu": [1.5, numpy.float64(1.5)]}, "names": ["a"]}
+    torch.save(bare(training_checkpoint(), task_state=state), full)
+    assert notes(command, full, out) == ["left out of the task's state, being objects and no plain data: array, best"]
+    command("prune", full, out)
+    assert load(out)["task_state"] == {"epoch": 3, "names": ["a"]}
+
+
+@pytest.mark.parametrize("state", [None, {}, {"epoch": 3}], ids=str)
+def test_nothing_is_told_of_a_task_state_of_plain_data(command: Command, full: Path, out: Path, state: Any) -> None:
+    torch.save(bare(training_checkpoint(), task_state=state), full)
+    assert notes(command, full, out) == []
+
+
+def test_a_namespace_is_told(command: Command, full: Path, out: Path) -> None:
+    torch.save(bare(training_checkpoint()), full)
+    (note,) = notes(command, full, out, "--config-style", "namespace")
+    assert note.startswith("its options are in a Namespace")
+    assert '--user-dir "$(fairseq-layerdrop user-dir)"' in note
+
+
+def of_architecture(name: str) -> dict[str, Any]:
+    checkpoint = family_checkpoint("roberta") if "roberta" in name else training_checkpoint()
+    checkpoint["cfg"]["model"]["_name"] = name
+    return bare(checkpoint)
+
+
+def test_bart_is_written_with_a_namespace_and_trained_on_with_the_plugin(
+    command: Command, full: Path, out: Path
+) -> None:
+    torch.save(of_architecture("bart_large"), full)
+    text = command("prune", full, out, "--decoder-keep", "0").out
+    assert isinstance(load(out)["cfg"]["model"], Namespace)
+    assert "note: its options are in a Namespace" in text
+    (train_on,) = (line for line in text.splitlines() if line.startswith("to train on: "))
+    assert train_on.startswith('to train on: --user-dir "$(fairseq-layerdrop user-dir)" --arch bart_large ')
+    assert not any("Namespace" in note for note in notes(command, full, out, "--config-style", "plain"))
+
+
+HINT = "from_pretrained looks for dict.txt in {}: --copy-dicts DATA puts it there"
+
+
+@pytest.mark.parametrize("name", ["roberta", "roberta_large", "layerdrop_roberta_base", "bart_base", "mbart_large"])
+def test_who_is_loaded_with_from_pretrained_is_told_of_dictionaries(
+    command: Command, full: Path, out: Path, data: Path, name: str
+) -> None:
+    torch.save(of_architecture(name), full)
+    hint = HINT.format(out.parent)
+    assert hint in notes(command, full, out)
+    assert hint not in notes(command, full, out, "--copy-dicts", data)
+    assert hint not in notes(command, full, out), "they are there now"
+
+
+@pytest.mark.parametrize("name", ["transformer", "my_roberta_like", "bartender", "wav2vec_ctc"])
+def test_nobody_else_is_told_of_dictionaries(command: Command, full: Path, out: Path, name: str) -> None:
+    torch.save(of_architecture(name), full)
+    assert not any("from_pretrained" in note for note in notes(command, full, out))
+
+
+def test_an_optimizer_state_that_is_not_there_cannot_be_kept(command: Command, full: Path, out: Path) -> None:
+    torch.save(bare(training_checkpoint()), full)
+    for options in ([], ["--dry-run"]):
+        done = command("prune", full, out, "--decoder-keep", "0", "--keep-optimizer", *options)
+        assert_one_line(done, f"{full}: there must be an optimizer's state in the checkpoint, got none")
+    assert os.listdir(out.parent) == []
+
+
+# Other families, and layers that are one
+
+
+def test_a_plan_that_parts_shared_layers_is_one_line(command: Command, full: Path, out: Path) -> None:
+    checkpoint = training_checkpoint()
+    for stack in ("encoder", "decoder"):
+        checkpoint["model"] = share(checkpoint["model"], f"{stack}.layers", [(0, 1), (2, 3)])
+    torch.save(checkpoint, full)
+    done = command("prune", full, out, "--encoder-keep", "0,4", "--decoder-keep", "1-5")
+    assert_one_line(done, "encoder: the layers 0,1 share their weights, keep all or none of them; got 0; decoder: ")
+    assert command("prune", full, out, "--encoder-keep", "0,1,4").status == 0
+    assert layers(out) == {"encoder": [0, 0, 4], "decoder": [0, 0, 2, 2, 4, 5]}
+
+
+def test_a_plan_that_removes_the_alignment_is_one_line(command: Command, full: Path, out: Path) -> None:
+    checkpoint = training_checkpoint()
+    checkpoint["cfg"]["model"] |= {"_name": "transformer_align", "alignment_layer": 4}
+    torch.save(checkpoint, full)
+    assert_one_line(command("prune", full, out, "--decoder-keep", "0,2"), "the alignment is layer 4's attention")
+    assert "--alignment-layer 1" in command("prune", full, out, "--decoder-keep", "0,4").out
+
+
+def test_inspect_shows_what_is_shared(command: Command, full: Path, out: Path) -> None:
+    checkpoint = training_checkpoint()
+    assert "share their weights" not in command("inspect", full).out
+    checkpoint["model"] = share(checkpoint["model"], "decoder.layers", [(0, 2, 4), (1, 3)])
+    torch.save(checkpoint, full)
+    lines = command("inspect", full).out.splitlines()
+    (row,) = (i for i, line in enumerate(lines) if "share their weights" in line)
+    assert lines[row].split() == ["that", "share", "their", "weights:", "0,2,4", "|", "1,3"]
+    assert lines[row - 1].startswith("decoder")
+    assert json.loads(command("inspect", full, "--json").out)["stacks"]["decoder"]["shared"] == [[0, 2, 4], [1, 3]]
+
+
+def test_inspect_shows_lists_that_are_no_stacks(command: Command, full: Path) -> None:
+    torch.save(family_checkpoint("wav2vec_ctc"), full)
+    path = "w2v_encoder.w2v_model.feature_extractor.conv_layers"
+    assert f"{path}: 7 layers, no stack (prune leaves them whole)" in command("inspect", full).out
+    assert json.loads(command("inspect", full, "--json").out)["other_lists"] == {path: 7}
+
+
+def test_inspect_shows_the_heads_of_a_roberta(command: Command, full: Path) -> None:
+    torch.save(family_checkpoint("roberta"), full)
+    text = command("inspect", full).out
+    assert [line.split() for line in text.splitlines() if line.startswith("heads")] == [["heads", "mnli"]]
+    assert "decoder" not in text
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_shows_an_example(command: Command, verb: str) -> None:
     status, text, err = command(verb, "--help")
@@ -333,6 +673,13 @@ BAD_PLANS: dict[str, tuple[list[str], str]] = {
     "unknown flag": (["--encoder-layers-to-keep", "0"], "--encoder-layers-to-keep"),
     "unknown style": (["--config-style", "yaml"], "plain"),
     "no value": (["--encoder-keep"], "--encoder-keep"),
+    "a target that is no number": (["--target-params", "half"], "is like 30M, 1.2B, 800k or 30000000, got 'half'"),
+    "a target that is too small": (["--target-params", "100"], "got a target of 100"),
+    "a target below what is named": (["--encoder-keep", "all", "--target-params", "1k"], "the smallest that these"),
+    "a strategy without a target": (["--strategy", "last"], "--strategy goes with --target-params"),
+    "a strategy beside a plan": (["--strategy", "last", "--encoder-keep", "0"], "--strategy goes with --target-params"),
+    "a strategy that takes no depth": (["--target-params", "3k", "--strategy", "every"], "even"),
+    "dictionaries of nowhere": (["--copy-dicts", "nowhere"], "there must be dictionaries"),
 }
 
 BAD_OUTPUTS: dict[str, tuple[str, str]] = {

@@ -103,7 +103,8 @@ def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: di
     from fairseq_layerdrop.pruning.inspection import parameter_sizes
 
     selections = plan.selections.items()
-    training = [model_flags(model_section(small)), "--finetune-from-model", shlex.quote(args.output)]
+    from_file = "--restore-file" if args.keep_optimizer else "--finetune-from-model"
+    training = [model_flags(model_section(small)), from_file, shlex.quote(args.output)]
     if isinstance(small["cfg"]["model"], Namespace):
         training.insert(0, USER_DIR)
     return {

@@ -5,12 +5,15 @@ import argparse
 
 import numpy
 import torch
+from fairseq.data import Dictionary
 
-# Two things in fairseq's checkpoints are refused by torch >= 2.6, neither of which runs anything: the options of the
-# optimizer (and of stock `transformer`) in an argparse.Namespace, and the arrays of --eval-bleu's meters.
+# Three things in fairseq's checkpoints are refused by torch >= 2.6, none of which runs anything: the options of the
+# optimizer (and of stock `transformer`) in an argparse.Namespace, the arrays of --eval-bleu's meters, and the
+# dictionaries in the task's state of HuBERT.
 torch.serialization.add_safe_globals(
     [
         argparse.Namespace,
+        Dictionary,
         numpy.ndarray,
         numpy.dtype,
         numpy._core.multiarray._reconstruct,

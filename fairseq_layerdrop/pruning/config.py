@@ -133,6 +133,13 @@ def plain(value: Any) -> Any:
     return value if _is_data(value) else None
 
 
+def is_plain(value: Any) -> bool:
+    """Whether there is nothing in a value that :func:`plain` would leave out."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    return all(map(is_plain, value)) if isinstance(value, (list, tuple)) else _is_data(value)
+
+
 def _is_data(value: Any) -> bool:
     return value is None or isinstance(value, (str, bool, int, float, Tensor, Namespace, Mapping, list, tuple))
 

@@ -37,14 +37,14 @@ _ORDER = [
 ]
 
 
-def prune_optimizer(optimizer: Mapping[str, Any], state: Mapping[str, Tensor], plan: PruningPlan) -> dict[str, Any]:
+def prune_optimizer(optimizer: Any, state: Mapping[str, Tensor], plan: PruningPlan) -> dict[str, Any]:
     """The state of the optimizer for the pruned model, as stock fairseq numbers that model's parameters.
 
     What belongs to one parameter (moments, steps) stays its own; what is the whole optimizer's (learning rate, loss
     scale) stays as it is. The stale parameters of fairseq 0.12.2 go, as they go from the pruned file.
 
     Args:
-        optimizer: the checkpoint's ``last_optimizer_state``; it is not changed, and its tensors are copied only
+        optimizer: the checkpoint's ``last_optimizer_state``, if it has one; it is not changed, and its tensors are copied only
             where they must be cut.
         state: the checkpoint's ``model`` as it is in the file, before it is upgraded.
         plan: what stays.
@@ -75,7 +75,7 @@ def _refusal(rule: str, got: object) -> ValueError:
     return ValueError(f"{rule}, got {got}; leave --keep-optimizer out")
 
 
-def _check_form(optimizer: Mapping[str, Any]) -> None:
+def _check_form(optimizer: Any) -> None:
     """Refuse what is not the state of one optimizer over the model's parameters, in torch's form."""
     if not isinstance(optimizer, Mapping):
         raise _refusal("there must be an optimizer's state in the checkpoint", "none")
@@ -83,7 +83,8 @@ def _check_form(optimizer: Mapping[str, Any]) -> None:
         raise _refusal("the optimizer's state must be whole", f"a sharded one ({', '.join(sharded)})")
     moments, groups = optimizer.get("state"), optimizer.get("param_groups")
     if not isinstance(moments, Mapping) or not isinstance(groups, list):
-        raise _refusal("the optimizer's state must have state and param_groups", ", ".join(map(str, optimizer)))
+        got = ", ".join(f"{name}: {type(value).__name__}" for name, value in optimizer.items())
+        raise _refusal("the optimizer must be one, with a dict state and a list param_groups", got)
     if len(groups) != 1:
         raise _refusal("the optimizer must have one group of parameters, in the model's order", len(groups))
     if foreign := [str(number) for number in moments if number not in groups[0]["params"]]:
@@ -112,10 +113,9 @@ def _number(optimizer: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> d
     A file from a GPU has lost its ties (``utils.move_to_cpu`` copies key by key). Where those that it has do not fit
     the optimizer's state, equal bits in what fairseq can tie are tried as ties; at most one of the two can fit.
     """
-    alike = {key: _first_alike(key, parameters) for key in parameters}
-    for tensors in (parameters, alike):
-        seen: dict[tuple[int, Size], int] = {}
-        numbers = {key: seen.setdefault((t.data_ptr(), t.shape), len(seen)) for key, t in tensors.items()}
+    for tied in (dict, _tied_by_bits):
+        seen: dict[int, int] = {}
+        numbers = {key: seen.setdefault(t.data_ptr(), len(seen)) for key, t in tied(parameters).items()}
         try:
             _check_fit(optimizer, {key: parameters[key].shape for key in _owners(numbers)})
         except ValueError as error:
@@ -133,13 +133,15 @@ def _owners(numbers: Mapping[str, int]) -> list[str]:
     return list(first.values())
 
 
-def _first_alike(key: str, parameters: Mapping[str, Tensor]) -> Tensor:
-    """The first tensor with the same bits among those that fairseq can tie; any other is like itself alone."""
-    tensor = parameters[key]
-    for earlier, other in parameters.items() if _TIED_BY_FAIRSEQ.fullmatch(key) and tensor.dim() == 2 else ():
-        if _TIED_BY_FAIRSEQ.fullmatch(earlier) and other.dtype == tensor.dtype and torch.equal(other, tensor):
-            return other
-    return tensor
+def _tied_by_bits(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, but each embedding and output matrix is the first of them that has its bits."""
+    first: list[Tensor] = []
+    tied = dict(parameters)
+    for key, tensor in parameters.items():
+        if tensor.dim() == 2 and _TIED_BY_FAIRSEQ.fullmatch(key):
+            tied[key] = next((one for one in first if one.dtype == tensor.dtype and torch.equal(one, tensor)), tensor)
+            first.append(tensor)
+    return tied
 
 
 def _check_fit(optimizer: Mapping[str, Any], shapes: Mapping[str, Size]) -> None:
@@ -171,9 +173,8 @@ def _cut(entry: Mapping[str, Any], sizes: list[int], kept: list[int]) -> dict[st
 
 def _owned(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The same values, no tensor of which holds on to more storage than it shows."""
-    return {
-        name: value.clone()
-        if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.numel() * value.element_size()
-        else value
-        for name, value in entry.items()
-    }
+    owned = {}
+    for name, value in entry.items():
+        part = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        owned[name] = value.clone() if part else value
+    return owned

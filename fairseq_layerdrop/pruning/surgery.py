@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_layerdrop.pruning.config import model_section, plain, stock_config, training_rates
+from fairseq_layerdrop.pruning.config import is_plain, model_section, plain, stock_config, training_rates
+from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
@@ -54,15 +55,11 @@ def prune_checkpoint(
         "model": compact(prune_state(state, plan)),
         "criterion": plain(full.get("criterion")),
         "optimizer_history": _history(full),
-        "task_state": plain(full.get("task_state", {})),
+        "task_state": {key: value for key, value in (full.get("task_state") or {}).items() if is_plain(value)},
         "extra_state": extra | {"layerdrop": {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}},
     }
     if keep_optimizer:
         optimizer = checkpoint.get("last_optimizer_state")
-        if optimizer is None:
-            raise ValueError("the optimizer's state cannot be kept: there is none in the checkpoint")
-        from fairseq_layerdrop.pruning.optimizer import prune_optimizer
-
         pruned["last_optimizer_state"] = prune_optimizer(optimizer, checkpoint["model"], plan)
     return pruned
 

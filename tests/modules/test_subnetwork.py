@@ -147,3 +147,132 @@ def test_in_training_a_restricted_layer_drop_list_drops_nothing_of_what_is_kept(
     model = model_of(layer_drop_list).train()
     with restricted(model, {"encoder": (1, 3, 4)}):
         assert [running(model, "encoder") for _ in range(5)] == [[1, 3, 4]] * 5
+
+
+# Where other families have their stacks
+
+
+def holder(**parts: nn.Module) -> nn.Module:
+    """A module that has others in it."""
+    module = nn.Module()
+    for name, part in parts.items():
+        module.add_module(name, part)
+    return module
+
+
+def at(path: str, stack: nn.Module) -> nn.Module:
+    """A module in which the stack is at a path."""
+    for name in reversed(path.split(".")):
+        stack = holder(**{name: stack})
+    return stack
+
+
+def marks(stack: nn.Module) -> list[int]:
+    """The layers that a forward of the stack runs."""
+    return running(holder(stack=stack), "stack")
+
+
+KINDS = pytest.mark.parametrize("kind", [nn.ModuleList, layer_drop_list], ids=["ModuleList", "LayerDropList"])
+List = Callable[[list[nn.Module]], nn.ModuleList]
+
+
+def stack_of(kind: List, depth: int) -> Stack:
+    return Stack(kind([AddBit(i) for i in range(depth)])).eval()
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "path", ["encoder.sentence_encoder", "w2v_encoder.w2v_model.encoder", "encoder.w2v_model.encoder", "encoder"]
+)
+def test_the_encoder_is_found_where_a_family_has_it(path: str, kind: List) -> None:
+    encoder, decoder = stack_of(kind, 6), stack_of(kind, 4)
+    model = at(path, encoder)
+    model.decoder = decoder
+    assert list(depths(model).items()) == [("encoder", 6), ("decoder", 4)]
+    with restricted(model, {"encoder": (1, 4), "decoder": (2,)}):
+        assert (marks(encoder), marks(decoder)) == ([1, 4], [2])
+    assert (marks(encoder), marks(decoder)) == ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3])
+
+
+def test_an_encoder_within_the_encoder_is_the_stack() -> None:
+    outer, inner = stack_of(nn.ModuleList, 2), stack_of(nn.ModuleList, 6)
+    outer.sentence_encoder = inner
+    assert depths(holder(encoder=outer)) == {"encoder": 6}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        holder(encoder=holder(adaptor=stack_of(nn.ModuleList, 3))),
+        holder(encoder=holder(layers=AddBit(0))),
+        holder(sentence_encoder=stack_of(nn.ModuleList, 3)),
+        holder(w2v_model=holder(encoder=stack_of(nn.ModuleList, 3))),
+    ],
+    ids=["adaptor", "no list", "nowhere", "half a path"],
+)
+def test_what_is_no_stack_is_none(model: nn.Module) -> None:
+    assert depths(model) == {}
+
+
+def languages(kind: List, *, shared: str = "") -> nn.Module:
+    """A model a language; all have the stack ``shared`` in common."""
+    common = {name: stack_of(kind, 6) for name in ("encoder", "decoder")}
+    own = [{name: stack_of(kind, 6) for name in common} for _ in range(3)]
+    parts = [holder(**stacks | ({shared: common[shared]} if shared else {})) for stacks in own]
+    return holder(models=nn.ModuleDict(dict(zip(("de-en", "fr-en", "nl-en"), parts, strict=True))))
+
+
+def every_stack(model: nn.Module) -> dict[str, list[int]]:
+    parts = model.models.items()
+    return {f"{pair} {name}": marks(getattr(part, name)) for pair, part in parts for name in ("encoder", "decoder")}
+
+
+@KINDS
+@pytest.mark.parametrize("shared", ["", "encoder", "decoder"])
+def test_all_languages_are_restricted_alike_and_given_back_whole(kind: List, shared: str) -> None:
+    model = languages(kind, shared=shared)
+    stacks = [module for module in model.modules() if isinstance(module, Stack)]
+    lists, whole = [stack.layers for stack in stacks], every_stack(model)
+    assert depths(model) == {"encoder": 6, "decoder": 6}
+    with restricted(model, {"encoder": (0, 5), "decoder": (3,)}):
+        assert every_stack(model) == {name: [3] if "decoder" in name else [0, 5] for name in whole}
+    assert every_stack(model) == whole
+    assert all(stack.layers is before for stack, before in zip(stacks, lists, strict=True))
+
+
+def test_a_stack_that_languages_share_is_restricted_once() -> None:
+    model = languages(nn.ModuleList, shared="encoder")
+    give_back = restrict(model, {"encoder": (2, 3)})
+    layers = model.models["de-en"].encoder.layers
+    assert (len(layers), layers is model.models["fr-en"].encoder.layers) == (2, True)
+    assert model.models["nl-en"].encoder.num_layers == 2
+    give_back()
+    assert (len(model.models["fr-en"].encoder.layers), model.models["fr-en"].encoder.num_layers) == (6, 6)
+
+
+@KINDS
+def test_a_restriction_that_one_language_cannot_bear_leaves_them_all_whole(kind: List) -> None:
+    model = languages(kind)
+    model.models["fr-en"].encoder = stack_of(kind, 3)
+    whole = every_stack(model)
+    with pytest.raises(ValueError), restricted(model, {"decoder": (0,), "encoder": (0, 4)}):
+        pass
+    assert every_stack(model) == whole
+
+
+def test_a_wrapper_that_passes_attributes_on_hides_nothing() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def __getattr__(self, name: str) -> object:
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(self.module, name)
+
+    model = languages(nn.ModuleList)
+    with restricted(Wrapper(Wrapper(model)), {"encoder": (1,)}):
+        assert every_stack(model)["fr-en encoder"] == [1]
+    assert every_stack(model)["fr-en encoder"] == [0, 1, 2, 3, 4, 5]

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DIM, FFN, WORDS, model_state, training_checkpoint
+from builders import (
+    DIM,
+    FFN,
+    WHERE,
+    WORDS,
+    family_checkpoint,
+    layer_values,
+    model_state,
+    share,
+    training_checkpoint,
+)
 
 from fairseq_layerdrop.pruning.inspection import describe, parameter_sizes
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -114,3 +124,58 @@ def test_facts_are_json() -> None:
 def test_facts_need_neither_history_nor_extra_state() -> None:
     bare = {key: training_checkpoint()[key] for key in ("cfg", "model")}
     assert describe(bare)["updates"] is None
+
+
+SPEECH = ("wav2vec2", "wav2vec_ctc", "wav2vec_seq2seq")
+
+
+@pytest.mark.parametrize("family", WHERE)
+def test_the_stacks_of_any_family(family: str) -> None:
+    facts = describe(family_checkpoint(family, 6, 3))
+    layer = {"encoder": ENCODER_LAYER, "decoder": DECODER_LAYER}
+    depths, rates = {"encoder": 6, "decoder": 3}, {"encoder": 0.2, "decoder": 0.3}
+    for stack, modules in WHERE[family].items():
+        about = facts["stacks"].pop(stack)
+        assert about["parameters_per_layer"] == [layer[stack] * len(modules)] * depths[stack]
+        assert (about["depth"], about["layerdrop"], about["shared"]) == (depths[stack], rates[stack], [])
+    assert facts["stacks"] == {}
+    assert facts["architecture"] == family
+    assert sorted(facts["other_lists"].values()) == [7] * (family in SPEECH)
+    assert facts["heads"] == ["mnli"] * (family == "roberta")
+
+
+@pytest.mark.parametrize("family", WHERE)
+def test_the_original_layers_of_any_family_are_known(family: str) -> None:
+    checkpoint = family_checkpoint(family)
+    plan = PruningPlan.from_specs(dict.fromkeys(WHERE[family], "1,4"), stack_depths(checkpoint["model"]))
+    small = prune_checkpoint(checkpoint, plan, source="digest", version="0")
+    stacks = describe(small)["stacks"]
+    for stack, modules in WHERE[family].items():
+        assert stacks[stack]["layers_of_the_original"] == layer_values(small["model"], modules[0]) == [1, 4]
+        assert stacks[stack]["layerdrop"] == (0.2 if stack == "encoder" else 0.3)
+
+
+def test_a_stack_that_languages_share_counts_once() -> None:
+    checkpoint = family_checkpoint("multilingual_transformer")
+    state = checkpoint["model"]
+    state |= {key: state[key.replace("fr-en", "de-en")] for key in state if ".fr-en.encoder." in key}
+    stacks = describe(checkpoint)["stacks"]
+    assert stacks["encoder"]["parameters_per_layer"] == [ENCODER_LAYER] * 6
+    assert stacks["decoder"]["parameters_per_layer"] == [2 * DECODER_LAYER] * 6
+    assert (stacks["encoder"]["shared"], stacks["decoder"]["shared"]) == ([], [])
+
+
+def test_layers_that_share_their_weights_are_named_and_count_once() -> None:
+    checkpoint = training_checkpoint(6, 4)
+    checkpoint["model"] = share(checkpoint["model"], "encoder.layers", [(0, 2, 4), (1, 3)])
+    facts = json.loads(json.dumps(describe(checkpoint)))
+    assert facts["stacks"]["encoder"]["shared"] == [[0, 2, 4], [1, 3]]
+    assert facts["stacks"]["decoder"]["shared"] == []
+    assert facts["stacks"]["encoder"]["parameters_per_layer"] == [ENCODER_LAYER, ENCODER_LAYER, 0, 0, 0, ENCODER_LAYER]
+    assert facts["parameters"]["layers"] == 3 * ENCODER_LAYER + 4 * DECODER_LAYER
+
+
+def test_lists_of_layers_that_are_no_stacks_are_named_with_their_length() -> None:
+    checkpoint = training_checkpoint()
+    checkpoint["model"] |= {f"encoder.adaptor.layers.{i}.0.weight": torch.zeros(2) for i in range(3)}
+    assert describe(checkpoint)["other_lists"] == {"encoder.adaptor.layers": 3}

@@ -3,11 +3,21 @@
 
 import copy
 import io
+import re
 from typing import Any
 
 import pytest
 import torch
-from builders import config, layer_values, model_state, training_checkpoint
+from builders import (
+    WHERE,
+    config,
+    family_checkpoint,
+    family_state,
+    layer_values,
+    model_state,
+    share,
+    training_checkpoint,
+)
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
@@ -302,3 +312,94 @@ def test_the_check_notices_a_lost_tie() -> None:
     written["decoder.output_projection.weight"] = written["decoder.output_projection.weight"].clone()
     with pytest.raises(ValueError, match="ties"):
         check_surgery(model_state(), written, plan_of("0,2/5"))
+
+
+# Other families, and layers that are one
+
+ROBERTA_LAYER = "encoder.sentence_encoder.layers.1.fc1.weight"
+
+
+def family_plan(family: str, encoder: str, decoder: str, depth: int = 6) -> PruningPlan:
+    specs = {"encoder": encoder, "decoder": decoder}
+    return PruningPlan.from_specs({s: specs[s] for s in WHERE[family]}, dict.fromkeys(WHERE[family], depth))
+
+
+def prune_family(checkpoint: dict[str, Any], plan: PruningPlan) -> dict[str, Any]:
+    return prune_checkpoint(checkpoint, plan, source="digest", version="0")
+
+
+@pytest.mark.parametrize("family", WHERE)
+def test_pruning_any_family_twice_is_pruning_it_once(family: str) -> None:
+    checkpoint = family_checkpoint(family)
+    before, cfg = repr(checkpoint), copy.deepcopy(checkpoint["cfg"])
+    first = prune_family(checkpoint, family_plan(family, "0,1,3,5", "1,2,3,4"))
+    twice = prune_family(first, family_plan(family, "1,3", "0,2", depth=4))
+    once = prune_family(checkpoint, family_plan(family, "1,5", "1,3"))
+    assert equal(once["model"], twice["model"])
+    assert once["cfg"] == twice["cfg"]
+    assert (repr(checkpoint), checkpoint["cfg"]) == (before, cfg)
+
+
+@pytest.mark.parametrize("family", WHERE)
+def test_the_moving_average_of_any_family_gets_the_same_surgery(family: str) -> None:
+    checkpoint = family_checkpoint(family)
+    checkpoint["extra_state"]["ema"] = copy.deepcopy(checkpoint["model"])
+    small = prune_family(checkpoint, family_plan(family, "1,4", "5"))
+    assert equal(small["extra_state"]["ema"], small["model"])
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor"),
+    [
+        (ROBERTA_LAYER, torch.full((8, 4), 1.0)),  # of layer 1, where 4 is wanted
+        (ROBERTA_LAYER, None),
+        ("encoder.sentence_encoder.layers.2.fc1.weight", torch.full((8, 4), 2.0)),
+        ("encoder.sentence_encoder.layers.0.fc1_weight", torch.zeros(2)),
+        ("encoder.lm_head.dense.weight", torch.zeros(4, 4)),
+        ("classification_heads.mnli.out_proj.weight", None),
+        ("decoder.sentence_encoder.layers.0.fc1.weight", torch.zeros(8, 4)),
+    ],
+)
+def test_the_check_names_what_differs_in_another_family(key: str, tensor: Tensor | None) -> None:
+    source, plan = family_state("roberta"), PruningPlan.parse("0,4", {"encoder": 6})
+    written = prune_state(source, plan)
+    check_surgery(source, written, plan)
+    written = {k: v for k, v in written.items() if k != key} | ({} if tensor is None else {key: tensor})
+    with pytest.raises(ValueError, match=rf"differs from its source in {re.escape(key)};"):
+        check_surgery(source, written, plan)
+
+
+@pytest.mark.parametrize("language", ["de-en", "fr-en"])
+def test_the_check_looks_at_every_language(language: str) -> None:
+    source, plan = family_state("multilingual_transformer"), plan_of("0,4/1")
+    key = f"models.{language}.encoder.layers.1.fc1.bias"
+    written = prune_state(source, plan) | {key: torch.full((8,), 1.0)}
+    with pytest.raises(ValueError, match=re.escape(key)):
+        check_surgery(source, written, plan)
+
+
+def test_the_check_notices_that_layers_are_shared_no_more() -> None:
+    source, plan = share(model_state(), "encoder.layers", [(0, 1), (2, 3)]), plan_of("0-3/0")
+    written = prune_state(source, plan)
+    check_surgery(source, written, plan)
+    with pytest.raises(ValueError, match="lost ties"):
+        check_surgery(source, written | {"encoder.layers.1.fc1.bias": torch.zeros(8)}, plan)
+
+
+def test_a_plan_that_removes_the_alignment_is_refused_before_anything_is_made() -> None:
+    checkpoint = training_checkpoint()
+    checkpoint["cfg"]["model"]["alignment_layer"] = 4
+    with pytest.raises(ValueError, match="the alignment is layer 4's attention"):
+        prune(checkpoint, "all/0,1")
+    assert prune(checkpoint, "all/1,4")["cfg"]["model"]["alignment_layer"] == 1
+
+
+@pytest.mark.parametrize("state", ["no key", None])
+def test_an_optimizers_state_that_is_not_there_cannot_be_kept(state: Any) -> None:
+    checkpoint = training_checkpoint()
+    checkpoint.pop("last_optimizer_state")
+    if state is None:
+        checkpoint["last_optimizer_state"] = None
+    with pytest.raises(ValueError, match="the optimizer's state cannot be kept: there is none"):
+        prune(checkpoint, "all/0", keep_optimizer=True)
+    assert "last_optimizer_state" not in prune(checkpoint, "all/0")
