@@ -36,7 +36,6 @@ _ROBERTA = re.compile(r"(layerdrop_)?(roberta|xlm)(_.*)?")
 _FIXED_IN_ROBERTA = ("encoder_learned_pos", "no_scale_embedding", "no_token_positional_embeddings")  # no flags there
 # fairseq's BART reads options that only a Namespace hands on to its code (args.task, args.load_checkpoint_heads).
 _NEEDS_NAMESPACE = re.compile(r"m?bart(_.*)?")
-STYLES = ("plain", "namespace")
 
 
 def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _is_fixed(form: str, name: str) -> bool:
 
 
 def config_style(model: Mapping[str, Any]) -> str:
-    """The style in which stock fairseq can load this model's configuration, of :data:`STYLES`."""
+    """The style in which stock fairseq can load this model's configuration: ``plain`` or ``namespace``."""
     return "namespace" if _NEEDS_NAMESPACE.fullmatch(_stock_name(architecture(model))) else "plain"
 
 
