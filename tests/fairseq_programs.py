@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Helpers: fairseq's programs as processes of their own, its parsers in process, and models of a few thousand parameters."""
+"""Helpers: fairseq's programs as processes of their own, its parsers in process, models of some thousand parameters."""
 
 import copy
 import functools
@@ -362,7 +362,7 @@ def layers_run(model: Any) -> Iterator[dict[str, list[int]]]:
     hooks = [
         layer.register_forward_hook(lambda *_, name=name, i=i: run[name].append(i))
         for name, stack in stacks(model).items()
-        for i, layer in enumerate(stack.layers)
+        for i, layer in enumerate(stack.layers.children())  # whatever a loop over the list gives
     ]
     try:
         yield run

@@ -11,7 +11,6 @@ from argparse import Namespace
 
 import torch
 from fairseq import checkpoint_utils, utils
-
 from families import outputs
 
 if __name__ == "__main__":

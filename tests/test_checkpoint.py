@@ -327,7 +327,10 @@ def test_a_configuration_of_omegaconf_comes_back_as_plain_data(tmp_path: Path, z
     }
     assert (loaded["model"]["seed"], loaded["checkpoint"]["model_parallel_size"]) == (7, 1)
     assert (loaded["task"]["lr"], loaded["model"]["none"]) == ([0.25], None)
-    assert loaded["model"]["section"] == resolved["common"]
+    assert (loaded["model"]["section"], loaded["model"]["parts"][0]) == (
+        resolved["common"],
+        resolved["common"]["sizes"],
+    )
 
 
 REFERENCES = {

@@ -73,7 +73,10 @@ def _content(value: Any) -> Any:
 
 
 def _interpolate(value: Any, root: Any) -> Any:
-    """OmegaConf's ``${common.seed}`` stands for the value of another key, counted from the root."""
+    """OmegaConf's ``${common.seed}`` stands for the value of another key, counted from the root.
+
+    Other references stay as they are: OmegaConf resolves them when fairseq reads the file.
+    """
     if isinstance(value, Mapping):
         return {key: _interpolate(item, root) for key, item in value.items()}
     if isinstance(value, list):
@@ -83,5 +86,7 @@ def _interpolate(value: Any, root: Any) -> Any:
         return value
     target = root
     for key in reference[1].split("."):
-        target = target.get(key) if isinstance(target, Mapping) else None
+        if not isinstance(target, Mapping) or key not in target:
+            return value
+        target = target[key]
     return target

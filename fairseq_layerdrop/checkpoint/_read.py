@@ -53,11 +53,17 @@ def _load_objects(path: Path, mapped: bool, error: Exception) -> dict[str, Any]:
 
 
 def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
-    before = torch.serialization.get_safe_globals()  # torch's scope would take away at its end what was there before
-    new = [known for known in (*KNOWN, *allowed) if known not in before]
-    with torch.serialization.safe_globals(new), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols, from files that are then refused
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    # What this process allows does not hold here: of two things by one name either could be taken.
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*KNOWN, *allowed])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, from files that are then refused
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.txt, label/dict.txt
 
 
-def plan_copies(data: str, folder: Path, *, force: bool) -> dict[Path, Path]:
-    """The dictionaries of ``data`` and where they go, in the same places below ``folder``.
+def plan_copies(data: str, output: Path, *, force: bool) -> dict[Path, Path]:
+    """The dictionaries of ``data`` and where they go, in the same places beside the checkpoint ``output``.
 
     Raises:
         ValueError: if there are none, or another file is in the place of one.
@@ -19,7 +19,9 @@ def plan_copies(data: str, folder: Path, *, force: bool) -> dict[Path, Path]:
         raise ValueError(
             f"--copy-dicts: there must be dictionaries (dict.txt, dict.de.txt, input0/dict.txt), got {data}"
         )
-    copies = {path: folder / path.relative_to(root) for path in found}
+    copies = {path: output.parent / path.relative_to(root) for path in found}
+    if output in copies.values():
+        raise ValueError(f"--copy-dicts: {output} is where a dictionary goes; name another OUT")
     others = [target for path, target in copies.items() if target.exists() and target.read_bytes() != path.read_bytes()]
     if others and not force:
         raise ValueError(

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 SUMMARY = "write the sub-network that a plan keeps, as an ordinary fairseq checkpoint"
 EXAMPLE = "fairseq-layerdrop prune full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2"
 
-STRATEGIES = ("even", "spread", "first", "last")
+STRATEGIES = ("even", "spread", "first", "last", "learned")
 USER_DIR = '--user-dir "$(fairseq-layerdrop user-dir)"'
-SPEC_HELP = "0,2,4 | 0-3,8 | every:N | even:N | spread:N | first:N | last:N | all; 0-based (default: all)"
+SPEC_HELP = "0,2,4 | 0-3,8 | every:N | even:N | spread:N | first:N | last:N | learned:N | all; 0-based (default: all)"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,7 +38,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="choose the depth of what is not named: the largest model of at most N parameters, e.g. 30M or 1.2B",
     )
     parser.add_argument(
-        "--strategy", choices=STRATEGIES, help="how --target-params turns a depth into layers (default: even)"
+        "--strategy",
+        choices=STRATEGIES,
+        help="how --target-params turns a depth into layers (default: even); learned alone: the layers that the model "
+        "learned to keep, as many as ran on average in its training",
     )
     parser.add_argument("--keep-optimizer", action="store_true", help="keep Adam's moments of the layers that stay")
     parser.add_argument("--copy-dicts", metavar="DATA", help="copy the dictionaries of this data set beside OUT")
@@ -60,11 +63,11 @@ def run(args: Namespace) -> None:
 
     force = args.force or args.dry_run
     checkpoint.check_target(args.output, source=args.checkpoint, force=force)
-    copies = plan_copies(args.copy_dicts, Path(args.output).parent, force=force) if args.copy_dicts else {}
+    copies = plan_copies(args.copy_dicts, Path(args.output), force=force) if args.copy_dicts else {}
     full = checkpoint.load(args.checkpoint)
     origin = {"source": checkpoint.digest(args.checkpoint), "version": fairseq_layerdrop.__version__}
     try:
-        plan = _plan(args, full["model"])
+        plan = _plan(args, full)
         small = prune_checkpoint(full, plan, **origin, style=args.config_style, keep_optimizer=args.keep_optimizer)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
@@ -82,20 +85,40 @@ def run(args: Namespace) -> None:
     print(json.dumps(facts, indent=2)) if args.json else _print(facts)
 
 
-def _plan(args: Namespace, model: dict[str, Any]) -> "PruningPlan":
+def _plan(args: Namespace, full: dict[str, Any]) -> "PruningPlan":
     from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
+    from fairseq_layerdrop.pruning.gates import drop_scores, learned_layers
     from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.pruning.stacks import stack_depths
     from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
+    state = upgrade_state(full["model"])
+    depths = stack_depths(state)
+    scores = drop_scores(state, depths)
     specs = {"encoder": args.encoder_keep, "decoder": args.decoder_keep}
-    state = upgrade_state(model)
+    if args.target_params is None and args.strategy == "learned":
+        specs.update({stack: spec for stack, spec in _as_trained(full, depths).items() if specs[stack] is None})
+    specs = {stack: learned_layers(scores, stack, spec) for stack, spec in specs.items()}
     if args.target_params is None:
-        if args.strategy:
+        if args.strategy not in (None, "learned"):
             raise ValueError("--strategy goes with --target-params; a strategy by itself is a SPEC, e.g. even:6")
-        return PruningPlan.from_specs(specs, stack_depths(state))
-    target, rule = parse_amount(args.target_params), args.strategy or STRATEGIES[0]
-    return fit_parameters(state, stack_depths(state), specs, target=target, rule=rule)
+        return PruningPlan.from_specs(specs, depths)
+    strategy = args.strategy or STRATEGIES[0]
+
+    def rule(stack: str, count: int) -> str:
+        return learned_layers(scores, stack, f"{strategy}:{count}") or "all"
+
+    return fit_parameters(state, depths, specs, target=parse_amount(args.target_params), rule=rule)
+
+
+def _as_trained(full: dict[str, Any], depths: dict[str, int]) -> dict[str, str]:
+    """For each stack the depth that was its mean in training."""
+    from fairseq_layerdrop.pruning.config import model_section, training_rates
+    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
+
+    rates = training_rates(model_section(upgrade_checkpoint(full)))
+    single = {stack: rate for stack, rate in rates.items() if stack in depths and isinstance(rate, float)}
+    return {stack: f"learned:{max(1, round(depths[stack] * (1 - rate)))}" for stack, rate in single.items()}
 
 
 def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +127,7 @@ def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: di
 
     selections = plan.selections.items()
     from_file = "--restore-file" if args.keep_optimizer else "--finetune-from-model"
-    training = [model_flags(model_section(small)), from_file, shlex.quote(args.output)]
+    training = [model_flags(model_section(small)), *_positions(small["model"]), from_file, shlex.quote(args.output)]
     if isinstance(small["cfg"]["model"], Namespace):
         training.insert(0, USER_DIR)
     return {
@@ -118,9 +141,15 @@ def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: di
     }
 
 
+def _positions(model: dict[str, Any]) -> list[str]:
+    """RoBERTa takes the number of positions from its task: another task, and the weights would not fit."""
+    positions = model.get("encoder.sentence_encoder.embed_positions.weight")
+    return [] if positions is None else [f"--max-positions {len(positions) - 2}"]  # its padding's index is 1
+
+
 def _notes(args: Namespace, full: dict[str, Any], small: dict[str, Any]) -> Iterator[str]:
     """What a user should know of this file beside what was asked for."""
-    from fairseq_layerdrop.pruning.config import architecture, model_section
+    from fairseq_layerdrop.pruning.config import architecture, config_style, model_section
     from fairseq_layerdrop.pruning.stacks import other_lists
 
     for path, length in other_lists(small["model"]).items():
@@ -131,6 +160,8 @@ def _notes(args: Namespace, full: dict[str, Any], small: dict[str, Any]) -> Iter
         yield "the EMA's weights were pruned alike"
     if lost := sorted((full.get("task_state") or {}).keys() - small["task_state"].keys()):
         yield f"left out of the task's state, being objects and no plain data: {', '.join(lost)}"
+    if args.config_style == "plain" and config_style(model_section(full)) == "namespace":
+        yield "stock fairseq does not load this architecture from plain options: leave --config-style out"
     if isinstance(small["cfg"]["model"], Namespace):
         yield f"its options are in a Namespace, which fairseq on torch >= 2.6 loads with {USER_DIR}"
     name = architecture(model_section(small))

@@ -13,7 +13,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace, _StoreFalseAction
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple, Type
 
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import II
 
@@ -25,6 +25,36 @@ class LayerDropConfig(FairseqDataclass):
     layerdrop_min_layers: int = field(
         default=1,
         metadata={"help": "at least so many layers of each stack run in every training step; 0: possibly none"},
+    )
+    layerdrop_schedule: str = field(
+        default="uniform",
+        metadata={
+            "help": "uniform: one rate for all layers (the paper); linear: it grows with depth to the rate at the last "
+            "layer; learned: each layer learns its own, their mean is the rate (Data Driven Pruning)"
+        },
+    )
+    layerdrop_warmup_updates: int = field(
+        default=0, metadata={"help": "all drop rates grow from 0 over so many updates (default: 0)"}
+    )
+    sublayerdrop: float = field(
+        default=0.0,
+        metadata={"help": "probability in [0, 1] that a sub-layer (attention, FFN) is skipped in a training step"},
+    )
+    headdrop: float = field(
+        default=0.0, metadata={"help": "probability in [0, 1] that an attention head is dropped in a training step"}
+    )
+    ffndrop: float = field(
+        default=0.0, metadata={"help": "probability in [0, 1] that a block of an FFN is dropped in a training step"}
+    )
+    ffndrop_blocks: int = field(
+        default=2, metadata={"help": "the number of blocks of an FFN (default: 2, the paper's Half FFN)"}
+    )
+    weightdrop: float = field(
+        default=0.0,
+        metadata={"help": "probability in [0, 1] that a single weight is dropped in a training step (DropConnect)"},
+    )
+    share_layers: int = field(
+        default=1, metadata={"help": "so many neighbouring layers share their weights (default: 1, none do)"}
     )
     seed: int = II("common.seed")
 
@@ -55,7 +85,7 @@ def flat_config(
         overrides: replace other fields by a type and a default.
     """
     for stack in ("encoder", "decoder"):
-        overrides[f"{stack}_layerdrop"] = (float, _rate(stack))
+        overrides[f"{stack}_layerdrop"] = (Any, _rate(stack))
         overrides[f"{stack}_layers_to_keep"] = (Any, _keep(stack))
     fields = {key: (kind, default) for key, kind, default in _flat_fields(config)} if config else {}
     if flags:
@@ -81,6 +111,12 @@ def add_flags(parser: Any, config: Type[LayerDropConfig]) -> None:
     for action in parser._actions:
         if action.dest in names and isinstance(action, _StoreFalseAction):
             action.const = True
+        if action.dest in ("encoder_layerdrop", "decoder_layerdrop"):
+            action.type = _number_or_list
+
+
+def _number_or_list(text: str) -> Any:
+    return text if "," in text else float(text)
 
 
 def follows(other: str, text: Optional[str] = None) -> Any:
@@ -108,7 +144,7 @@ def _flag_fields(add_args: Any) -> Dict[str, Tuple[Any, Any]]:
     add_args(parser)
     found = {}
     for action in parser._actions:
-        kind = bool if action.nargs == 0 else action.type or str
+        kind = bool if action.nargs == 0 else action.type or (ChoiceEnum(action.choices) if action.choices else str)
         default = False if kind is bool else None if action.default is SUPPRESS else action.default
         found[action.dest] = (
             kind if default is not None else Optional[kind],
@@ -121,8 +157,8 @@ def _rate(stack: str) -> Any:
     return field(
         default=PAPER_RATE,
         metadata={
-            "help": f"LayerDrop: probability in [0, 1] that a layer of the {stack} is skipped in a training step "
-            f"(evaluation runs every layer; default: {PAPER_RATE})"
+            "help": f"LayerDrop: probability in [0, 1] that a layer of the {stack} is skipped in a training step, or "
+            f"one for each layer, e.g. 0,0.1,0.2,0.3 (evaluation runs every layer; default: {PAPER_RATE})"
         },
     )
 

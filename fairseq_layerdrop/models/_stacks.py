@@ -2,13 +2,16 @@
 """LayerDrop for the stacks and models that fairseq has built: what every family shares."""
 
 import logging
+from argparse import Namespace
 
 from fairseq.logging import metrics
 from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
 
-from fairseq_layerdrop.models._config import PAPER_RATE
+from fairseq_layerdrop.models._config import PAPER_RATE, add_flags
+from fairseq_layerdrop.models._layers import drop_inside
+from fairseq_layerdrop.models._rates import check_rates, stack_rates, structure_rates
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
-from fairseq_layerdrop.modules.masks import uniform_rates
+from fairseq_layerdrop.modules.learned import LearnedRates
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.surgery import prune_state
@@ -22,8 +25,7 @@ class LayerDropEncoder(TransformerEncoderBase):
 
     def forward(self, src_tokens, src_lengths=None, return_all_hiddens=False, token_embeddings=None):
         """As in fairseq; ``encoder_states`` always has depth + 1 entries of ``T x B x C``."""
-        active = _draw(self.layers)
-        with self.layers.running(active):
+        with self.layers.running(_draw(self.layers)):
             return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
 
 
@@ -41,13 +43,14 @@ class LayerDropDecoder(TransformerDecoderBase):
     ):
         """As in fairseq; ``inner_states`` always has depth + 1 entries of ``T x B x C``.
 
-        Where the alignment layer is skipped, the attention is that of the last layer that ran before it (of
-        the first that ran, if all that ran lie behind it).
+        Where the alignment layer is skipped, or its attention to the encoder is, the attention is that of the last
+        layer that ran before it (of the first that ran, if all that ran lie behind it).
         """
-        active = _draw(self.layers)
+        step = _draw(self.layers)
         wanted = self.num_layers - 1 if alignment_layer is None else alignment_layer
-        aligned = max((i for i in active if i <= wanted), default=min(active, default=wanted))
-        with self.layers.running(active):
+        attending = [i for i in step.active if not step.inside or "encoder_attn" in step.inside[i].sublayers]
+        aligned = max((i for i in attending if i <= wanted), default=min(attending, default=wanted))
+        with self.layers.running(step):
             return super().extract_features(
                 prev_output_tokens, encoder_out, incremental_state, full_context_alignment, aligned, alignment_heads
             )
@@ -61,7 +64,13 @@ class LayerDropModel:
     """
 
     plan = PruningPlan()
+    _trains = False
     _logged_rates = False
+
+    @classmethod
+    def add_args(cls, parser):
+        """Add the model's flags; their defaults come later, so that an architecture can set them."""
+        add_flags(parser, getattr(cls, "__dataclass"))
 
     @staticmethod
     def plan_of(cfg):
@@ -71,17 +80,19 @@ class LayerDropModel:
             ValueError: one message that names every flag that is out of range.
         """
         depths = {stack: cfg[f"{stack}_layers"] for stack in STACKS if f"{stack}_layers" in cfg}
-        errors = []
-        for stack in depths:
-            try:
-                uniform_rates(1, cfg[f"{stack}_layerdrop"])
-            except ValueError as error:
-                errors.append(f"--{stack}-layerdrop: {error}")
-        if cfg.layerdrop_min_layers < 0:
-            errors.append(f"--layerdrop-min-layers: must not be negative, got {cfg.layerdrop_min_layers}")
-        if errors:
-            raise ValueError("; ".join(errors))
-        return PruningPlan.from_specs({stack: cfg[f"{stack}_layers_to_keep"] for stack in depths}, depths)
+        plan = PruningPlan.from_specs({stack: cfg[f"{stack}_layers_to_keep"] for stack in depths}, depths)
+        check_rates(cfg, {stack: len(kept) for stack, kept in plan.kept.items()})
+        return plan
+
+    @staticmethod
+    def stock_options(cfg, plan):
+        """The options for fairseq to build the model by: the depths that are left, and no LayerDrop of its own."""
+        options = dict(cfg)
+        for stack, selection in plan.selections.items():
+            options[f"{stack}_layers"] = len(selection.kept)
+            options[f"{stack}_layers_to_keep"] = None
+            options[f"{stack}_layerdrop"] = 0.0
+        return Namespace(**options)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """As in fairseq, but layers to keep may be named for one stack alone, and are taken out once only."""
@@ -90,9 +101,14 @@ class LayerDropModel:
         whole = {s: selection for s, selection in self.plan.selections.items() if found.get(s) == selection.depth}
         return super().load_state_dict(prune_state(state_dict, PruningPlan(**whole)), strict)
 
+    def train(self, mode=True):
+        """As in fairseq; called with ``True`` by the trainer only, before it says which update is next."""
+        self._trains = mode
+        return super().train(mode)
+
     def set_num_updates(self, num_updates):
-        """Called by the trainer only: the first call is where training starts, and where the rates are logged."""
-        if not self._logged_rates:
+        """Of a training the first call is where the rates are logged; loading a checkpoint calls it too."""
+        if self._trains and not self._logged_rates:
             self._logged_rates = True
             _log_rates([layers for layers in self.modules() if isinstance(layers, LayerDropList)])
         super().set_num_updates(num_updates)
@@ -109,17 +125,28 @@ def drop_layers(stack, name, cfg):
         name: ``encoder`` or ``decoder``.
         cfg: the model's flat configuration.
     """
-    depth = len(stack.layers)
+    depth, chunk = len(stack.layers), cfg.share_layers
     # Indexed, never iterated: fairseq's own list skips layers in any loop.
-    layers = [stack.layers[i] for i in range(depth)]
+    layers = [stack.layers[i - i % chunk] for i in range(depth)]
+    rates, structures = stack_rates(cfg, name, depth), structure_rates(cfg)
+    learned = None
+    if cfg.layerdrop_schedule == "learned":
+        learned = LearnedRates(depth // chunk, cfg[f"{name}_embed_dim"], target=rates[0])
+        stack.layerdrop_gate = learned
+    if structures.drop:
+        layers = [layers[i] if i % chunk else drop_inside(layers[i], name) for i in range(depth)]
     stack.__class__ = LayerDropEncoder if name == "encoder" else LayerDropDecoder
     stack.layers = LayerDropList(
         layers,
-        rates=uniform_rates(depth, cfg[f"{name}_layerdrop"]),
+        rates=rates,
         min_layers=min(cfg.layerdrop_min_layers, depth),
         seed=cfg.seed,
         stack=name,
         skipped=None if name == "encoder" else _skipped_decoder_layer,
+        warmup=cfg.layerdrop_warmup_updates,
+        chunk=chunk,
+        structures=(structures, cfg[f"{name}_attention_heads"]),
+        learned=learned,
     )
     return stack
 
@@ -129,21 +156,27 @@ def _skipped_decoder_layer(x):
 
 
 def _draw(layers):
-    """Draw the active layers, and log the share that runs wherever dropping is on."""
-    active = layers.draw()
+    """Draw what runs, and log the share of the layers, and the learned rates, wherever dropping is on."""
+    step = layers.draw()
     if layers.training and layers.drops:
-        metrics.log_scalar(f"{layers.stack}_keep", len(active) / len(layers), round=3)
-    return active
+        metrics.log_scalar(f"{layers.stack}_keep", len(step.active) / len(layers), round=3)
+        for i, keep in enumerate([] if step.keep is None else step.keep.tolist()):
+            metrics.log_scalar(f"{layers.stack}_rate_{i}", 1 - keep, round=3)
+    return step
 
 
 def _log_rates(lists):
     for layers in lists:
         depth, expected = len(layers), layers.expected_depth
+        asked = sorted(set(layers.rates))
+        rate = f"rate {asked[0]:g}" if len(asked) == 1 else f"rates {asked[0]:g} to {asked[-1]:g}"
         logger.info(
-            f"LayerDrop, {layers.stack}: asked rate {layers.rates[0]:g}, at least {layers.min_layers} of {depth} "
+            f"LayerDrop, {layers.stack}: asked {rate}, at least {layers.min_layers} of {depth} "
             f"layers; effective rate {1 - expected / depth:.4f}, {expected:.2f} layers a step"
         )
-    if not any(layers.drops for layers in lists):
+        if layers.structures.drop:
+            logger.info(f"LayerDrop, {layers.stack}, inside the layers: {layers.structures}")
+    if not any(layers.drops or layers.structures.drop for layers in lists):
         flags = " and ".join(f"--{layers.stack}-layerdrop" for layers in lists)
         logger.warning(
             "LayerDrop is off: no layer is ever skipped, so the model will not bear pruning. "

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_bart``: fairseq's BART with LayerDrop in both stacks."""
 
-from argparse import Namespace
+from dataclasses import field
+from typing import Optional
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
 from fairseq.models.transformer import TransformerConfig
 
-from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, flat_config, follows
+from fairseq_layerdrop.models._config import PAPER_RATE, flat_config, follows
 from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
 
 LayerDropBARTConfig = flat_config(
@@ -20,7 +21,9 @@ LayerDropBARTConfig = flat_config(
     decoder_ffn_embed_dim=(int, follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN")),
     decoder_input_dim=(int, follows("decoder_embed_dim")),
     decoder_output_dim=(int, follows("decoder_embed_dim", "decoder: output dimension")),
-    load_checkpoint_heads=(bool, False),  # BARTModel.from_pretrained sets it
+    # Sentence prediction sets it, and BARTModel.from_pretrained the next.
+    max_positions=(Optional[int], field(default=None, metadata={"help": "not read by BART's own code"})),
+    load_checkpoint_heads=(bool, field(default=False, metadata={"help": "load the checkpoint's heads along"})),
 )
 
 
@@ -29,18 +32,12 @@ class LayerDropBART(LayerDropModel, BARTModel):
     """BART (Lewis et al. 2020) with LayerDrop (Fan et al. 2019) in encoder and decoder."""
 
     @classmethod
-    def add_args(cls, parser):
-        """Add the model's flags; their defaults come later, so that an architecture can set them."""
-        add_flags(parser, LayerDropBARTConfig)
-
-    @classmethod
     def build_model(cls, cfg, task):
         """Build the model as fairseq does, at the depths that its layers to keep leave."""
         plan = cls.plan_of(cfg)
-        small = {f"{stack}_layers": len(selection.kept) for stack, selection in plan.selections.items()}
-        small.update({f"{stack}_layers_to_keep": None for stack in plan.selections})
-        # fairseq's BART asks its options for the task's name.
-        model = super().build_model(Namespace(**{**cfg, **small, "task": task.cfg._name}), task)
+        options = cls.stock_options(cfg, plan)
+        options.task = task.cfg._name if task.cfg else task.args.task  # fairseq's BART asks for it
+        model = super().build_model(options, task)
         model.plan = plan
         for stack in plan.selections:
             drop_layers(getattr(model, stack), stack, cfg)

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_roberta``: fairseq's RoBERTa with LayerDrop."""
 
-from argparse import Namespace
-
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.model import base_architecture, roberta_base_architecture, roberta_large_architecture
 
-from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, flat_config
+from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
 from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
 
 LayerDropRobertaConfig = flat_config(
@@ -20,16 +18,10 @@ class LayerDropRoberta(LayerDropModel, RobertaModel):
     """RoBERTa (Liu et al. 2019) with LayerDrop in its encoder (Fan et al. 2019, section 4.2)."""
 
     @classmethod
-    def add_args(cls, parser):
-        """Add the model's flags; their defaults come later, so that an architecture can set them."""
-        add_flags(parser, LayerDropRobertaConfig)
-
-    @classmethod
     def build_model(cls, cfg, task):
         """Build the model as fairseq does, at the depth that its layers to keep leave."""
         plan = cls.plan_of(cfg)
-        small = {"encoder_layers": len(plan.encoder.kept), "encoder_layers_to_keep": None}
-        model = super().build_model(Namespace(**{**cfg, **small}), task)
+        model = super().build_model(cls.stock_options(cfg, plan), task)
         model.plan = plan
         drop_layers(model.encoder.sentence_encoder, "encoder", cfg)
         return model

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_transformer``: fairseq's encoder-decoder Transformer with LayerDrop in both stacks."""
 
-from argparse import Namespace
-
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.models.transformer.transformer_legacy import (
@@ -11,7 +9,7 @@ from fairseq.models.transformer.transformer_legacy import (
     transformer_wmt_en_de_big,
 )
 
-from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, flat_config, follows
+from fairseq_layerdrop.models._config import PAPER_RATE, flat_config, follows
 from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
 
 # In a nested configuration the decoder's sizes follow the encoder's by code in each architecture.
@@ -30,18 +28,10 @@ class LayerDropTransformer(LayerDropModel, TransformerModelBase):
     """The Transformer of Vaswani et al. 2017 with LayerDrop (Fan et al. 2019) in encoder and decoder."""
 
     @classmethod
-    def add_args(cls, parser):
-        """Add the model's flags; their defaults come later, so that an architecture can set them."""
-        add_flags(parser, LayerDropTransformerConfig)
-
-    @classmethod
     def build_model(cls, cfg, task):
         """Build the model as fairseq does, at the depths that its layers to keep leave."""
         plan = cls.plan_of(cfg)
-        nested = TransformerConfig.from_namespace(Namespace(**cfg))
-        for stack, selection in plan.selections.items():
-            getattr(nested, stack).layers = len(selection.kept)
-            getattr(nested, stack).layers_to_keep = None
+        nested = TransformerConfig.from_namespace(cls.stock_options(cfg, plan))
         model = super().build_model(nested, task)
         model.plan = plan
         for stack in plan.selections:

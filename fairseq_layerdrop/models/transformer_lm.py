@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_transformer_lm``: fairseq's Transformer language model with LayerDrop."""
 
-from argparse import Namespace
-
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer_lm import (
     TransformerLanguageModel,
@@ -24,8 +22,7 @@ class LayerDropTransformerLM(LayerDropModel, TransformerLanguageModel):
     def build_model(cls, cfg, task):
         """Build the model as fairseq does, at the depth that its layers to keep leave."""
         plan = cls.plan_of(cfg)
-        small = {"decoder_layers": len(plan.decoder.kept), "decoder_layers_to_keep": None}
-        model = super().build_model(Namespace(**{**cfg, **small}), task)
+        model = super().build_model(cls.stock_options(cfg, plan), task)
         model.plan = plan
         drop_layers(model.decoder, "decoder", cfg)
         return model

@@ -6,14 +6,27 @@ Here a loop sees all layers, always; only inside :meth:`LayerDropList.running` d
 aside, each replaced by a stand-in that passes its input on.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fairseq_layerdrop.modules.learned import LearnedRates, StraightThrough
 from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator
+from fairseq_layerdrop.modules.structures import Inside, StructureRates, draw_inside
+
+
+class Step(NamedTuple):
+    """What one forward runs: which layers, and what inside each of them."""
+
+    active: tuple[int, ...]
+    inside: tuple[Inside, ...] = ()
+    """One item a layer of the list; empty where nothing is dropped inside layers."""
+    keep: Tensor | None = None
+    """The probabilities that the layers run, where these are learned."""
 
 
 class LayerDropList(nn.ModuleList):
@@ -21,10 +34,13 @@ class LayerDropList(nn.ModuleList):
 
     A model's forward draws once and runs inside the scope::
 
-        active = self.layers.draw()
-        with self.layers.running(active):
+        step = self.layers.draw()
+        with self.layers.running(step):
             for layer in self.layers:  # depth items, whatever was drawn
                 x = layer(x)
+
+    Where things are dropped inside layers, a layer is called with ``keep``, an
+    :class:`~fairseq_layerdrop.modules.structures.Inside`.
 
     Args:
         layers: the layers, in order.
@@ -34,6 +50,10 @@ class LayerDropList(nn.ModuleList):
         stack: the stack's name, so that encoder and decoder draw apart.
         skipped: what a skipped layer's call returns, made from its input: identity in an encoder,
             ``(x, None, None)`` in a fairseq decoder.
+        warmup: all rates grow from 0 over so many updates.
+        chunk: so many neighbours share their weights, and are one group: they run together or not at all.
+        structures: the rates of what is inside the layers, and the number of attention heads.
+        learned: where the rates come from, instead of ``rates``; a module of the stack's, not of this list.
 
     Raises:
         ValueError: if ``rates`` are no probabilities, one a layer, or the minimum does not fit the depth.
@@ -48,6 +68,10 @@ class LayerDropList(nn.ModuleList):
         seed: int = 0,
         stack: str = "layers",
         skipped: Any = None,
+        warmup: int = 0,
+        chunk: int = 1,
+        structures: tuple[StructureRates, int] = (StructureRates(), 1),
+        learned: LearnedRates | None = None,
     ) -> None:
         super().__init__(layers)
         self.rates = tuple(rates) or (0.0,) * len(self)
@@ -61,8 +85,12 @@ class LayerDropList(nn.ModuleList):
         self.seed = seed
         self.stack = stack
         self.keep: tuple[int, ...] | None = None  # a fixed sub-network; None: all layers, or the draw
+        self.warmup = warmup
+        self.chunk = chunk
+        self.structures, self._heads = structures
+        self._learned = (learned,)  # in a tuple, or Module would take it for a layer
         self._skipped = skipped
-        self._running: frozenset[int] | None = None
+        self._running: Step | None = None
         self._update = 0
         self._draws = 0  # forwards since the update began: micro-batches, or a teacher's pass
 
@@ -72,29 +100,45 @@ class LayerDropList(nn.ModuleList):
             self._update, self._draws = num_updates, 0
 
     @property
+    def learned(self) -> LearnedRates | None:
+        """Where the rates come from, if they are learned."""
+        return self._learned[0]
+
+    @property
     def drops(self) -> bool:
         """Whether a training step may skip a layer."""
-        return any(self.rates) and self.min_layers < len(self)
+        return (any(self.rates) or self.learned is not None) and self.min_layers < len(self)
 
     @property
     def expected_depth(self) -> float:
-        """The mean number of layers that run in a training step."""
-        return expected_depth(self.rates, min_layers=self.min_layers)
+        """The mean number of layers that run in a training step, after the warm-up."""
+        return self.chunk * expected_depth(self.rates[:: self.chunk], min_layers=self._min_chunks)
 
-    def draw(self) -> tuple[int, ...]:
-        """The layers that the next forward runs. Outside training nothing is random and nothing is drawn."""
-        if self.keep is not None:
-            return self.keep
-        if not (self.training and self.drops):
-            return tuple(range(len(self)))
-        generator = keyed_generator(self.seed, self._update, self._draws, self.stack)
+    def draw(self) -> Step:
+        """Draw what the next forward runs. Outside training nothing is random and nothing is drawn."""
+        everything = tuple(range(len(self)))
+        if self.keep is not None or not self.training or not (self.drops or self.structures.drop):
+            return Step(everything if self.keep is None else self.keep)
+        key = (self.seed, self._update, self._draws, self.stack)
         self._draws += 1
-        return draw_active(self.rates, min_layers=self.min_layers, generator=generator)
+        warm = min(1.0, self._update / self.warmup) if self.warmup else 1.0
+        keep = None if self.learned is None else 1 - warm * self.learned.rates()
+        rates = [warm * rate for rate in self.rates[:: self.chunk]] if keep is None else (1 - keep).tolist()
+        active = everything
+        if self.drops:
+            chunks = draw_active(rates, min_layers=self._min_chunks, generator=keyed_generator(*key))
+            active = tuple(i for i in everything if i // self.chunk in chunks)
+        inside = draw_inside(self.structures.at(warm), len(self), self._heads, key) if self.structures.drop else ()
+        return Step(active, inside, keep)
+
+    @property
+    def _min_chunks(self) -> int:
+        return -(-self.min_layers // self.chunk)
 
     @contextmanager
-    def running(self, active: Sequence[int]) -> Iterator[None]:
-        """Within this scope a loop over the list meets stand-ins at the places of the other layers."""
-        before, self._running = self._running, frozenset(active)
+    def running(self, step: Step | Sequence[int]) -> Iterator[None]:
+        """Within this scope a loop over the list meets stand-ins at the places of the layers that do not run."""
+        before, self._running = self._running, step if isinstance(step, Step) else Step(tuple(step))
         try:
             yield
         finally:
@@ -102,7 +146,7 @@ class LayerDropList(nn.ModuleList):
 
     def __iter__(self) -> Iterator[Any]:
         for i, layer in enumerate(self._modules.values()):
-            yield layer if self._running is None or i in self._running else self._stand_in(layer)
+            yield layer if self._running is None else self._runner(i, layer, self._running)
 
     def __getitem__(self, index: int | slice) -> Any:
         # ModuleList would build a slice with our constructor; a part of the list is a plain list.
@@ -110,15 +154,34 @@ class LayerDropList(nn.ModuleList):
             return nn.ModuleList(list(self._modules.values())[index])
         return super().__getitem__(index)
 
-    def _stand_in(self, layer: nn.Module | None) -> Any:
-        assert layer is not None
+    def _runner(self, index: int, layer: Any, step: Step) -> Any:
+        """What stands at a layer's place in one step."""
+        run = layer if index in step.active else self._stand_in(layer, step)
+        if index in step.active and step.inside:
+            run = functools.partial(layer, keep=step.inside[index])
+        if step.keep is None or self.learned is None:
+            return run
+        return functools.partial(self._run_learned, index, run, step)
+
+    def _run_learned(self, index: int, run: Any, step: Step, x: Tensor, *others: Any, **named: Any) -> Any:
+        assert self.learned is not None and step.keep is not None
+        self.learned.observe(index // self.chunk, x)
+        output = run(x, *others, **named)
+        if index not in step.active:
+            return output
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        first = StraightThrough.apply(first, x, step.keep[index // self.chunk])  # type: ignore[no-untyped-call]
+        return (first, *rest) if rest else first
+
+    def _stand_in(self, layer: nn.Module, step: Step) -> Any:
         parameters = tuple(layer.parameters()) if self.training else ()
 
         def pass_on(x: Tensor, *others: Any, **_: Any) -> Any:
             # Where no layer runs at all, only the stand-ins tie what else a layer reads (a decoder's: the encoder's
-            # output) to the loss.
-            alone = [o for o in others if isinstance(o, Tensor) and o.requires_grad] if not self._running else []
-            x = PassThrough.apply(x, *parameters, *alone) if parameters else x  # type: ignore[no-untyped-call]
+            # output) and what the draw depends on to the loss.
+            alone = [o for o in (*others, step.keep) if isinstance(o, Tensor) and o.requires_grad]
+            joined = parameters if step.active else (*parameters, *alone)
+            x = PassThrough.apply(x, *joined) if parameters else x  # type: ignore[no-untyped-call]
             return self._skipped(x) if self._skipped else x
 
         return pass_on

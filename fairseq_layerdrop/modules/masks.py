@@ -26,6 +26,18 @@ def uniform_rates(depth: int, rate: float) -> tuple[float, ...]:
     return (float(rate),) * depth
 
 
+def linear_rates(depth: int, rate: float) -> tuple[float, ...]:
+    """Rates that grow with depth, to ``rate`` at the last layer: layer l of L (from 1) has l/L of it.
+
+    The rule of Stochastic Depth (Huang et al. 2016, section 3), which the paper names as its inspiration; the mean is
+    ``rate * (L + 1) / (2 * L)``.
+
+    Raises:
+        ValueError: if the rate is no probability.
+    """
+    return tuple(r * (i + 1) / depth for i, r in enumerate(uniform_rates(depth, rate)))
+
+
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator whose stream depends on ``key`` alone (hashed, so that near keys share nothing)."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()

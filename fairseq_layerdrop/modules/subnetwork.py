@@ -26,7 +26,7 @@ PATHS = {
 
 def depths(model: nn.Module) -> dict[str, int]:
     """The model's stacks and their depths, encoder first: ``{"encoder": 6, "decoder": 6}``."""
-    return {name: len(stacks[0].layers) for name, stacks in _stacks(model).items()}  # type: ignore[arg-type]
+    return {name: min(len(stack.layers) for stack in stacks) for name, stacks in _stacks(model).items()}  # type: ignore[arg-type]
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:

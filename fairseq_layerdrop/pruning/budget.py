@@ -2,15 +2,16 @@
 """From a number of parameters to the depths that fit it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
-from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
-from fairseq_layerdrop.pruning.stacks import locate, prune_state
+from fairseq_layerdrop.pruning.plan import STACKS, LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.stacks import prune_state
 
-_AMOUNT = re.compile(r"([\d_,]*\.?\d+)\s*([kMB]?)")
+_AMOUNT = re.compile(r"(\d{1,3}(?:,\d{3})+|[\d_]*\.?\d+)\s*([kMB]?)")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -23,7 +24,12 @@ def parse_amount(text: str) -> int:
 
 
 def fit_parameters(
-    state: Mapping[str, Tensor], depths: Mapping[str, int], specs: Mapping[str, str | None], *, target: int, rule: str
+    state: Mapping[str, Tensor],
+    depths: Mapping[str, int],
+    specs: Mapping[str, str | None],
+    *,
+    target: int,
+    rule: Callable[[str, int], str],
 ) -> PruningPlan:
     """The largest sub-network of at most ``target`` parameters that a rule makes.
 
@@ -35,18 +41,18 @@ def fit_parameters(
         depths: its stacks' depths.
         specs: the layers to keep of the stacks whose depth is not to be chosen.
         target: how many parameters the result may have, counted as ``inspect`` does.
-        rule: the strategy that turns a depth into layers: ``even``, ``spread``, ``first`` or ``last``.
+        rule: the SPEC of a stack's layers at a depth: ``lambda stack, n: f"even:{n}"``.
 
     Raises:
         ValueError: if the smallest sub-network is above the target; it is named.
     """
     named = {stack: spec for stack, spec in specs.items() if spec is not None}
-    sizes = parameter_sizes(state)
-    rest = sum(n for key, n in sizes.items() if not locate(key))
+    depth_of = {stack: depth for stack, depth in depths.items() if stack not in named}
+    least = {stack: _least(partial(rule, stack), depth) for stack, depth in depth_of.items()}
     smallest = 0
-    for chosen in _shrinking({stack: n for stack, n in depths.items() if stack not in named}):
-        plan = PruningPlan.from_specs({**named, **{s: f"{rule}:{n}" for s, n in chosen.items()}}, dict(depths))
-        smallest = rest + sum(n for key, n in prune_state(sizes, plan).items() if locate(key))
+    for chosen in _shrinking(depth_of, least):
+        plan = PruningPlan.from_specs({**named, **{s: rule(s, n) for s, n in chosen.items()}}, dict(depths))
+        smallest = sum(parameter_sizes(prune_state(state, plan)).values())
         if smallest <= target:
             return plan
     raise ValueError(
@@ -54,11 +60,22 @@ def fit_parameters(
     )
 
 
-def _shrinking(depths: dict[str, int]) -> Iterator[dict[str, int]]:
-    """All depths from the whole stacks down to one layer each."""
+def _shrinking(depths: dict[str, int], least: dict[str, int]) -> Iterator[dict[str, int]]:
+    """All depths from the whole stacks down to the least of each."""
     left = dict(depths)
     yield dict(left)
-    while any(n > 1 for n in left.values()):
-        stack = max((s for s in STACKS if left.get(s, 0) > 1), key=lambda s: (left[s] / depths[s], s == "decoder"))
+    while shrinkable := [stack for stack in STACKS if stack in left and left[stack] > least[stack]]:
+        stack = max(shrinkable, key=lambda s: (left[s] / depths[s], s == "decoder"))
         left[stack] -= 1
         yield dict(left)
+
+
+def _least(rule: Callable[[int], str], depth: int) -> int:
+    """The smallest depth that a rule can make: first and last layer are two."""
+    for count in range(1, depth):
+        try:
+            LayerSelection.parse(rule(count), depth)
+        except ValueError:
+            continue
+        return count
+    return depth

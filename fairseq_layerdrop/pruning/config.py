@@ -19,7 +19,9 @@ _OUR_NAME = re.compile(
     r"|translation|language_modeling|masked_lm|sentence_prediction)(_.*)?"
 )
 _NO_ARCHITECTURE = {"bart": "bart_base"}  # fairseq's model of this name has no architecture of this name
-_OUR_FIELD = re.compile(r"layerdrop_.*|encoder_keep|decoder_keep|valid_plans")
+_OUR_FIELD = re.compile(
+    r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|valid_plans"
+)
 _NAMES = {"_name", "arch", "task", "criterion"}
 _SIZES = [
     f"{stack}_{size}"
@@ -51,11 +53,16 @@ def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def training_rates(model: Mapping[str, Any]) -> dict[str, float]:
-    """The LayerDrop rates that a model was trained with, by stack."""
+def training_rates(model: Mapping[str, Any]) -> dict[str, float | list[float]]:
+    """The LayerDrop rates that a model was trained with, by stack: one number, or one for each layer."""
     rates = {stack: _of_stack(model, stack) for stack in STACKS}
     found = {stack: section.get(f"{prefix}layerdrop") for stack, (section, prefix) in rates.items()}
-    return {stack: float(rate) for stack, rate in found.items() if rate is not None}
+    return {stack: _rate(rate) for stack, rate in found.items() if rate is not None}
+
+
+def _rate(value: Any) -> float | list[float]:
+    parts = [float(part) for part in str(value).strip("[]() ").split(",")]
+    return parts[0] if len(parts) == 1 else parts
 
 
 def architecture(model: Mapping[str, Any]) -> str:

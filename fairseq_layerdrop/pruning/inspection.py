@@ -12,7 +12,8 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import chunks, locate, other_lists, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
-_BUFFER = re.compile(r".*\.(version|_float_tensor)")
+_BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
+_EMBEDDING = re.compile(r"(.*\.)?(embed_\w+|output_projection|lm_head)\.weight|(.*\.)?embed_(tokens|positions)\..*")
 _HEAD = re.compile(r"classification_heads\.([^.]+)\..*")
 
 
@@ -45,7 +46,7 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
             for stack, depth in depths.items()
         },
         "parameters": {
-            "embeddings": sum(n for key, n in sizes.items() if ".embed_" in key or "output_projection" in key),
+            "embeddings": sum(n for key, n in sizes.items() if _EMBEDDING.fullmatch(key)),
             "layers": sum(n for key, n in sizes.items() if locate(key)),
             "total": sum(sizes.values()),
         },

@@ -20,11 +20,12 @@ import torch
 from torch import Size, Tensor
 
 from fairseq_layerdrop.pruning.config import plain
+from fairseq_layerdrop.pruning.gates import without_gates
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import prune_state
 from fairseq_layerdrop.pruning.upgrade import is_stale, upgrade_state
 
-_BUFFER = re.compile(r".*\.(version|_float_tensor)")
+_BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
 _TIED_BY_FAIRSEQ = re.compile(r"(.*\.)?(embed_tokens|output_projection|adaptive_softmax|lm_head)\..*")
 # Left by fairscale: ZeRO's optimizer (OSS) and fully sharded data parallel number and cut parameters in their own way.
 _SHARDED = ("partition", "local_state_dict", "param_id_map", "uncollected_local_ids")
@@ -44,8 +45,8 @@ def prune_optimizer(optimizer: Any, state: Mapping[str, Tensor], plan: PruningPl
     scale) stays as it is. The stale parameters of fairseq 0.12.2 go, as they go from the pruned file.
 
     Args:
-        optimizer: the checkpoint's ``last_optimizer_state``, if it has one; it is not changed, and its tensors are copied only
-            where they must be cut.
+        optimizer: the checkpoint's ``last_optimizer_state``, if it has one; it is not changed, and its tensors are
+            copied only where they must be cut.
         state: the checkpoint's ``model`` as it is in the file, before it is upgraded.
         plan: what stays.
 
@@ -55,7 +56,7 @@ def prune_optimizer(optimizer: Any, state: Mapping[str, Tensor], plan: PruningPl
     _check_form(optimizer)
     _check_keys(state)
     numbers = _number(optimizer, {key: tensor for key, tensor in state.items() if not _BUFFER.fullmatch(key)})
-    current = {key: number for key, number in numbers.items() if not is_stale(key)}
+    current = {key: number for key, number in without_gates(numbers).items() if not is_stale(key)}
     kept = list(dict.fromkeys(prune_state(current, plan).values()))
     sizes = [state[key].numel() for key in _owners(numbers)]
     group, moments = optimizer["param_groups"][0], optimizer["state"]

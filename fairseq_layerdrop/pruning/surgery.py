@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import is_plain, model_section, plain, stock_config, training_rates
+from fairseq_layerdrop.pruning.gates import without_gates
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
@@ -44,7 +45,7 @@ def prune_checkpoint(
     """
     full = upgrade_checkpoint(checkpoint)
     rates = training_rates(model_section(full))
-    state = upgrade_state(full["model"])
+    state = without_gates(upgrade_state(full["model"]))
     check_chunks(state, plan)
     extra = _extra_state(full.get("extra_state") or {}, plan)
     earlier = extra.get("layerdrop", {"steps": [], "rates": rates})
@@ -74,7 +75,7 @@ def _extra_state(extra: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
     """What holds for the pruned model, too; the EMA's weights are pruned alike."""
     small = {key: plain(value) for key, value in extra.items() if key not in OF_ITS_TRAINING}
     for name in small.keys() & set(EMA):
-        small[name] = compact(prune_state(upgrade_state(small[name]), plan))
+        small[name] = compact(prune_state(without_gates(upgrade_state(small[name])), plan))
     return small
 
 
@@ -101,7 +102,7 @@ def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], p
     Raises:
         ValueError: naming everything that differs.
     """
-    source = upgrade_state(source)
+    source = without_gates(upgrade_state(source))
     kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
     kept |= plan.kept
     expected = {key for key in source if (at := locate(key)) is None or at.layer < len(kept[at.stack])}

@@ -66,14 +66,12 @@ def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
     data, positions = options.get("data"), options.get("max_positions")
-    model = {"max_source_positions": positions, "max_target_positions": positions} if positions is not None else {}
+    if positions is not None:
+        options = {"max_source_positions": positions, "max_target_positions": positions, **options}
+    task = {**options, "data": data[0] if isinstance(data, list) and data else data}
     return {
-        "model": {**model, **options, "_name": options.get("arch")},
-        "task": {
-            **options,
-            "data": data[0] if isinstance(data, list) and data else data,
-            "_name": options.get("task", "translation"),
-        },
+        "model": {**options, "_name": options.get("arch")},
+        "task": {**task, "_name": options.get("task", "translation")},
         "criterion": {**options, "_name": options.get("criterion")},
     }
 
@@ -99,7 +97,7 @@ def _upgrade_item(key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Iter
             raise ValueError(f"{key} must hold three projections, got {tuple(tensor.shape)}")
         for name, part in zip("qkv", tensor.chunk(3), strict=True):
             yield f"{projections[1]}.{name}_proj.{projections[2]}", part
-    elif decoder and decoder[2] == "embed_out":
+    elif decoder and decoder[2] == "embed_out" and f"{decoder[1]}.version" in state:  # wav2vec2's has no version
         yield f"{decoder[1]}.output_projection.weight", tensor
     elif decoder and decoder[2] in ("layer_norm.weight", "layer_norm.bias") and _lacks_last_norm(state, decoder[1]):
         return
@@ -109,9 +107,10 @@ def _upgrade_item(key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Iter
 
 def _lacks_last_norm(state: Mapping[str, Tensor], decoder: str) -> bool:
     # fairseq reads a decoder of this version as one without a last norm, whatever the file holds, and then
-    # stops at the norm's keys. (It did so at version 1 only when such files were written.)
+    # stops at the norm's keys. (It did so at version 1 only when such files were written.) LightConv counts otherwise.
     version = state.get(f"{decoder}.version")
-    return version is not None and version.item() <= 2
+    is_transformer = any(key.startswith(f"{decoder}.layers.0.self_attn.") for key in state)
+    return version is not None and version.item() <= 2 and is_transformer
 
 
 def _adaptive(state: Mapping[str, Tensor], decoder: str) -> bool:

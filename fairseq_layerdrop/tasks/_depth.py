@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.logging.meters import AverageMeter, MetersDict
+from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, MetersDict
 
 from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -50,7 +50,7 @@ class DepthOnDemand:
                 f"{_flags(named)} restricts a finished model in generation and evaluation; "
                 "to train a smaller one, `fairseq-layerdrop prune` the checkpoint first"
             )
-        self.plans = _parse_plans(options.valid_plans, depths(model))
+        self.plans = {} if named else _parse_plans(options.valid_plans, depths(model))
         if from_checkpoint:
             model.register_load_state_dict_pre_hook(_leave_out_stale_keys)
         if named:
@@ -132,6 +132,8 @@ def _log_again(meters, name):
         if isinstance(meter, AverageMeter) and key not in _SPEEDS:
             value = meter.sum / meter.count if meter.count else 0
             metrics.log_scalar(f"{key}_{name}", value, meter.count, priority, meter.round)
+        elif isinstance(meter, ConcatTensorMeter):
+            metrics.log_concat_tensor(f"{key}_{name}", meter.tensor, priority)
         elif isinstance(meter, MetersDict._DerivedMeter):
             metrics.log_derived(
                 f"{key}_{name}", lambda all_meters, derive=meter.fn: derive(unsuffixed(all_meters)), priority

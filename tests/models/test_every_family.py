@@ -253,6 +253,7 @@ def test_an_update_runs_the_same_layers_whoever_asks_and_whenever(family: Family
         assert straight[stack][12:] == resumed[stack]
         assert straight[stack] != other[stack]
         assert straight[stack][0::2] != straight[stack][1::2]
+        assert len(set(straight[stack][0::2])) > 3
     assert len({tuple(straight[stack]) for stack in family.stacks}) == len(family.stacks)
 
 
@@ -278,7 +279,10 @@ def test_the_log_says_at_the_start_of_training_that_layerdrop_is_off(
     family: Family, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = family.build(**family.each("layerdrop", 0.0))
+    model.set_num_updates(0)  # as fairseq does whenever it loads a checkpoint
+    assert not [r for r in caplog.records if "LayerDrop" in r.getMessage()]
     for update in range(3):
+        model.train()
         model.set_num_updates(update)
     (warning,) = (r.getMessage() for r in caplog.records if "LayerDrop is off" in r.getMessage())
     assert [stack for stack in BOTH if f"--{stack}-layerdrop" in warning] == family.stacks

@@ -145,7 +145,7 @@ def test_a_new_head_keeps_its_weights_when_a_checkpoint_without_it_is_loaded() -
 def test_the_regularization_of_a_head_s_training_covers_every_layer() -> None:
     """fairseq's loops over the list of layers see all of them in training, too."""
     model = build_model(*OURS, *HALF, "--ffn-reg-scale-factor", "1", "--mha-reg-scale-factor", "1").train()
-    layers = list(stacks(model)["encoder"].layers)
+    layers = list(stacks(model)["encoder"].layers.children())
     ffn = sum(p.abs().sum() for layer in layers for part in (layer.fc1, layer.fc2) for p in part.parameters())
     attention = [(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj) for layer in layers]
     heads = sum(p.abs().sum() for parts in attention for part in parts for p in part.parameters())

@@ -319,7 +319,7 @@ def test_being_told_the_same_update_again_does_not_repeat_a_draw() -> None:
         for _ in range(6):
             for _ in range(calls):
                 model.set_num_updates(7)
-            drawn.append(model.encoder.layers.draw())
+            drawn.append(model.encoder.layers.draw().active)
     assert drawn[:6] == drawn[6:]
     assert len(set(drawn)) > 1
 
@@ -360,9 +360,10 @@ def test_layerdrop_off_is_warned_of_once_when_training_begins(caplog: pytest.Log
         return [r.getMessage() for r in caplog.records if "LayerDrop is off" in r.getMessage()]
 
     model = build_model(*OURS, *NEVER)
-    assert warnings() == []
     model.set_num_updates(0)
-    model.set_num_updates(1)
+    assert warnings() == []
+    for update in range(2):
+        model.train().set_num_updates(update)
     assert len(warnings()) == 1
     assert "--encoder-layerdrop" in warnings()[0]
 
@@ -374,7 +375,7 @@ def test_layerdrop_on_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None
 
 def test_the_log_tells_the_asked_and_the_effective_rate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fairseq_layerdrop")
-    build_model(*OURS, *depth(2), *HALF).set_num_updates(0)
+    build_model(*OURS, *depth(2), *HALF).train().set_num_updates(0)
     lines = [record.getMessage() for record in caplog.records if "effective rate" in record.getMessage()]
     assert [line.split(",")[1].split(":")[0].strip() for line in lines] == ["encoder", "decoder"]
     # Two layers at rate 0.5, at least one of which runs: 4/3 layers a step, that is a rate of 1/3.

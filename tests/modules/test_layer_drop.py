@@ -34,7 +34,7 @@ def draws(layers: LayerDropList, updates: int = 3, forwards: int = 2) -> list[tu
     drawn = []
     for update in range(updates):
         layers.set_num_updates(update)
-        drawn += [layers.draw() for _ in range(forwards)]
+        drawn += [layers.draw().active for _ in range(forwards)]
     return drawn
 
 
@@ -88,30 +88,30 @@ def test_draws_differ_by_seed_stack_update_and_forward() -> None:
 def test_a_resumed_run_repeats_the_draws_of_its_updates() -> None:
     resumed = dropping(24)
     resumed.set_num_updates(2)
-    assert [resumed.draw(), resumed.draw()] == draws(dropping(24))[-2:]
+    assert [resumed.draw().active, resumed.draw().active] == draws(dropping(24))[-2:]
 
 
 def test_being_told_the_same_update_twice_changes_nothing() -> None:
     told_often = dropping(24)
     told_often.set_num_updates(5)
-    first = told_often.draw()
+    first = told_often.draw().active
     told_often.set_num_updates(5)
-    second = told_often.draw()
+    second = told_often.draw().active
     told_once = dropping(24)
     told_once.set_num_updates(5)
-    assert [first, second] == [told_once.draw(), told_once.draw()]
+    assert [first, second] == [told_once.draw().active, told_once.draw().active]
 
 
 def test_evaluation_runs_everything_and_draws_nothing() -> None:
     layers = dropping(24)
-    first = layers.draw()
+    first = layers.draw().active
     state = torch.get_rng_state()
     layers.eval()
-    assert {layers.draw() for _ in range(5)} == {tuple(range(24))}
+    assert {layers.draw().active for _ in range(5)} == {tuple(range(24))}
     run(layers, torch.zeros(1, DIM))
     assert torch.equal(torch.get_rng_state(), state)
     undisturbed = dropping(24)
-    assert [first, layers.train().draw()] == [undisturbed.draw(), undisturbed.draw()]
+    assert [first, layers.train().draw().active] == [undisturbed.draw().active, undisturbed.draw().active]
 
 
 def test_training_leaves_torchs_own_generator_alone() -> None:
@@ -125,7 +125,7 @@ def test_training_leaves_torchs_own_generator_alone() -> None:
 def test_where_nothing_can_be_dropped_nothing_is(options: dict[str, Any]) -> None:
     layers = dropping(**options)
     assert not layers.drops
-    assert {layers.draw() for _ in range(5)} == {tuple(range(6))}
+    assert {layers.draw().active for _ in range(5)} == {tuple(range(6))}
 
 
 def test_at_least_the_minimum_runs() -> None:
@@ -245,9 +245,9 @@ def test_at_rate_0_outputs_and_gradients_are_those_of_a_plain_loop_bit_for_bit()
 def test_keep_fixes_the_layers_and_draws_nothing(mode: str) -> None:
     layers = getattr(dropping(24), mode)()
     layers.keep = (0, 5, 7)
-    assert {layers.draw() for _ in range(5)} == {(0, 5, 7)}
+    assert {layers.draw().active for _ in range(5)} == {(0, 5, 7)}
     layers.keep = None
-    assert layers.train().draw() == dropping(24).draw()
+    assert layers.train().draw().active == dropping(24).draw().active
 
 
 @pytest.mark.parametrize("min_layers", [-1, 7])
@@ -271,7 +271,7 @@ def test_a_copy_is_complete_and_its_own(duplicate: Any) -> None:
     assert type(twin) is LayerDropList
     assert twin[0] is not layers[0]
     assert torch.equal(twin[0].weight, layers[0].weight)
-    assert [twin.draw(), twin.draw()] == [layers.draw(), layers.draw()]
+    assert [twin.draw().active, twin.draw().active] == [layers.draw().active, layers.draw().active]
 
 
 def test_it_prints_its_rates() -> None:
@@ -285,5 +285,5 @@ def test_the_expected_depth_takes_the_minimum_into_account() -> None:
 
 def test_an_empty_list() -> None:
     layers = LayerDropList(min_layers=0)
-    assert layers.draw() == ()
+    assert layers.draw().active == ()
     assert list(layers) == []

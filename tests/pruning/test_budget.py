@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From a number of parameters to depths: always the largest that fits, on the path that is documented."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import pytest
@@ -97,8 +97,13 @@ def candidates(state: State, rule: str) -> list[tuple[int, dict[str, tuple[int, 
     return found
 
 
+def spec(rule: str) -> Callable[[str, int], str]:
+    """A strategy as what makes a SPEC of a depth."""
+    return lambda _, count: f"{rule}:{count}"
+
+
 def fit(state: State, target: int, rule: str = "even", **specs: str) -> dict[str, tuple[int, ...]]:
-    return fit_parameters(state, stack_depths(state), specs, target=target, rule=rule).kept
+    return fit_parameters(state, stack_depths(state), specs, target=target, rule=spec(rule)).kept
 
 
 MODELS = {
@@ -202,7 +207,7 @@ def test_the_parameters_are_counted_as_inspect_does(family: str) -> None:
     state = family_state(family)
     half = (count(state) + candidates(state, "even")[-1][0]) // 2
     depths = stack_depths(state)
-    small = prune_state(state, fit_parameters(state, depths, {}, target=half, rule="even"))
+    small = prune_state(state, fit_parameters(state, depths, {}, target=half, rule=spec("even")))
     told = describe({"model": small, "cfg": {"model": {"_name": family}}})["parameters"]["total"]
     assert told == count(small) <= half
 
@@ -211,7 +216,7 @@ def test_the_parameters_are_counted_as_inspect_does(family: str) -> None:
 def test_a_weight_that_several_layers_share_counts_as_long_as_one_of_them_stays(rule: str) -> None:
     state = share(model_state(6, 6), "decoder.layers", [range(6)], "fc1.weight")
     for target in range(count(state), candidates(state, rule)[-1][0], -50):
-        plan = fit_parameters(state, stack_depths(state), {}, target=target, rule=rule)
+        plan = fit_parameters(state, stack_depths(state), {}, target=target, rule=spec(rule))
         assert count(prune_state(state, plan)) <= target
 
 

@@ -286,6 +286,11 @@ def test_the_style_that_is_asked_for_is_the_one(name: str, style: str) -> None:
     assert type(stock_config(named(name), PLAN, style=style)["model"]) is kind
 
 
+@pytest.mark.parametrize("name", ["bartender", "my_bart", "mmbart", "transformer_bart"])
+def test_a_model_that_is_only_called_like_bart_is_plain(name: str) -> None:
+    assert config_style({"_name": name}) == "plain"
+
+
 STYLE_OF = {"bart": "namespace", "transformer": "plain", "transformer_lm": "plain", "roberta": "plain"}
 
 

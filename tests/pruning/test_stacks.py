@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from builders import (
+    ENCODER_LAYER,
     WHERE,
     family_checkpoint,
     family_state,
@@ -225,9 +226,16 @@ def test_each_stack_has_its_own_chunks() -> None:
     assert chunks(state) == {"encoder": [(0, 1)], "decoder": [(2, 3, 4)]}
 
 
-@pytest.mark.parametrize("part", ["self_attn.", "fc1.weight", "self_attn_layer_norm.bias"])
+@pytest.mark.parametrize("part", ["self_attn.", "fc1.weight", "self_attn_layer_norm.bias", "final_layer_norm."])
 def test_layers_that_share_some_of_their_weights_are_no_chunk(part: str) -> None:
     assert chunks(share(model_state(), "encoder.layers", [(0, 1), (2, 3)], part)) == {}
+
+
+@pytest.mark.parametrize("name", ENCODER_LAYER)
+def test_layers_that_share_all_but_one_of_their_weights_are_no_chunk(name: str) -> None:
+    state = share(model_state(), "encoder.layers", [(0, 1), (2, 3)])
+    state[f"encoder.layers.1.{name}"] = state[f"encoder.layers.1.{name}"].clone()
+    assert chunks(state) == {"encoder": [(2, 3)]}
 
 
 def test_layers_of_equal_weights_are_no_chunk() -> None:

@@ -261,12 +261,13 @@ def test_the_output_embedding_of_a_speech_decoder_has_that_name_still() -> None:
     assert list(upgrade_state(state)) == list(state)
 
 
-def test_positions_of_old_options_are_those_of_source_and_target() -> None:
+@pytest.mark.parametrize("section", ["model", "task"])
+def test_positions_of_old_options_are_those_of_source_and_target(section: str) -> None:
+    """Of the model's embeddings, and of the sentences that the task lets through."""
     checkpoint = old_checkpoint()
     checkpoint["args"].max_positions = 77
-    cfg = prune(checkpoint, encoder="0")["cfg"]
-    for section in ("model", "task"):  # the model's size, and the length of the sentences that the task lets through
-        assert (cfg[section]["max_source_positions"], cfg[section]["max_target_positions"]) == (77, 77), section
+    options = prune(checkpoint, encoder="0")["cfg"][section]
+    assert (options.get("max_source_positions"), options.get("max_target_positions")) == (77, 77)
 
 
 def test_positions_that_are_there_already_stay() -> None:

@@ -151,7 +151,7 @@ class Criterion(torch.nn.Module):
         self.fails_at = fails_at
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[torch.Tensor, int, dict[str, Any]]:
-        self.seen.append((model.encoder.layers.draw(), model.decoder.layers.draw()))
+        self.seen.append((model.encoder.layers.draw().active, model.decoder.layers.draw().active))
         if len(self.seen) - 1 == self.fails_at:
             raise RuntimeError("out of memory")
         logits, _ = model(**sample["net_input"])
@@ -192,10 +192,10 @@ def test_the_model_is_whole_again_after_validation(fails_at: int | None) -> None
     criterion = Criterion(fails_at)
     model, _ = valid_step(criterion)
     assert len(criterion.seen) == (3 if fails_at is None else fails_at + 1)
-    assert model.encoder.layers.draw() == model.decoder.layers.draw() == (0, 1, 2, 3)
+    assert model.encoder.layers.draw().active == model.decoder.layers.draw().active == (0, 1, 2, 3)
     model.train()
     model.encoder.layers.rates = (0.9,) * 4
-    assert {len(model.encoder.layers.draw()) for _ in range(20)} != {4}  # and draws again
+    assert {len(model.encoder.layers.draw().active) for _ in range(20)} != {4}  # and draws again
 
 
 def test_a_validation_step_s_output_is_numbers_under_the_same_names_each_time() -> None:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""fairseq's layers in which sub-layers, heads, blocks and weights can be dropped in training.
+
+Outside training, and where a layer is called without ``keep``, they are fairseq's own. In training the forward is
+written out, because fairseq's cannot be stopped halfway; a test holds it to fairseq's, bit for bit, where nothing is
+dropped.
+"""
+
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+
+from fairseq_layerdrop.modules.layer_drop import PassThrough
+from fairseq_layerdrop.modules.structures import masked_call
+
+
+class _Sublayers:
+    """The residual blocks of a layer: ``x + dropout(f(x))`` with a norm before ``f`` or behind the sum."""
+
+    def _residual(self, name, norm, x, keep, compute):
+        """Run a block, or pass its input on and give its parameters gradients of zero.
+
+        ``compute`` is the block's ``f``; what it returns beside its output is returned, too.
+        """
+        if name not in keep.sublayers:
+            modules = (self.fc1, self.fc2) if name == "ffn" else (getattr(self, name),)
+            unused = [parameter for module in (*modules, norm) for parameter in module.parameters()]
+            return PassThrough.apply(x, *unused), None
+        y, more = compute(norm(x) if self.normalize_before else x)
+        x = self.residual_connection(self.dropout_module(y), x)
+        return x if self.normalize_before else norm(x), more
+
+    def _attention(self, name, keep, **inputs):
+        heads = keep.heads.get(name)
+        columns = {} if heads is None else {"out_proj.weight": heads}
+        return masked_call(getattr(self, name), columns=columns, weights=_stream(keep, name), **inputs)
+
+    def _ffn(self, x, keep):
+        def compute(x):
+            x = self.activation_fn(masked_call(self.fc1, x, weights=_stream(keep, "fc1")))
+            x = self.activation_dropout_module(x)
+            columns = {} if keep.ffn is None else {"weight": keep.ffn}
+            return masked_call(self.fc2, x, columns=columns, weights=_stream(keep, "fc2")), None
+
+        return self._residual("ffn", self.final_layer_norm, x, keep, compute)[0]
+
+
+class LayerDropEncoderLayer(_Sublayers, TransformerEncoderLayerBase):
+    """fairseq's encoder layer, of which parts can be dropped."""
+
+    def forward(self, x, encoder_padding_mask, attn_mask=None, keep=None):
+        """As in fairseq; ``keep`` says what runs in this training step."""
+        if keep is None:
+            return super().forward(x, encoder_padding_mask, attn_mask)
+        if attn_mask is not None:
+            raise ValueError("dropping inside a layer takes no attention mask of the caller's")
+
+        def attend(x):
+            inputs = {"query": x, "key": x, "value": x, "key_padding_mask": encoder_padding_mask}
+            return self._attention("self_attn", keep, **inputs, need_weights=False)
+
+        x, _ = self._residual("self_attn", self.self_attn_layer_norm, x, keep, attend)
+        return self._ffn(x, keep)
+
+
+class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
+    """fairseq's decoder layer, of which parts can be dropped."""
+
+    def forward(
+        self,
+        x,
+        encoder_out=None,
+        encoder_padding_mask=None,
+        incremental_state=None,
+        *others,
+        self_attn_mask=None,
+        self_attn_padding_mask=None,
+        need_attn=False,
+        need_head_weights=False,
+        keep=None,
+        **named,
+    ):
+        """As in fairseq; ``keep`` says what runs in this training step."""
+        if keep is None:
+            masks = {"self_attn_mask": self_attn_mask, "self_attn_padding_mask": self_attn_padding_mask}
+            wanted = {"need_attn": need_attn, "need_head_weights": need_head_weights}
+            inputs = (x, encoder_out, encoder_padding_mask, incremental_state, *others)
+            return super().forward(*inputs, **masks, **wanted, **named)
+
+        def attend(x):
+            inputs = {"query": x, "key": x, "value": x, "key_padding_mask": self_attn_padding_mask}
+            return self._attention("self_attn", keep, **inputs, need_weights=False, attn_mask=self_attn_mask)
+
+        def attend_to_encoder(x):
+            inputs = {"query": x, "key": encoder_out, "value": encoder_out, "key_padding_mask": encoder_padding_mask}
+            wanted = {"need_weights": need_attn or need_head_weights, "need_head_weights": need_head_weights}
+            return self._attention("encoder_attn", keep, **inputs, static_kv=True, **wanted)
+
+        x, attention = self._residual("self_attn", self.self_attn_layer_norm, x, keep, attend)
+        if self.encoder_attn is not None and encoder_out is not None:
+            x, attention = self._residual("encoder_attn", self.encoder_attn_layer_norm, x, keep, attend_to_encoder)
+        return self._ffn(x, keep), attention, None
+
+
+def drop_inside(layer, kind):
+    """Make a layer that fairseq has built one of these, in place.
+
+    Raises:
+        ValueError: for a layer of a form that is not written out here.
+    """
+    forms = {
+        "--cross-self-attention": getattr(layer, "cross_self_attention", False),
+        "scale_attn": getattr(layer, "attn_ln", None) is not None,
+        "scale_heads": getattr(layer, "c_attn", None) is not None,
+        "scale_fc": getattr(layer, "ffn_layernorm", None) is not None,
+        "scale_resids": getattr(layer, "w_resid", None) is not None,
+        "return_fc": getattr(layer, "return_fc", False),
+    }
+    found = [form for form, there in forms.items() if there]
+    if found:
+        raise ValueError(f"nothing inside a layer can be dropped in a model with {', '.join(found)}")
+    checkpointed = hasattr(layer, "precheckpoint_forward")
+    offload = checkpointed and layer.forward.args[1]
+    if checkpointed:  # fairseq has tied the wrapper to the forward of the class that it was
+        unwrap_checkpoint(layer)
+        del layer.forward
+    layer.__class__ = LayerDropEncoderLayer if kind == "encoder" else LayerDropDecoderLayer
+    return checkpoint_wrapper(layer, offload) if checkpointed else layer
+
+
+def _stream(keep, name):
+    """The seed of the masks of a module's weights: one stream a module."""
+    if keep.weights is None:
+        return None
+    seed, rate = keep.weights
+    return seed + 1000 * ("self_attn", "encoder_attn", "fc1", "fc2").index(name), rate

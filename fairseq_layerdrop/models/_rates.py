@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""From a model's flat configuration to the rates at which its layers, and what is inside them, are dropped."""
+
+from fairseq_layerdrop.modules.learned import LearnedRates
+from fairseq_layerdrop.modules.masks import linear_rates, uniform_rates
+from fairseq_layerdrop.modules.structures import StructureRates
+
+SCHEDULES = ("uniform", "linear", "learned")
+
+
+def stack_rates(cfg, name, depth):
+    """The rate of each layer of a stack; layers that share their weights have one.
+
+    Raises:
+        ValueError: if the rates are no probabilities, or do not fit the depth or the schedule.
+    """
+    groups, value = depth // cfg.share_layers, cfg[f"{name}_layerdrop"]
+    if cfg.layerdrop_schedule not in SCHEDULES:
+        raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, got {cfg.layerdrop_schedule!r}")
+    if depth % cfg.share_layers:
+        raise ValueError(f"--share-layers must divide the depth, {depth}, got {cfg.share_layers}")
+    parts = [float(part) for part in str(value).strip("[]() ").split(",")]
+    if len(parts) > 1:
+        rates = _listed(parts, groups, cfg.layerdrop_schedule)
+    elif cfg.layerdrop_schedule == "linear":
+        rates = linear_rates(groups, parts[0])
+    else:
+        rates = uniform_rates(groups, parts[0])
+    if cfg.layerdrop_schedule == "learned":
+        LearnedRates(groups, 1, target=rates[0])  # refuses a target that rates cannot have
+    return tuple(rate for rate in rates for _ in range(cfg.share_layers))
+
+
+def structure_rates(cfg):
+    """The rates of what is inside the layers."""
+    return StructureRates(
+        sublayer=cfg.sublayerdrop,
+        head=cfg.headdrop,
+        ffn=cfg.ffndrop,
+        ffn_blocks=cfg.ffndrop_blocks,
+        weight=cfg.weightdrop,
+    )
+
+
+def check_rates(cfg, depths):
+    """Refuse a configuration that cannot be, before anything is built.
+
+    Raises:
+        ValueError: one message that names every flag that is out of range.
+    """
+    errors = []
+    for stack, depth in depths.items():
+        try:
+            stack_rates(cfg, stack, depth)
+        except ValueError as error:
+            errors.append(f"--{stack}-layerdrop: {error}")
+    try:
+        structure_rates(cfg)
+    except ValueError as error:
+        errors.append(str(error))
+    for flag in ("layerdrop_min_layers", "layerdrop_warmup_updates"):
+        if cfg[flag] < 0:
+            errors.append(f"--{flag.replace('_', '-')}: must not be negative, got {cfg[flag]}")
+    if errors:
+        raise ValueError("; ".join(errors))
+
+
+def _listed(parts, groups, schedule):
+    if schedule != "uniform":
+        raise ValueError(f"a list of rates takes no schedule, got {schedule}")
+    if len(parts) != groups:
+        raise ValueError(f"there must be one rate, or one for each of {groups} layers (or chunks), got {len(parts)}")
+    return tuple(rate for part in parts for rate in uniform_rates(1, part))

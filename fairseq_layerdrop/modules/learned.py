@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Learned drop rates: Data Driven Pruning (Fan et al. 2019, section 3.3), of which no code was published.
+
+The paper says: each layer has a rate of its own, a non-linear function of the layer's activation followed by a softmax,
+whose mean over the layers is the target; at inference a fixed set of the layers with the highest scores runs. What it
+does not say, and how it is read here:
+
+- *the non-linear function*: one number a layer, ``w·tanh(a) + b``, of the mean activation ``a`` that reaches the layer.
+- *which activation*: the rates of a step are needed before the step is computed, so ``a`` is a running mean over the
+  steps before.
+- *the mean*: the softmax over depth shares the sum of the rates, ``target·depth``, out among the layers. A share
+  above the highest rate is cut there and what is cut off is shared out among the others in turn, so that the mean is
+  the target exactly.
+- *the highest rate*: below 1, so that every layer runs at times, or nothing could be learned of it any more.
+- *gradients through the draw*: straight through (Bengio et al. 2013), of the layers that ran. A layer's output is
+  ``x + z·(f(x) − x)`` with z drawn 0 or 1, E[z] = k, and its gradient g; ``dL/dk`` is taken as ``z/k · g·(f(x) − x)``,
+  whose mean over the draws is that of ``g·(f(x) − x)`` where the layer runs. Nothing is computed of a layer that was
+  dropped, and the value of the forward pass is untouched; estimators that weigh whole losses (REINFORCE) have too
+  high a variance for one draw a step.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HIGHEST_RATE = 0.95
+
+
+class LearnedRates(nn.Module):
+    """The rates of a stack's layers, learned with the model.
+
+    Args:
+        depth: the number of layers.
+        width: the model's dimension.
+        target: the mean rate, at every moment.
+
+    Raises:
+        ValueError: if the target is no rate that layers can have.
+    """
+
+    activation: Tensor
+
+    def __init__(self, depth: int, width: int, *, target: float) -> None:
+        super().__init__()
+        if not 0 <= target <= HIGHEST_RATE:
+            raise ValueError(f"a learned rate must lie in [0, {HIGHEST_RATE}], got a target of {target}")
+        self.target = target
+        self.weight = nn.Parameter(torch.zeros(depth, width))
+        self.bias = nn.Parameter(torch.zeros(depth))
+        self.register_buffer("activation", torch.zeros(depth, width))
+
+    def scores(self) -> Tensor:
+        """One number a layer, the greater the more the layer is dropped."""
+        return (self.weight * torch.tanh(self.activation)).sum(1) + self.bias
+
+    def rates(self) -> Tensor:
+        """The drop rates, in float64; their mean is the target."""
+        return share_out(self.scores().double(), self.target * len(self.bias), most=HIGHEST_RATE)
+
+    @torch.no_grad()
+    def observe(self, layer: int, x: Tensor, *, momentum: float = 0.1) -> None:
+        """Note what reaches a layer (``T x B x C``), whether it runs or not."""
+        mean = x.detach().float().mean(dim=tuple(range(x.dim() - 1))).to(self.activation)
+        self.activation[layer].lerp_(mean, momentum)
+
+
+def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
+    """Share ``total`` out by the softmax of the scores, no share above ``most``; their sum is the total."""
+    shares, free, rest = torch.zeros_like(scores), torch.ones_like(scores, dtype=torch.bool), total
+    for _ in range(len(scores)):
+        part = torch.softmax(scores.masked_fill(~free, -torch.inf), 0) * rest
+        over = free & (part > most)
+        if not over.any():
+            return torch.where(free, part, shares)
+        shares = torch.where(over, torch.full_like(shares, most), shares)
+        free = free & ~over
+        rest -= most * int(over.sum())
+        if not free.any():
+            break
+    return shares
+
+
+class StraightThrough(torch.autograd.Function):
+    """A layer's output, unchanged, with a gradient for the probability that the layer runs."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, x: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(output, x, keep)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
+        output, x, keep = ctx.saved_tensors
+        effect = (gradients[0].float() * (output - x).float()).sum()
+        return gradients[0], None, (effect / keep).to(keep)
