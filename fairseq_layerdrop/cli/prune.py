@@ -13,6 +13,7 @@ from rich.console import Console
 
 import fairseq_layerdrop
 from fairseq_layerdrop.cli._dictionaries import copy, plan_copies
+from fairseq_layerdrop.cli._inside import choose_inside
 from fairseq_layerdrop.cli._text import join
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="how --target-params turns a depth into layers (default: even); learned alone: the layers that the model "
         "learned to keep, as many as ran on average in its training",
     )
+    parser.add_argument("--heads-keep", metavar="N", help="heads of each attention that stay: how many, or 0.5 of them")
+    parser.add_argument("--ffn-keep", metavar="N", help="units of each FFN that stay: how many, or 0.5 of them")
+    parser.add_argument(
+        "--drop-sublayers",
+        metavar="LIST",
+        help="sub-layers that go, of the input's layers: encoder:3.ffn,decoder:0.self_attn,decoder:0.encoder_attn",
+    )
+    parser.add_argument(
+        "--importance", metavar="FILE", help="scores of heads and units, by `importance` (default: their magnitude)"
+    )
     parser.add_argument("--keep-optimizer", action="store_true", help="keep Adam's moments of the layers that stay")
     parser.add_argument("--copy-dicts", metavar="DATA", help="copy the dictionaries of this data set beside OUT")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written; write nothing")
@@ -65,17 +76,26 @@ def run(args: Namespace) -> None:
     checkpoint.check_target(args.output, source=args.checkpoint, force=force)
     copies = plan_copies(args.copy_dicts, Path(args.output), force=force) if args.copy_dicts else {}
     full = checkpoint.load(args.checkpoint)
-    origin = {"source": checkpoint.digest(args.checkpoint), "version": fairseq_layerdrop.__version__}
+    source = checkpoint.digest(args.checkpoint)
     try:
         plan = _plan(args, full)
-        small = prune_checkpoint(full, plan, **origin, style=args.config_style, keep_optimizer=args.keep_optimizer)
+        inside = choose_inside(args, full, plan, source)
+        small = prune_checkpoint(
+            full,
+            plan,
+            source=source,
+            version=fairseq_layerdrop.__version__,
+            style=args.config_style,
+            keep_optimizer=args.keep_optimizer,
+            widths=inside.widths,
+        )
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
-    facts = _facts(args, plan, full, small)
+    facts = {**_facts(args, plan, full, small), "inside": inside.facts}
     if not args.dry_run:
 
         def check(written: Path) -> None:
-            check_surgery(full["model"], checkpoint.load(written)["model"], plan)
+            check_surgery(full["model"], checkpoint.load(written)["model"], plan, inside.narrow)
 
         with Console(stderr=True).status(f"writing {args.output}"):
             checkpoint.save(small, args.output, force=args.force, check=check)
@@ -128,7 +148,7 @@ def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: di
     selections = plan.selections.items()
     from_file = "--restore-file" if args.keep_optimizer else "--finetune-from-model"
     training = [model_flags(model_section(small)), *_positions(small["model"]), from_file, shlex.quote(args.output)]
-    if isinstance(small["cfg"]["model"], Namespace):
+    if isinstance(small["cfg"]["model"], Namespace) or "layerdrop_shapes" in small["cfg"]["model"]:
         training.insert(0, USER_DIR)
     return {
         "input": args.checkpoint,
@@ -162,6 +182,8 @@ def _notes(args: Namespace, full: dict[str, Any], small: dict[str, Any]) -> Iter
         yield f"left out of the task's state, being objects and no plain data: {', '.join(lost)}"
     if args.config_style == "plain" and config_style(model_section(full)) == "namespace":
         yield "stock fairseq does not load this architecture from plain options: leave --config-style out"
+    if "layerdrop_shapes" in model_section(small):
+        yield f"fairseq's own models cannot hold these shapes: it is loaded with {USER_DIR}"
     if isinstance(small["cfg"]["model"], Namespace):
         yield f"its options are in a Namespace, which fairseq on torch >= 2.6 loads with {USER_DIR}"
     name = architecture(model_section(small))
@@ -177,6 +199,8 @@ def _print(facts: dict[str, Any]) -> None:
     for stack, layers in facts["stacks"].items():
         removed = f"removed {join(layers['removed'])}" if layers["removed"] else "nothing removed"
         print(f"{stack}: kept {join(layers['kept'])}; {removed}")
+    for line in facts["inside"]:
+        print(line)
     before, after = facts["parameters"]
     print(f"parameters: {before:,} -> {after:,} ({after / before:.0%})")
     if facts["output"]:

@@ -56,6 +56,10 @@ class LayerDropConfig(FairseqDataclass):
     share_layers: int = field(
         default=1, metadata={"help": "so many neighbouring layers share their weights (default: 1, none do)"}
     )
+    layerdrop_shapes: Optional[str] = field(
+        default=None,
+        metadata={"help": "heads and FFN units of each layer, of a model pruned below the layer (written by prune)"},
+    )
     seed: int = II("common.seed")
 
 

@@ -10,24 +10,37 @@ from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_ch
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 
 from fairseq_layerdrop.modules.layer_drop import PassThrough
-from fairseq_layerdrop.modules.structures import masked_call
+from fairseq_layerdrop.modules.structures import Inside, masked_call
 
 
 class _Sublayers:
     """The residual blocks of a layer: ``x + dropout(f(x))`` with a norm before ``f`` or behind the sum."""
 
-    def _residual(self, name, norm, x, keep, compute):
+    missing = frozenset()
+    """The sub-layers that were pruned; their modules are ``None``."""
+
+    def _what_runs(self, keep):
+        """What is written out here runs in training steps that drop, and always where sub-layers are missing."""
+        return Inside() if keep is None and self.missing else keep
+
+    def _residual(self, name, x, keep, compute):
         """Run a block, or pass its input on and give its parameters gradients of zero.
 
         ``compute`` is the block's ``f``; what it returns beside its output is returned, too.
         """
+        if name in self.missing:
+            return x, None
         if name not in keep.sublayers:
             modules = (self.fc1, self.fc2) if name == "ffn" else (getattr(self, name),)
-            unused = [parameter for module in (*modules, norm) for parameter in module.parameters()]
+            unused = [parameter for module in (*modules, self._norm(name)) for parameter in module.parameters()]
             return PassThrough.apply(x, *unused), None
+        norm = self._norm(name)
         y, more = compute(norm(x) if self.normalize_before else x)
         x = self.residual_connection(self.dropout_module(y), x)
         return x if self.normalize_before else norm(x), more
+
+    def _norm(self, name):
+        return self.final_layer_norm if name == "ffn" else getattr(self, f"{name}_layer_norm")
 
     def _attention(self, name, keep, **inputs):
         heads = keep.heads.get(name)
@@ -41,7 +54,7 @@ class _Sublayers:
             columns = {} if keep.ffn is None else {"weight": keep.ffn}
             return masked_call(self.fc2, x, columns=columns, weights=_stream(keep, "fc2")), None
 
-        return self._residual("ffn", self.final_layer_norm, x, keep, compute)[0]
+        return self._residual("ffn", x, keep, compute)[0]
 
 
 class LayerDropEncoderLayer(_Sublayers, TransformerEncoderLayerBase):
@@ -49,6 +62,7 @@ class LayerDropEncoderLayer(_Sublayers, TransformerEncoderLayerBase):
 
     def forward(self, x, encoder_padding_mask, attn_mask=None, keep=None):
         """As in fairseq; ``keep`` says what runs in this training step."""
+        keep = self._what_runs(keep)
         if keep is None:
             return super().forward(x, encoder_padding_mask, attn_mask)
         if attn_mask is not None:
@@ -58,7 +72,7 @@ class LayerDropEncoderLayer(_Sublayers, TransformerEncoderLayerBase):
             inputs = {"query": x, "key": x, "value": x, "key_padding_mask": encoder_padding_mask}
             return self._attention("self_attn", keep, **inputs, need_weights=False)
 
-        x, _ = self._residual("self_attn", self.self_attn_layer_norm, x, keep, attend)
+        x, _ = self._residual("self_attn", x, keep, attend)
         return self._ffn(x, keep)
 
 
@@ -80,6 +94,7 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
         **named,
     ):
         """As in fairseq; ``keep`` says what runs in this training step."""
+        keep = self._what_runs(keep)
         if keep is None:
             masks = {"self_attn_mask": self_attn_mask, "self_attn_padding_mask": self_attn_padding_mask}
             wanted = {"need_attn": need_attn, "need_head_weights": need_head_weights}
@@ -88,16 +103,19 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
 
         def attend(x):
             inputs = {"query": x, "key": x, "value": x, "key_padding_mask": self_attn_padding_mask}
-            return self._attention("self_attn", keep, **inputs, need_weights=False, attn_mask=self_attn_mask)
+            more = {"incremental_state": incremental_state, "attn_mask": self_attn_mask}
+            return self._attention("self_attn", keep, **inputs, **more, need_weights=False)
 
         def attend_to_encoder(x):
             inputs = {"query": x, "key": encoder_out, "value": encoder_out, "key_padding_mask": encoder_padding_mask}
-            wanted = {"need_weights": need_attn or need_head_weights, "need_head_weights": need_head_weights}
-            return self._attention("encoder_attn", keep, **inputs, static_kv=True, **wanted)
+            need_weights = need_attn or need_head_weights or (not self.training and self.need_attn)
+            more = {"incremental_state": incremental_state, "static_kv": True}
+            wanted = {"need_weights": need_weights, "need_head_weights": need_head_weights}
+            return self._attention("encoder_attn", keep, **inputs, **more, **wanted)
 
-        x, attention = self._residual("self_attn", self.self_attn_layer_norm, x, keep, attend)
+        x, attention = self._residual("self_attn", x, keep, attend)
         if self.encoder_attn is not None and encoder_out is not None:
-            x, attention = self._residual("encoder_attn", self.encoder_attn_layer_norm, x, keep, attend_to_encoder)
+            x, attention = self._residual("encoder_attn", x, keep, attend_to_encoder)
         return self._ffn(x, keep), attention, None
 
 

@@ -10,6 +10,7 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerEncode
 from fairseq_layerdrop.models._config import PAPER_RATE, add_flags
 from fairseq_layerdrop.models._layers import drop_inside
 from fairseq_layerdrop.models._rates import check_rates, stack_rates, structure_rates
+from fairseq_layerdrop.models._shapes import reshape
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.learned import LearnedRates
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
@@ -48,12 +49,16 @@ class LayerDropDecoder(TransformerDecoderBase):
         """
         step = _draw(self.layers)
         wanted = self.num_layers - 1 if alignment_layer is None else alignment_layer
-        attending = [i for i in step.active if not step.inside or "encoder_attn" in step.inside[i].sublayers]
+        attending = [i for i in step.active if self._attends(i, step)]
         aligned = max((i for i in attending if i <= wanted), default=min(attending, default=wanted))
         with self.layers.running(step):
             return super().extract_features(
                 prev_output_tokens, encoder_out, incremental_state, full_context_alignment, aligned, alignment_heads
             )
+
+    def _attends(self, index, step):
+        dropped = step.inside and "encoder_attn" not in step.inside[index].sublayers
+        return not dropped and getattr(self.layers[index], "encoder_attn", None) is not None
 
 
 class LayerDropModel:
@@ -128,6 +133,8 @@ def drop_layers(stack, name, cfg):
     depth, chunk = len(stack.layers), cfg.share_layers
     # Indexed, never iterated: fairseq's own list skips layers in any loop.
     layers = [stack.layers[i - i % chunk] for i in range(depth)]
+    if cfg.layerdrop_shapes:
+        reshape(layers, name, cfg.layerdrop_shapes)
     rates, structures = stack_rates(cfg, name, depth), structure_rates(cfg)
     learned = None
     if cfg.layerdrop_schedule == "learned":

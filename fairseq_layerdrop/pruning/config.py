@@ -6,6 +6,7 @@ which may be an ``argparse.Namespace`` of every option there was.
 """
 
 import re
+import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,20 @@ _OUR_NAME = re.compile(
 _NO_ARCHITECTURE = {"bart": "bart_base"}  # fairseq's model of this name has no architecture of this name
 _OUR_FIELD = re.compile(
     r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|valid_plans"
+    r"|distill_.*"
 )
+_DISTILLATION = "layerdrop_distill"
+_DISTILLED = {
+    "label_smoothed_cross_entropy": ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg"),
+    "cross_entropy": ("sentence_avg",),
+    "adaptive_loss": ("sentence_avg", "ddp_backend"),
+    "masked_lm": ("tpu",),
+    "sentence_prediction": (
+        *("classification_head_name", "regression_target"),
+        *("report_mcc", "report_acc_and_f1", "report_pearson_and_spearman"),
+    ),
+}
+"""The criterions that self-distillation wraps, and those of its fields that are theirs."""
 _NAMES = {"_name", "arch", "task", "criterion"}
 _SIZES = [
     f"{stack}_{size}"
@@ -76,6 +90,9 @@ def model_flags(model: Mapping[str, Any]) -> str:
     flags = [f"--arch {name}"]
     flags += [f"{_flag(size)} {model[size]}" for size in _SIZES if model.get(size) is not None]
     flags += [_flag(form) for form in _FORMS if model.get(form) and not _is_fixed(form, name)]
+    if "layerdrop_shapes" in model:  # our architectures have a rate unless told otherwise
+        flags += [f"--{stack}-layerdrop 0" for stack in STACKS if f"{stack}_layers" in model]
+        flags += [f"--layerdrop-shapes {shlex.quote(model['layerdrop_shapes'])}"]
     return " ".join(flags)
 
 
@@ -85,11 +102,12 @@ def _is_fixed(form: str, name: str) -> bool:
 
 def config_style(model: Mapping[str, Any]) -> str:
     """The style in which stock fairseq can load this model's configuration: ``plain`` or ``namespace``."""
-    return "namespace" if _NEEDS_NAMESPACE.fullmatch(_stock_name(architecture(model))) else "plain"
+    needed = "layerdrop_shapes" not in model and _NEEDS_NAMESPACE.fullmatch(_stock_name(architecture(model)))
+    return "namespace" if needed else "plain"
 
 
-def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str | None = None) -> dict[str, Any]:
-    """The configuration of the pruned model, as stock fairseq writes one.
+def stock_config(cfg: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
+    """The configuration of the pruned model, as stock fairseq writes one, in plain containers.
 
     Names and fields of this package are taken out, depths are those of the plan, the keep-lists ``None`` and
     the rates 0 (so that fairseq builds an ordinary layer list).
@@ -97,9 +115,6 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str | None
     Args:
         cfg: the source's configuration.
         plan: what stays.
-        style: ``plain`` containers, which ``torch.load`` takes with its safe defaults; ``namespace`` puts the
-            model's options into an ``argparse.Namespace``, which BART and CTranslate2's converter ask for;
-            ``None`` chooses what the model's family can load.
 
     Raises:
         ValueError: if the plan removes the layer whose attention is the alignment.
@@ -118,11 +133,23 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan, *, style: str | None
         section |= {name: None for name in (f"{prefix}layers_to_keep",) if name in section}
         section |= {name: 0.0 for name in (f"{prefix}layerdrop",) if name in section}
     _keep_alignment(model, plan)
-    if (style or config_style(model)) == "namespace":
-        task = stock.get("task")
-        names = {"arch": architecture(model), "task": task.get("_name") if isinstance(task, dict) else task}
-        stock["model"] = Namespace(**names | model)
     return stock
+
+
+def in_style(cfg: Mapping[str, Any], style: str | None) -> dict[str, Any]:
+    """A configuration of plain containers in the style that its reader needs.
+
+    Args:
+        cfg: the configuration.
+        style: ``plain`` containers, which ``torch.load`` takes with its safe defaults; ``namespace`` puts the
+            model's options into an ``argparse.Namespace``, which BART and CTranslate2's converter ask for;
+            ``None`` chooses what the model's architecture can load.
+    """
+    model, task = cfg["model"], cfg.get("task")
+    if (style or config_style(model)) == "plain":
+        return dict(cfg)
+    names = {"arch": architecture(model), "task": task.get("_name") if isinstance(task, dict) else task}
+    return {**cfg, "model": Namespace(**names | model)}
 
 
 def plain(value: Any) -> Any:
@@ -189,6 +216,10 @@ def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
     stock = {key: value for key, value in section.items() if not _OUR_FIELD.fullmatch(key)}
     if _OUR_NAME.fullmatch(str(stock.get("_name"))) and "arch" not in stock:
         stock.pop("seed", None)  # the flat model's copy of common.seed, for its masks
+    wrapped = section.get("distill_criterion")
+    if stock.get("_name") == _DISTILLATION and wrapped in _DISTILLED:
+        stock = {key: value for key, value in stock.items() if key in ("_name", *_DISTILLED[wrapped])}
     for key in _NAMES & stock.keys():
-        stock[key] = _stock_name(stock[key]) if isinstance(stock[key], str) else stock[key]
+        name = wrapped if stock[key] == _DISTILLATION else stock[key]
+        stock[key] = _stock_name(name) if isinstance(name, str) else name
     return stock

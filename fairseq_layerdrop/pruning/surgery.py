@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The surgery itself: a plan and a checkpoint's dictionary in, a smaller dictionary out."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairseq_layerdrop.pruning.config import is_plain, model_section, plain, stock_config, training_rates
+from fairseq_layerdrop.pruning.config import in_style, is_plain, model_section, plain, stock_config, training_rates
 from fairseq_layerdrop.pruning.gates import without_gates
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.shaped import head_dims, hold_shapes
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
+from fairseq_layerdrop.pruning.widths import Widths, narrow, shapes
 
 OF_ITS_TRAINING = ("best", "val_loss", "metrics", "train_meters")
 """What an extra state says of one model's training does not hold for another made from it."""
@@ -28,6 +30,7 @@ def prune_checkpoint(
     version: str,
     style: str | None = None,
     keep_optimizer: bool = False,
+    widths: Widths | None = None,
 ) -> dict[str, Any]:
     """A fairseq checkpoint restricted to a plan: an ordinary, stock one.
 
@@ -36,7 +39,8 @@ def prune_checkpoint(
         plan: what stays; a plan that keeps everything makes a stock checkpoint of one trained with this package.
         source: the digest of the source's file, for the provenance.
         version: this package's, likewise.
-        style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.stock_config`.
+        style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.in_style`.
+        widths: what stays inside the layers; these are numbered as in ``checkpoint``.
         keep_optimizer: carry the optimizer's state over to the layers that stay; else there is none.
 
     Raises:
@@ -44,16 +48,28 @@ def prune_checkpoint(
             the optimizer's state is none that can be carried over.
     """
     full = upgrade_checkpoint(checkpoint)
-    rates = training_rates(model_section(full))
+    model = model_section(full)
+    rates = training_rates(model)
     state = without_gates(upgrade_state(full["model"]))
     check_chunks(state, plan)
-    extra = _extra_state(full.get("extra_state") or {}, plan)
+    if keep_optimizer and widths:
+        raise ValueError("the optimizer's state of layers that get other shapes cannot be kept; leave it out")
+
+    def cut(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return compact(prune_state(narrow(weights, head_dims(model), widths) if widths else weights, plan))
+
+    cfg, small = stock_config(full["cfg"], plan), cut(state)
+    if widths or model.get("layerdrop_shapes"):
+        missing = bool(model.get("layerdrop_shapes") or (widths and widths.without))
+        cfg = hold_shapes(cfg, shapes(small, head_dims(model)), missing=missing)
+    extra = _extra_state(full.get("extra_state") or {}, cut)
     earlier = extra.get("layerdrop", {"steps": [], "rates": rates})
     step = {"source": source, "plan": plan.to_json(), "version": version}
+    step |= {"inside": widths.to_json()} if widths else {}
     pruned = {
         "args": None,
-        "cfg": stock_config(full["cfg"], plan, style=style),
-        "model": compact(prune_state(state, plan)),
+        "cfg": in_style(cfg, style),
+        "model": small,
         "criterion": plain(full.get("criterion")),
         "optimizer_history": _history(full),
         "task_state": {key: value for key, value in (full.get("task_state") or {}).items() if is_plain(value)},
@@ -71,11 +87,11 @@ def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"num_updates": 0} | {k: v for k, v in entry.items() if k != "optimizer"} for entry in history]
 
 
-def _extra_state(extra: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
+def _extra_state(extra: Mapping[str, Any], cut: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> dict[str, Any]:
     """What holds for the pruned model, too; the EMA's weights are pruned alike."""
     small = {key: plain(value) for key, value in extra.items() if key not in OF_ITS_TRAINING}
     for name in small.keys() & set(EMA):
-        small[name] = compact(prune_state(without_gates(upgrade_state(small[name])), plan))
+        small[name] = cut(without_gates(upgrade_state(small[name])))
     return small
 
 
@@ -93,25 +109,30 @@ def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return small
 
 
-def check_surgery(source: Mapping[str, Tensor], written: Mapping[str, Tensor], plan: PruningPlan) -> None:
+def check_surgery(
+    source: Mapping[str, Tensor],
+    written: Mapping[str, Tensor],
+    plan: PruningPlan,
+    inside: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> None:
     """Compare the written model with its source, independently of how it was made.
 
-    Its keys must be those of the source's first layers (what a stock model of that depth has), every tensor bit
-    for bit that of the layer it came from, and tensors that were one must still be.
+    Each layer must have the keys of the layer it came from, and every tensor its bits; everything outside the layers
+    must be there, and tensors that were one must still be. ``inside`` is what was done to the source inside its layers.
 
     Raises:
         ValueError: naming everything that differs.
     """
-    source = without_gates(upgrade_state(source))
+    source = inside(without_gates(upgrade_state(source)))
     kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
     kept |= plan.kept
-    expected = {key for key in source if (at := locate(key)) is None or at.layer < len(kept[at.stack])}
-    wrong = sorted(expected ^ written.keys())
-    for key in expected & written.keys():
-        at = locate(key)
-        origin = at._replace(layer=kept[at.stack][at.layer]).key if at else key
-        if not same_bits(source[origin], written[key]):
-            wrong.append(key)
+    origins = {key: key for key in source if not locate(key)}
+    for place in filter(None, map(locate, source)):
+        for new, old in enumerate(kept[place.stack]):
+            if old == place.layer:
+                origins[place._replace(layer=new).key] = place.key
+    wrong = sorted(origins.keys() ^ written.keys())
+    wrong += [key for key in origins.keys() & written.keys() if not same_bits(source[origins[key]], written[key])]
     if wrong:
         raise ValueError(f"what was written differs from its source in {', '.join(wrong)}; nothing was kept")
     if _unique_sizes(prune_state(source, plan).values()) != _unique_sizes(written.values()):

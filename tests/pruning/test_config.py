@@ -14,6 +14,7 @@ from fairseq_programs import config as parsed
 from fairseq_layerdrop.pruning.config import (
     architecture,
     config_style,
+    in_style,
     model_flags,
     model_section,
     plain,
@@ -23,6 +24,12 @@ from fairseq_layerdrop.pruning.config import (
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 PLAN = PruningPlan.parse("0,2,4/5", {"encoder": 6, "decoder": 6})
+
+
+def written(cfg: dict[str, Any], style: str | None = None) -> dict[str, Any]:
+    """The configuration of a pruned model as it is in its file."""
+    return in_style(stock_config(cfg, PLAN), style)
+
 
 SOURCES = [{"ours": ours, "namespace": namespace} for ours in (False, True) for namespace in (False, True)]
 
@@ -73,7 +80,7 @@ def test_everything_is_plain(stock: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)
 def test_the_namespace_style_differs_in_the_models_section_alone(source: dict[str, bool]) -> None:
-    styled, flat = stock_config(config(**source), PLAN, style="namespace"), stock_config(config(**source), PLAN)
+    styled, flat = written(config(**source), "namespace"), stock_config(config(**source), PLAN)
     assert isinstance(styled["model"], Namespace)
     # What reads a Namespace (BART, CTranslate2) asks it for the names, too.
     names = {"arch": "transformer", "task": "translation"}
@@ -274,7 +281,7 @@ def named(name: str, task: Any = None) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["bart_large", "mbart_large", "layerdrop_bart", "layerdrop_bart_base"])
 def test_bart_gets_a_namespace_unless_plain_is_asked_for(name: str) -> None:
-    asked, unasked = (stock_config(named(name), PLAN, style=style)["model"] for style in ("plain", None))
+    asked, unasked = (written(named(name), style)["model"] for style in ("plain", None))
     assert (type(asked), type(unasked)) == (dict, Namespace)
     assert vars(unasked) == {"arch": asked["_name"], "task": "translation"} | asked
 
@@ -283,7 +290,7 @@ def test_bart_gets_a_namespace_unless_plain_is_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", ["transformer", "bart_large", "roberta"])
 def test_the_style_that_is_asked_for_is_the_one(name: str, style: str) -> None:
     kind = {"plain": dict, "namespace": Namespace}[style]
-    assert type(stock_config(named(name), PLAN, style=style)["model"]) is kind
+    assert type(written(named(name), style)["model"]) is kind
 
 
 @pytest.mark.parametrize("name", ["bartender", "my_bart", "mmbart", "transformer_bart"])
@@ -305,7 +312,7 @@ def test_every_architecture_of_a_family_has_its_style(model: str) -> None:
 
 @pytest.mark.parametrize("name", ["layerdrop_bart", "layerdrop_bart_base", "layerdrop_bart_large"])
 def test_our_bart_becomes_an_architecture_that_there_is(name: str) -> None:
-    model = stock_config(named(name), PLAN)["model"]
+    model = written(named(name))["model"]
     assert (model._name, model.arch) == ("bart_base", "bart_base")
     assert model.arch in ARCH_MODEL_INV_REGISTRY["bart"]
 
@@ -323,14 +330,14 @@ def test_our_roberta_becomes_roberta(kind: str) -> None:
 
 @pytest.mark.parametrize("task", [{"_name": "denoising"}, "denoising"], ids=str)
 def test_a_namespace_has_the_names_of_architecture_and_task(task: Any) -> None:
-    model = stock_config(named("bart_large", task), PLAN)["model"]
+    model = written(named("bart_large", task))["model"]
     assert (model.arch, model.task) == ("bart_large", "denoising")
 
 
 def test_a_namespace_keeps_the_names_that_it_has() -> None:
     cfg = config(ours=True, namespace=True)
     cfg["model"].arch = "layerdrop_transformer_iwslt_de_en"
-    model = stock_config(cfg, PLAN, style="namespace")["model"]
+    model = written(cfg, "namespace")["model"]
     assert (model.arch, model.task, model._name) == ("transformer", "translation", "transformer")
 
 
