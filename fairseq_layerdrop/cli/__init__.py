@@ -10,9 +10,16 @@ import sys
 from typing import NoReturn
 
 import fairseq_layerdrop
-from fairseq_layerdrop.cli import average, inspect, prune, report, user_dir
+from fairseq_layerdrop.cli import average, importance, inspect, prune, report, user_dir
 
-VERBS = {"user-dir": user_dir, "inspect": inspect, "prune": prune, "average": average, "report": report}
+VERBS = {
+    "user-dir": user_dir,
+    "inspect": inspect,
+    "prune": prune,
+    "average": average,
+    "importance": importance,
+    "report": report,
+}
 
 
 class _Parser(argparse.ArgumentParser):
