@@ -35,6 +35,7 @@ CELLS = {
     "loads in stock fairseq": "no plugin, no override",
     "equal to in-memory": "the outputs are those of the full model restricted in memory, within 1e-5",
     "fine-tune, save, load": "2 updates by `--finetune-from-model` with the printed flags; no override to load it",
+    "inside the layers": "heads, FFN units and sub-layers removed: the outputs are those of the full model masked",
     "twice = once": "pruning in two steps gives the tensors and the configuration of one",
 }
 DOCUMENT = REPOSITORY / "docs" / "families.md"
@@ -158,6 +159,57 @@ def test_it_is_fine_tuned_saved_and_loaded_again(
     assert (after["model"], after["layers"]) == (before["model"], before["layers"])
     assert not torch.equal(before["outputs"], after["outputs"])
     done[family.name, "fine-tune, save, load"] = "yes"
+
+
+def masked(checkpoint: Path, inside: dict[str, Any]) -> Any:
+    """What the full model computes when what is not kept inside its layers is masked by zeros and idle norms."""
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
+    with torch.no_grad():
+        for path, kept in inside["kept"].items():
+            weight, size = reader(model, path)
+            mask = torch.zeros(weight.shape[1] // size)
+            mask[kept] = 1
+            weight.mul_(mask.repeat_interleave(size))
+        for path in inside["without"]:
+            layer, part = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+            out = layer.fc2 if part == "ffn" else getattr(layer, part).out_proj
+            out.weight.zero_()
+            out.bias.zero_()
+            setattr(layer, "final_layer_norm" if part == "ffn" else f"{part}_layer_norm", torch.nn.Identity())
+    return outputs(model)
+
+
+def reader(model: Any, path: str) -> tuple[Any, int]:
+    """The matrix that reads an attention's heads, or an FFN's units, and how many of its columns are one."""
+    module = model.get_submodule(path.removesuffix(".ffn"))
+    return (module.fc2.weight, 1) if path.endswith(".ffn") else (module.out_proj.weight, module.head_dim)
+
+
+@every_family
+def test_what_is_pruned_inside_the_layers_is_gone(
+    family: Family, training: Callable[[Family], Run], tmp_path: Path
+) -> None:
+    if not family.ours:
+        pytest.skip("a family of whose layers this package has none")
+    full, stack = training(family).last, "decoder" if "--decoder-layers" in family.model else "encoder"
+    gone = [f"{stack}:1.ffn", f"{stack}:2.self_attn"]
+    gone += ["decoder:0.encoder_attn"] if "--encoder-layers" in family.model and stack == "decoder" else []
+    flags = ["--heads-keep", "0.5", "--ffn-keep", "12", "--drop-sublayers", ",".join(gone)]
+    small = prune(full, tmp_path / "small.pt", *flags)
+    smaller = prune(small, tmp_path / "smaller.pt", "--ffn-keep", "0.5")
+    uniform = prune(full, tmp_path / "uniform.pt", "--ffn-keep", "0.5")
+    steps = [load(path)["extra_state"]["layerdrop"]["steps"] for path in (small, uniform)]
+    assert len(steps[0][0]["inside"]["without"]) == len(gone)
+    found = in_files(small, smaller, user_dir=True)
+    assert {result["model"].startswith("LayerDrop") for result in found} == {True}
+    assert (found[0]["outputs"] - masked(full, steps[0][0]["inside"])).abs().max() < 1e-5
+    (plain,) = in_files(uniform, user_dir=family.needs_user_dir)
+    assert not plain["model"].startswith("LayerDrop")
+    assert (plain["outputs"] - masked(full, steps[1][0]["inside"])).abs().max() < 1e-5
+    counts = [sum(t.numel() for t in weights(path).values()) for path in (full, small, smaller)]
+    sizes = [path.stat().st_size for path in (full, small, smaller)]
+    assert sorted(counts, reverse=True) == counts and sorted(sizes, reverse=True) == sizes
+    done[family.name, "inside the layers"] = "yes"
 
 
 @every_family
