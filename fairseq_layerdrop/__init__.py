@@ -9,11 +9,13 @@ __version__ = "0.1.0"
 
 
 def register() -> None:
-    """Register the models and tasks with fairseq, for Python programs that do not go through ``--user-dir``.
+    """Register models, tasks and criterions with fairseq, for Python programs that do not go through ``--user-dir``.
 
     fairseq skips ``--user-dir`` for a package that was imported before; whoever imports this one first
     calls ``register()``. Calling it again does nothing.
     """
+    import fairseq_layerdrop.criterions
+    import fairseq_layerdrop.criterions.layerdrop_distill
     import fairseq_layerdrop.models
     import fairseq_layerdrop.models.bart
     import fairseq_layerdrop.models.roberta

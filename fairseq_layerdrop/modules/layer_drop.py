@@ -122,6 +122,8 @@ class LayerDropList(nn.ModuleList):
         key = (self.seed, self._update, self._draws, self.stack)
         self._draws += 1
         warm = min(1.0, self._update / self.warmup) if self.warmup else 1.0
+        if self.learned is not None:
+            self.learned.agree()
         keep = None if self.learned is None else 1 - warm * self.learned.rates()
         rates = [warm * rate for rate in self.rates[:: self.chunk]] if keep is None else (1 - keep).tolist()
         active = everything

@@ -59,6 +59,13 @@ class LearnedRates(nn.Module):
         return share_out(self.scores().double(), self.target * len(self.bias), most=HIGHEST_RATE)
 
     @torch.no_grad()
+    def agree(self) -> None:
+        """Average over the processes of a data-parallel training what each has seen: all must draw alike."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.activation)
+            self.activation /= torch.distributed.get_world_size()
+
+    @torch.no_grad()
     def observe(self, layer: int, x: Tensor, *, momentum: float = 0.1) -> None:
         """Note what reaches a layer (``T x B x C``), whether it runs or not."""
         mean = x.detach().float().mean(dim=tuple(range(x.dim() - 1))).to(self.activation)

@@ -216,10 +216,10 @@ def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
     stock = {key: value for key, value in section.items() if not _OUR_FIELD.fullmatch(key)}
     if _OUR_NAME.fullmatch(str(stock.get("_name"))) and "arch" not in stock:
         stock.pop("seed", None)  # the flat model's copy of common.seed, for its masks
-    wrapped = section.get("distill_criterion")
-    if stock.get("_name") == _DISTILLATION and wrapped in _DISTILLED:
-        stock = {key: value for key, value in stock.items() if key in ("_name", *_DISTILLED[wrapped])}
+    if stock.get("_name") == _DISTILLATION:
+        fields = _DISTILLED[section["distill_criterion"]]
+        stock = {key: value for key, value in stock.items() if key in ("_name", *fields)}
     for key in _NAMES & stock.keys():
-        name = wrapped if stock[key] == _DISTILLATION else stock[key]
+        name = section["distill_criterion"] if stock[key] == _DISTILLATION else stock[key]
         stock[key] = _stock_name(name) if isinstance(name, str) else name
     return stock
