@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 import torch
-from builders import FFN, family_checkpoint, layer_values, share, training_checkpoint
+from builders import DIM, FFN, family_checkpoint, layer_values, share, training_checkpoint
 
 import fairseq_layerdrop
 from fairseq_layerdrop.checkpoint import digest, load
@@ -785,3 +785,146 @@ def test_files_are_inspected_and_pruned_where_fairseq_is_not_installed(full: Pat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert layers(out)["decoder"] == [0, 2]
+
+
+# What a model learned of its layers
+
+SCORES = {"encoder": [0.5, -1.0, 2.0, 0.0, 1.5, -0.5], "decoder": [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]}
+
+
+def learned_checkpoint(scores: dict[str, list[float]] = SCORES, rate: float = 0.5) -> dict[str, Any]:
+    """A training checkpoint of 6+6 layers with gates; neighbours that share their weights have one score."""
+    checkpoint = training_checkpoint(ours=True)
+    for stack, biases in scores.items():
+        prefix = f"{stack}.layerdrop_gate."
+        chunk = 6 // len(biases)
+        if chunk > 1:
+            groups = [tuple(range(i, i + chunk)) for i in range(0, 6, chunk)]
+            checkpoint["model"] = share(checkpoint["model"], f"{stack}.layers", groups)
+        checkpoint["model"] |= {
+            prefix + "weight": torch.zeros(len(biases), DIM),
+            prefix + "bias": torch.tensor(biases),
+            prefix + "activation": torch.ones(len(biases), DIM),
+        }
+        checkpoint["cfg"]["model"] |= {f"{stack}_layerdrop": rate, "layerdrop_schedule": "learned"}
+    return checkpoint
+
+
+@pytest.fixture
+def learned(full: Path) -> Path:
+    torch.save(learned_checkpoint(), full)
+    return full
+
+
+def test_the_layers_that_the_model_learned_to_keep_are_kept(command: Command, learned: Path, out: Path) -> None:
+    done = command("prune", learned, out, "--encoder-keep", "learned:3", "--decoder-keep", "learned:1")
+    assert (done.status, done.err) == (0, "")
+    assert layers(out) == {"encoder": [1, 3, 5], "decoder": [5]}
+    assert "the same again: --encoder-keep 1,3,5 --decoder-keep 5" in done.out
+    assert not [key for key in load(out)["model"] if "layerdrop" in key]
+
+
+def test_learned_and_other_layers_go_together(command: Command, learned: Path, out: Path) -> None:
+    assert command("prune", learned, out, "--encoder-keep", "learned:2").status == 0
+    assert layers(out) == {"encoder": [1, 5], "decoder": [0, 1, 2, 3, 4, 5]}
+    assert (
+        command("prune", learned, out, "--encoder-keep", "last:1", "--decoder-keep", "learned:2", "--force").status == 0
+    )
+    assert layers(out) == {"encoder": [5], "decoder": [4, 5]}
+
+
+@pytest.mark.parametrize(("rate", "kept"), [(0.5, 3), (0.3, 4), (0.2, 5), (0.95, 1)])
+def test_the_strategy_alone_keeps_as_many_as_ran_on_average(
+    command: Command, learned: Path, out: Path, rate: float, kept: int
+) -> None:
+    torch.save(learned_checkpoint(rate=rate), learned)
+    assert command("prune", learned, out, "--strategy", "learned").status == 0
+    best = {"encoder": [1, 5, 3, 0, 4, 2], "decoder": [5, 4, 3, 2, 1, 0]}
+    assert layers(out) == {stack: sorted(order[:kept]) for stack, order in best.items()}
+
+
+def test_the_strategy_leaves_what_is_named_as_named(command: Command, learned: Path, out: Path) -> None:
+    assert command("prune", learned, out, "--strategy", "learned", "--encoder-keep", "0,2").status == 0
+    assert layers(out) == {"encoder": [0, 2], "decoder": [3, 4, 5]}
+
+
+def test_the_strategy_turns_a_target_into_learned_layers(command: Command, learned: Path, out: Path) -> None:
+    assert command("prune", learned, out, "--strategy", "learned", "--target-params", "1.4k").status == 0
+    kept = layers(out)
+    best = {"encoder": [1, 5, 3, 0, 4, 2], "decoder": [5, 4, 3, 2, 1, 0]}
+    assert kept == {stack: sorted(best[stack][: len(indices)]) for stack, indices in kept.items()}
+    assert 1 < sum(map(len, kept.values())) < 8
+    assert parameters(command, out) <= 1400
+
+
+def test_a_target_that_a_sub_network_meets_exactly_is_that_sub_network(
+    command: Command, learned: Path, out: Path
+) -> None:
+    command("prune", learned, out, "--encoder-keep", "learned:4", "--decoder-keep", "learned:4")
+    target = parameters(command, out)
+    again = out.with_name("again.pt")
+    assert command("prune", learned, again, "--strategy", "learned", "--target-params", target).status == 0
+    assert layers(again) == layers(out)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--encoder-keep", "learned:3"],
+        ["--decoder-keep", "learned:3"],
+        ["--strategy", "learned"],
+        ["--strategy", "learned", "--target-params", "2k"],
+    ],
+    ids=str,
+)
+def test_a_model_that_has_learned_nothing_is_refused_in_one_line(
+    command: Command, full: Path, out: Path, flags: list[str]
+) -> None:
+    assert_one_line(command("prune", full, out, *flags), "needs a model trained with --layerdrop-schedule learned")
+    assert os.listdir(out.parent) == []
+
+
+@pytest.mark.parametrize("rate", ["0,0.1,0.2,0.3,0.4,0.5", None], ids=["listed", "none"])
+def test_a_model_of_other_rates_has_learned_nothing_either(
+    command: Command, full: Path, out: Path, rate: str | None
+) -> None:
+    checkpoint = training_checkpoint(ours=True)
+    checkpoint["cfg"]["model"] |= {"encoder_layerdrop": rate, "decoder_layerdrop": rate}
+    torch.save(checkpoint, full)
+    assert_one_line(command("prune", full, out, "--strategy", "learned"), "--layerdrop-schedule learned")
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"), [("learned:7", "depth, 6, got 7"), ("learned:0", "got 0"), ("learned", "")]
+)
+def test_a_number_of_learned_layers_that_cannot_be_is_one_line(
+    command: Command, learned: Path, out: Path, spec: str, reason: str
+) -> None:
+    assert_one_line(command("prune", learned, out, "--encoder-keep", spec), reason)
+
+
+def test_what_is_learned_of_shared_layers_is_kept_by_chunks(command: Command, learned: Path, out: Path) -> None:
+    torch.save(learned_checkpoint({"encoder": [1.0, 0.0, 2.0], "decoder": [1.0, -1.0]}), learned)
+    flags = ["--encoder-keep", "learned:4", "--decoder-keep", "learned:3"]
+    assert command("prune", learned, out, *flags).status == 0
+    assert layers(out) == {"encoder": [0, 0, 2, 2], "decoder": [3, 3, 3]}
+    done = command("prune", learned, out, "--encoder-keep", "learned:3", "--force")
+    assert_one_line(done, "encoder: the layers 0,1 share their weights, keep all or none of them; got 0")
+    lines = command("inspect", learned).out
+    assert "0,1 | 2,3 | 4,5" in lines and "0,1,2 | 3,4,5" in lines
+
+
+def test_the_strategy_alone_keeps_whole_chunks(command: Command, learned: Path, out: Path) -> None:
+    torch.save(learned_checkpoint({"encoder": [1.0, 0.0, 2.0], "decoder": [0.0, 1.0, 2.0]}), learned)
+    assert command("prune", learned, out, "--strategy", "learned").status == 0
+
+
+def test_inspect_shows_rates_that_were_listed(command: Command, full: Path, out: Path) -> None:
+    checkpoint = training_checkpoint(ours=True)
+    checkpoint["cfg"]["model"]["encoder_layerdrop"] = "0,0.1,0.2,0.3,0.4,0.5"
+    torch.save(checkpoint, full)
+    listed = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert "0.0, 0.1, 0.2, 0.3, 0.4, 0.5" in command("inspect", full).out
+    assert command("prune", full, out, "--encoder-keep", "0,5").status == 0
+    for path in (full, out):
+        assert json.loads(command("inspect", path, "--json").out)["stacks"]["encoder"]["layerdrop"] == listed

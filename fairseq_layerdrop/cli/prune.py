@@ -107,7 +107,7 @@ def run(args: Namespace) -> None:
 
 def _plan(args: Namespace, full: dict[str, Any]) -> "PruningPlan":
     from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
-    from fairseq_layerdrop.pruning.gates import drop_scores, learned_layers
+    from fairseq_layerdrop.pruning.gates import drop_scores, learned_layers, without_gates
     from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.pruning.stacks import stack_depths
     from fairseq_layerdrop.pruning.upgrade import upgrade_state
@@ -128,17 +128,23 @@ def _plan(args: Namespace, full: dict[str, Any]) -> "PruningPlan":
     def rule(stack: str, count: int) -> str:
         return learned_layers(scores, stack, f"{strategy}:{count}") or "all"
 
-    return fit_parameters(state, depths, specs, target=parse_amount(args.target_params), rule=rule)
+    return fit_parameters(without_gates(state), depths, specs, target=parse_amount(args.target_params), rule=rule)
 
 
 def _as_trained(full: dict[str, Any], depths: dict[str, int]) -> dict[str, str]:
-    """For each stack the depth that was its mean in training."""
+    """For each stack the depth that was its mean in training, in whole chunks where layers share their weights."""
     from fairseq_layerdrop.pruning.config import model_section, training_rates
-    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
+    from fairseq_layerdrop.pruning.stacks import chunks
+    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
     rates = training_rates(model_section(upgrade_checkpoint(full)))
-    single = {stack: rate for stack, rate in rates.items() if stack in depths and isinstance(rate, float)}
-    return {stack: f"learned:{max(1, round(depths[stack] * (1 - rate)))}" for stack, rate in single.items()}
+    shared = chunks(upgrade_state(full["model"]))
+    specs = {}
+    for stack, depth in depths.items():
+        rate, chunk = rates.get(stack), len(shared[stack][0]) if stack in shared else 1
+        mean = depth * (1 - rate) if isinstance(rate, float) else depth
+        specs[stack] = f"learned:{max(1, round(mean / chunk)) * chunk}"
+    return specs
 
 
 def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:

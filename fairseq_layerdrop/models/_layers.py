@@ -23,17 +23,18 @@ class _Sublayers:
         """What is written out here runs in training steps that drop, and always where sub-layers are missing."""
         return Inside() if keep is None and self.missing else keep
 
-    def _residual(self, name, x, keep, compute):
+    def _residual(self, name, x, keep, compute, reads=()):
         """Run a block, or pass its input on and give its parameters gradients of zero.
 
-        ``compute`` is the block's ``f``; what it returns beside its output is returned, too.
+        ``compute`` is the block's ``f``; what it returns beside its output is returned, too. ``reads`` is what else it
+        reads: where it is dropped, a gradient of zero ties that to the loss.
         """
         if name in self.missing:
             return x, None
         if name not in keep.sublayers:
             modules = (self.fc1, self.fc2) if name == "ffn" else (getattr(self, name),)
             unused = [parameter for module in (*modules, self._norm(name)) for parameter in module.parameters()]
-            return PassThrough.apply(x, *unused), None
+            return PassThrough.apply(x, *unused, *reads), None
         norm = self._norm(name)
         y, more = compute(norm(x) if self.normalize_before else x)
         x = self.residual_connection(self.dropout_module(y), x)
@@ -115,7 +116,7 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
 
         x, attention = self._residual("self_attn", x, keep, attend)
         if self.encoder_attn is not None and encoder_out is not None:
-            x, attention = self._residual("encoder_attn", x, keep, attend_to_encoder)
+            x, attention = self._residual("encoder_attn", x, keep, attend_to_encoder, [encoder_out])
         return self._ffn(x, keep), attention, None
 
 

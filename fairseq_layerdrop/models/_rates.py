@@ -15,8 +15,6 @@ def stack_rates(cfg, name, depth):
         ValueError: if the rates are no probabilities, or do not fit the depth or the schedule.
     """
     groups, value = depth // cfg.share_layers, cfg[f"{name}_layerdrop"]
-    if cfg.layerdrop_schedule not in SCHEDULES:
-        raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, got {cfg.layerdrop_schedule!r}")
     if depth % cfg.share_layers:
         raise ValueError(f"--share-layers must divide the depth, {depth}, got {cfg.share_layers}")
     parts = [float(part) for part in str(value).strip("[]() ").split(",")]
@@ -49,15 +47,20 @@ def check_rates(cfg, depths):
         ValueError: one message that names every flag that is out of range.
     """
     errors = []
-    for stack, depth in depths.items():
+    if cfg.layerdrop_schedule not in SCHEDULES:
+        errors.append(f"--layerdrop-schedule: must be one of {', '.join(SCHEDULES)}, got {cfg.layerdrop_schedule!r}")
+    if cfg.share_layers < 1:
+        errors.append(f"--share-layers: must be at least 1, got {cfg.share_layers}")
+    for stack, depth in depths.items() if not errors else ():
         try:
             stack_rates(cfg, stack, depth)
         except ValueError as error:
             errors.append(f"--{stack}-layerdrop: {error}")
-    try:
-        structure_rates(cfg)
-    except ValueError as error:
-        errors.append(str(error))
+    for flag in ("sublayerdrop", "headdrop", "ffndrop", "weightdrop"):
+        if not 0 <= cfg[flag] <= 1:
+            errors.append(f"--{flag}: a drop rate must lie in [0, 1], got {cfg[flag]}")
+    if cfg.ffndrop_blocks < 1:
+        errors.append(f"--ffndrop-blocks: must be at least 1, got {cfg.ffndrop_blocks}")
     for flag in ("layerdrop_min_layers", "layerdrop_warmup_updates"):
         if cfg[flag] < 0:
             errors.append(f"--{flag.replace('_', '-')}: must not be negative, got {cfg[flag]}")

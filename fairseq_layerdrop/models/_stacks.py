@@ -104,6 +104,11 @@ class LayerDropModel:
         state_dict = upgrade_state(state_dict)
         found = stack_depths(state_dict)
         whole = {s: selection for s, selection in self.plan.selections.items() if found.get(s) == selection.depth}
+        for key in [key for key in state_dict if ".layerdrop_gate." in key]:
+            selection = whole.get(key.split(".")[0])
+            if selection is not None:
+                chunk = selection.depth // len(state_dict[key])
+                state_dict[key] = state_dict[key][sorted({i // chunk for i in selection.kept})]
         return super().load_state_dict(prune_state(state_dict, PruningPlan(**whole)), strict)
 
     def train(self, mode=True):

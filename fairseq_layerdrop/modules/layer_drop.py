@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fairseq_layerdrop.modules.learned import LearnedRates, StraightThrough
+from fairseq_layerdrop.modules.learned import LearnedRates, Slope
 from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator
 from fairseq_layerdrop.modules.structures import Inside, StructureRates, draw_inside
 
@@ -27,6 +27,8 @@ class Step(NamedTuple):
     """One item a layer of the list; empty where nothing is dropped inside layers."""
     keep: Tensor | None = None
     """The probabilities that the layers run, where these are learned."""
+    probe: int | None = None
+    """The layer of those that do not run that is looked at, to learn what it costs to drop it."""
 
 
 class LayerDropList(nn.ModuleList):
@@ -131,7 +133,13 @@ class LayerDropList(nn.ModuleList):
             chunks = draw_active(rates, min_layers=self._min_chunks, generator=keyed_generator(*key))
             active = tuple(i for i in everything if i // self.chunk in chunks)
         inside = draw_inside(self.structures.at(warm), len(self), self._heads, key) if self.structures.drop else ()
-        return Step(active, inside, keep)
+        return Step(active, inside, keep, self._draw_probe(active, key) if self.learned else None)
+
+    def _draw_probe(self, active: Sequence[int], key: Sequence[int | str]) -> int | None:
+        dropped = [i for i in range(len(self)) if i not in active]
+        if not dropped:
+            return None
+        return dropped[int(torch.randint(len(dropped), (), generator=keyed_generator(*key, "probe")))]
 
     @property
     def _min_chunks(self) -> int:
@@ -161,18 +169,22 @@ class LayerDropList(nn.ModuleList):
         run = layer if index in step.active else self._stand_in(layer, step)
         if index in step.active and step.inside:
             run = functools.partial(layer, keep=step.inside[index])
-        if step.keep is None or self.learned is None:
-            return run
-        return functools.partial(self._run_learned, index, run, step)
+        return run if step.keep is None else functools.partial(self._run_learned, index, layer, run, step)
 
-    def _run_learned(self, index: int, run: Any, step: Step, x: Tensor, *others: Any, **named: Any) -> Any:
+    def _run_learned(self, index: int, layer: Any, run: Any, step: Step, x: Tensor, *others: Any, **named: Any) -> Any:
+        """Run a layer, or its stand-in, and learn from it what the layer is worth."""
         assert self.learned is not None and step.keep is not None
-        self.learned.observe(index // self.chunk, x)
+        chunk = index // self.chunk
+        self.learned.observe(chunk, x)
         output = run(x, *others, **named)
-        if index not in step.active:
-            return output
         first, *rest = output if isinstance(output, tuple) else (output,)
-        first = StraightThrough.apply(first, x, step.keep[index // self.chunk])  # type: ignore[no-untyped-call]
+        keep = float(step.keep.detach()[chunk])
+        if index in step.active:
+            first = Slope.apply(first, x, first, step.keep[chunk], 1 / (2 * keep))  # type: ignore[no-untyped-call]
+        elif index == step.probe:
+            dropped = len(self) - len(step.active)
+            f_of_x = _look(layer, x, *others, **named)
+            first = Slope.apply(first, x, f_of_x, step.keep[chunk], dropped / (2 * (1 - keep)))  # type: ignore[no-untyped-call]
         return (first, *rest) if rest else first
 
     def _stand_in(self, layer: nn.Module, step: Step) -> Any:
@@ -191,6 +203,15 @@ class LayerDropList(nn.ModuleList):
     def __repr__(self) -> str:
         # ModuleList has a printer of its own, which leaves extra_repr out.
         return super().__repr__().replace("(", f"(rates={self.rates}, min_layers={self.min_layers}", 1)
+
+
+@torch.no_grad()
+def _look(layer: nn.Module, x: Tensor, *others: Any, **named: Any) -> Tensor:
+    """What a layer would have done, without a trace in torch's random numbers."""
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        output = layer(x, *others, **named)
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
 
 
 class PassThrough(torch.autograd.Function):

@@ -12,10 +12,12 @@ does not say, and how it is read here:
   above the highest rate is cut there and what is cut off is shared out among the others in turn, so that the mean is
   the target exactly.
 - *the highest rate*: below 1, so that every layer runs at times, or nothing could be learned of it any more.
-- *gradients through the draw*: straight through (Bengio et al. 2013), of the layers that ran. A layer's output is
-  ``x + z·(f(x) − x)`` with z drawn 0 or 1, E[z] = k, and its gradient g; ``dL/dk`` is taken as ``z/k · g·(f(x) − x)``,
-  whose mean over the draws is that of ``g·(f(x) − x)`` where the layer runs. Nothing is computed of a layer that was
-  dropped, and the value of the forward pass is untouched; estimators that weigh whole losses (REINFORCE) have too
+- *gradients through the draw*: a layer's output is ``x + z·d`` with ``d = f(x) − x`` and z drawn 0 or 1, E[z] = k. Of
+  the loss, ``dL/dk = E[L | z = 1] − E[L | z = 0]``, taken as the mean of its slopes at both ends (exact where the loss
+  is quadratic in z): with g the gradient of the output, ``g·d / 2k`` where the layer ran, ``g·d / 2(1−k)`` where
+  it did not. The slope at z = 1 alone (straight through, Bengio et al. 2013) will not do: training takes it to zero.
+  At z = 0 it needs ``f(x)`` of a dropped layer: one of a step's dropped layers, by lot, is looked at, forward only and
+  for all of them. The value of the forward pass is untouched. Estimators that weigh whole losses (REINFORCE) have too
   high a variance for one draw a step.
 """
 
@@ -85,19 +87,23 @@ def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
         rest -= most * int(over.sum())
         if not free.any():
             break
-    return shares
+    return shares + 0 * scores  # all at the most: no score changes anything, but each has a gradient
 
 
-class StraightThrough(torch.autograd.Function):
-    """A layer's output, unchanged, with a gradient for the probability that the layer runs."""
+class Slope(torch.autograd.Function):
+    """A layer's output, unchanged, with a gradient for the probability that the layer runs.
+
+    ``weight · g·(f(x) − x)``, where g is the gradient of the output.
+    """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, keep: Tensor) -> Tensor:
-        ctx.save_for_backward(output, x, keep)
+    def forward(ctx: Any, output: Tensor, x: Tensor, f_of_x: Tensor, keep: Tensor, weight: float) -> Tensor:
+        ctx.save_for_backward(x, f_of_x, keep)
+        ctx.weight = weight
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
-        output, x, keep = ctx.saved_tensors
-        effect = (gradients[0].float() * (output - x).float()).sum()
-        return gradients[0], None, (effect / keep).to(keep)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
+        x, f_of_x, keep = ctx.saved_tensors
+        slope = (gradients[0].float() * (f_of_x - x).float()).sum()
+        return gradients[0], None, None, (ctx.weight * slope).to(keep), None

@@ -2,6 +2,7 @@
 """The layer list: a loop sees every layer, training skips some for real, and the gradients stay whole."""
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairseq_layerdrop.modules.layer_drop import LayerDropList
+from fairseq_layerdrop.modules.layer_drop import LayerDropList, Step
+from fairseq_layerdrop.modules.structures import Inside, StructureRates, draw_inside
 
 DIM = 3
 
@@ -287,3 +289,182 @@ def test_an_empty_list() -> None:
     layers = LayerDropList(min_layers=0)
     assert layers.draw().active == ()
     assert list(layers) == []
+
+
+# Rates of each layer, a warm-up, and neighbours that are one group
+
+
+def runs(layers: LayerDropList, updates: int) -> list[float]:
+    """How often each layer runs, of so many updates."""
+    counts = [0] * len(layers)
+    for update in range(updates):
+        layers.set_num_updates(update)
+        for i in layers.draw().active:
+            counts[i] += 1
+    return [count / updates for count in counts]
+
+
+def assert_near(found: list[float], expected: list[float], draws: int) -> None:
+    """Within five deviations of the binomial law."""
+    wrong = [
+        (i, f, e)
+        for i, (f, e) in enumerate(zip(found, expected, strict=True))
+        if abs(f - e) > 5 * math.sqrt(e * (1 - e) / draws) + 1e-9
+    ]
+    assert wrong == []
+
+
+def test_each_layer_runs_at_its_own_rate() -> None:
+    rates = (0.0, 0.1, 0.5, 0.9, 1.0)
+    layers = LayerDropList(linear_layers(5), rates=rates, min_layers=0)
+    assert_near(runs(layers, 2000), [1 - rate for rate in rates], 2000)
+
+
+def test_with_a_minimum_each_layer_runs_at_the_rate_of_the_truncated_law() -> None:
+    """Two layers at 0.5 and 0.75, not both dropped: of 1 - 3/8 the first runs in 1/2, the second in 1/4."""
+    layers = LayerDropList(linear_layers(2), rates=(0.5, 0.75), min_layers=1)
+    assert_near(runs(layers, 2000), [0.5 / 0.625, 0.25 / 0.625], 2000)
+    assert layers.expected_depth == pytest.approx(0.75 / 0.625)
+
+
+@pytest.mark.parametrize(("update", "share"), [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0), (11, 1.0), (99, 1.0)])
+def test_in_a_warm_up_the_rates_grow_from_nothing(update: int, share: float) -> None:
+    layers = LayerDropList(linear_layers(2), rates=(0.4, 0.8), min_layers=0, warmup=10)
+    counts = [0, 0]
+    layers.set_num_updates(update)
+    for _ in range(1000):  # micro-batches of one update
+        for i in layers.draw().active:
+            counts[i] += 1
+    assert_near([count / 1000 for count in counts], [1 - 0.4 * share, 1 - 0.8 * share], 1000)
+
+
+def test_without_a_warm_up_the_first_update_drops_already() -> None:
+    layers = dropping(rate=1.0, min_layers=0)
+    assert layers.draw().active == ()
+
+
+def test_the_expected_depth_is_that_after_the_warm_up() -> None:
+    assert dropping(4, warmup=1000, min_layers=0).expected_depth == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("chunk", "min_layers", "least"), [(2, 0, 0), (2, 1, 2), (2, 3, 4), (3, 1, 3), (3, 4, 6)])
+def test_a_chunk_runs_whole_or_not_at_all(chunk: int, min_layers: int, least: int) -> None:
+    layers = dropping(rate=0.8, chunk=chunk, min_layers=min_layers)
+    drawn = draws(layers, updates=100)
+    assert all((i in active) == (i - i % chunk in active) for active in drawn for i in range(6))
+    assert min(map(len, drawn)) == least
+    assert len(set(drawn)) > 1 or least == 6
+
+
+def test_chunks_run_at_their_rate_and_the_expected_depth_counts_layers() -> None:
+    layers = LayerDropList(linear_layers(4), rates=(0.2, 0.2, 0.6, 0.6), min_layers=0, chunk=2)
+    assert_near(runs(layers, 2000), [0.8, 0.8, 0.4, 0.4], 2000)
+    assert layers.expected_depth == pytest.approx(2.4)
+    assert dropping(4, chunk=2, min_layers=1).expected_depth == pytest.approx(2 * 4 / 3)
+
+
+# What is dropped inside layers
+
+STRUCTURES = StructureRates(sublayer=0.5, head=0.5, ffn=0.5, weight=0.5)
+
+
+class Told(nn.Module):
+    """A layer that notes what it was told of its inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Inside | None] = []
+
+    def forward(self, x: Tensor, keep: Inside | None = None) -> Tensor:
+        self.told.append(keep)
+        return x + 1
+
+
+def telling(depth: int = 4, rate: float = 0.5, **options: Any) -> LayerDropList:
+    options = {"structures": (STRUCTURES, 2), **options}
+    return LayerDropList([Told() for _ in range(depth)], rates=(rate,) * depth, **options)
+
+
+def facts(inside: Inside) -> tuple[Any, ...]:
+    """The same as plain data, to be compared."""
+    heads = sorted((name, mask.tolist()) for name, mask in inside.heads.items())
+    return sorted(inside.sublayers), heads, None if inside.ffn is None else inside.ffn.tolist(), inside.weights
+
+
+def test_every_layer_that_runs_is_told_what_runs_inside_it() -> None:
+    layers = telling(seed=3, stack="decoder")
+    layers.set_num_updates(7)
+    for micro_batch in range(3):
+        step = layers.draw()
+        with layers.running(step):
+            for layer in layers:
+                layer(torch.zeros(1))
+        expected = draw_inside(STRUCTURES, 4, 2, (3, 7, micro_batch, "decoder"))
+        for i in range(4):
+            told = layers[i].told
+            layers[i].told = []
+            assert [facts(keep) for keep in told] == [facts(expected[i])] * (i in step.active)
+
+
+def test_the_layers_that_run_are_those_that_run_without_structures() -> None:
+    assert draws(telling(24, seed=5)) == draws(dropping(24, seed=5))
+
+
+def test_structures_alone_leave_every_layer_running() -> None:
+    layers = telling(rate=0.0)
+    assert not layers.drops
+    steps = [layers.draw() for _ in range(5)]
+    assert {step.active for step in steps} == {(0, 1, 2, 3)}
+    assert all(step.inside for step in steps)
+    assert len({str([facts(inside) for inside in step.inside]) for step in steps}) == 5
+
+
+def test_the_warm_up_holds_inside_layers_too() -> None:
+    layers = telling(warmup=4)
+    layers.set_num_updates(0)
+    assert [inside for inside in layers.draw().inside if inside != Inside()] == []
+    layers.set_num_updates(1)
+    assert {inside.weights[1] for inside in layers.draw().inside} == {0.125}
+
+
+@pytest.mark.parametrize("how", ["evaluation", "a fixed sub-network"])
+def test_nothing_is_drawn_inside_layers_outside_training(how: str) -> None:
+    layers = telling()
+    if how == "evaluation":
+        layers.eval()
+    else:
+        layers.keep = (0, 1, 2, 3)
+    step = layers.draw()
+    assert step == Step((0, 1, 2, 3), (), None)
+    with layers.running(step):
+        for layer in layers:
+            layer(torch.zeros(1))
+    assert [layers[i].told for i in range(4)] == [[None]] * 4
+
+
+def test_draws_inside_layers_leave_torchs_own_generator_alone() -> None:
+    layers, state = telling(), torch.get_rng_state()
+    layers.draw()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_resumed_run_repeats_what_it_draws_inside_layers() -> None:
+    def drawn(updates: range) -> list[str]:
+        layers = telling(warmup=6)
+        found = []
+        for update in updates:
+            layers.set_num_updates(update)
+            steps = [layers.draw() for _ in range(2)]
+            found += [str((step.active, [facts(inside) for inside in step.inside])) for step in steps]
+        return found
+
+    straight = drawn(range(1, 9))
+    assert straight[10:] == drawn(range(6, 9))
+    assert len(set(straight)) == 16
+
+
+def test_a_skipped_layer_s_stand_in_takes_what_a_layer_takes() -> None:
+    layers, x = telling(), torch.ones(2)
+    step = layers.draw()._replace(active=())
+    with layers.running(step):
+        assert torch.equal(next(iter(layers))(x, None, need_attn=True), x)

@@ -3,12 +3,13 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
 
-from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator, uniform_rates
+from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator, linear_rates, uniform_rates
 
 DRAWS = 4000
 UNEVEN = (0.1, 0.2, 0.5, 0.8)
@@ -99,10 +100,34 @@ def test_uniform_rates() -> None:
     assert uniform_rates(2, 1) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("depth", "rates"),
+    [(0, []), (1, [0.6]), (2, [0.3, 0.6]), (6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])],
+    ids=["0", "1", "2", "6"],
+)
+def test_linear_rates_grow_by_the_same_step_to_the_rate_at_the_last_layer(depth: int, rates: list[float]) -> None:
+    assert linear_rates(depth, 0.6) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 6, 24])
+def test_the_mean_of_linear_rates_and_their_ends(depth: int) -> None:
+    assert sum(linear_rates(depth, 0.5)) / depth == pytest.approx(0.5 * (depth + 1) / (2 * depth))
+    assert linear_rates(depth, 1)[-1] == 1
+    assert linear_rates(depth, 0) == (0.0,) * depth
+
+
+@pytest.mark.parametrize("min_layers", [0, 1, 3])
+def test_every_set_of_layers_comes_as_often_at_linear_rates(min_layers: int) -> None:
+    rates = linear_rates(4, 0.8)
+    probabilities, drawn = law(rates, min_layers), draw_many(rates, min_layers)
+    assert [a for a, probability in probabilities.items() if not within_five_sigma(drawn[a], probability)] == []
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf")])
-def test_what_is_no_probability_is_refused(rate: float) -> None:
+@pytest.mark.parametrize("schedule", [uniform_rates, linear_rates])
+def test_what_is_no_probability_is_refused(schedule: Callable[[int, float], tuple[float, ...]], rate: float) -> None:
     with pytest.raises(ValueError, match=rf"\[0, 1\], got {rate}"):
-        uniform_rates(6, rate)
+        schedule(6, rate)
 
 
 def stream(*key: int | str) -> list[float]:
