@@ -44,9 +44,9 @@ class _Sublayers:
         return self.final_layer_norm if name == "ffn" else getattr(self, f"{name}_layer_norm")
 
     def _attention(self, name, keep, **inputs):
-        heads = keep.heads.get(name)
-        columns = {} if heads is None else {"out_proj.weight": heads}
-        return masked_call(getattr(self, name), columns=columns, weights=_stream(keep, name), **inputs)
+        attention, heads = getattr(self, name), keep.heads.get(name)
+        columns = {} if heads is None else {"out_proj.weight": heads[: attention.num_heads]}  # some may be pruned
+        return masked_call(attention, columns=columns, weights=_stream(keep, name), **inputs)
 
     def _ffn(self, x, keep):
         def compute(x):

@@ -3,6 +3,7 @@
 
 import copy
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -567,6 +568,21 @@ def test_checkpointed_activations_give_the_same_gradients(case: str, style: str)
             torch.testing.assert_close(others[name], gradient, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("offload", [False, True])
+def test_activations_that_are_checkpointed_stay_so(offload: bool) -> None:
+    """What every layer computes is computed once more on the way back, inside it too."""
+    options = {"checkpoint_activations": True, "offload_activations": offload, "headdrop": 0.5, "dropout": 0.0}
+    model = build(**options).train()
+    with computed(model) as calls:
+        loss = loss_of(model)
+        before = list(calls)
+        loss.backward()
+    again = [call for call in calls[len(before) :] if ".layers." in call]
+    assert sorted(again) == sorted(call for call in before if ".layers." in call)
+    for stack in stacks(model).values():
+        assert all(stack.layers[i].forward.args[-1] is offload for i in range(2))
+
+
 @every_case
 def test_a_step_at_learning_rate_0_changes_no_weight(case: str) -> None:
     model = build(**CASES[case]).train()
@@ -610,6 +626,20 @@ def test_the_log_tells_the_rates_inside_the_layers(caplog: pytest.LogCaptureFixt
     assert [line.split(",")[1].strip() for line in lines] == ["encoder", "decoder"]
     assert all("head=0.25" in line for line in lines)
     assert not [r for r in caplog.records if "LayerDrop is off" in r.getMessage()]
+
+
+def test_in_a_layer_of_fewer_heads_whole_heads_are_dropped() -> None:
+    """Of a model pruned inside its layers, trained on with heads dropped."""
+    shapes = {stack: [[2, 4 * (stack == "decoder"), 32]] * 2 for stack in ("encoder", "decoder")}
+    model = build(layerdrop_shapes=json.dumps(shapes), headdrop=0.5).train()
+    moved = []
+    for update in range(8):
+        model.set_num_updates(update)
+        model.zero_grad()
+        loss_of(model).backward()
+        moved.append(model.encoder.layers[0].self_attn.v_proj.bias.grad.view(2, DIM // HEADS) != 0)
+    assert all(torch.equal(heads.any(1), heads.all(1)) for heads in moved)
+    assert len({str(heads.any(1).tolist()) for heads in moved}) > 1
 
 
 # Attention and hidden states

@@ -12,7 +12,17 @@ import pytest
 import torch
 from fairseq.logging import metrics
 from fairseq.utils import move_to_cpu
-from fairseq_programs import WIDTH, assert_same_tensors, build_model, build_task, config, layers_run, loss_of, stacks
+from fairseq_programs import (
+    WIDTH,
+    assert_same_tensors,
+    build_model,
+    build_task,
+    config,
+    dictionary,
+    layers_run,
+    loss_of,
+    stacks,
+)
 from omegaconf import OmegaConf
 from test_every_family import FAMILIES, Family
 
@@ -373,6 +383,41 @@ def test_a_copy_of_a_model_learns_apart(family: Family) -> None:
     assert_same_tensors(twin.state_dict(), before)
     for stack in stacks(twin).values():
         assert stack.layers.learned is stack.layerdrop_gate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("useless", range(4))
+def test_a_layer_that_adds_nothing_has_a_higher_rate_than_any_that_is_missed(useless: int) -> None:
+    """In a Transformer that learns to turn sentences round, its every other weight trained along."""
+    options = {"encoder_layerdrop": 0.3, "decoder_layerdrop": 0.3, **LEARNED, **UNDROPPED}
+    model = TRANSFORMER.build(**options, encoder_normalize_before=True, decoder_normalize_before=True)
+    for stack in stacks(model).values():
+        for name, parameter in stack.layers[useless].named_parameters():
+            parameter.requires_grad_(False)
+            if "out_proj" in name or "fc2" in name:
+                parameter.zero_()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.003)
+    words, generator = dictionary(), torch.Generator().manual_seed(5)
+    for update in range(400):
+        source = torch.randint(words.nspecial, len(words), (16, 6), generator=generator)
+        target = source.flip(1)
+        previous = torch.cat([torch.full((16, 1), words.eos()), target[:, :-1]], dim=1)
+        net_input = {"src_tokens": source, "src_lengths": torch.full((16,), 6), "prev_output_tokens": previous}
+        model.train().set_num_updates(update)
+        optimizer.zero_grad()
+        sample = {"net_input": net_input, "target": target}
+        loss_of(model, sample).backward()
+        optimizer.step()
+    whole = loss_of(model.eval(), sample).item()
+    for stack in stacks(model).values():
+        learned, missed = stack.layerdrop_gate.rates().tolist(), 0
+        for layer in range(4):
+            stack.layers.keep = tuple(i for i in range(4) if i != layer)
+            if loss_of(model, sample).item() - whole > 0.01:
+                assert learned[layer] < learned[useless]
+                missed += 1
+        stack.layers.keep = None
+        assert missed
 
 
 def test_a_warm_up_holds_for_learned_rates_too() -> None:

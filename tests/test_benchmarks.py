@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""The benchmarks run, at sizes at which their times mean nothing."""
+
+import json
+
+from fairseq_programs import python
+
+SMALLEST = [
+    *("--rounds", "1", "--updates", "2", "--warm-up", "0", "--encoder-layers", "2", "--decoder-layers", "2"),
+    *("--dim", "16", "--ffn", "16", "--heads", "2", "--vocabulary", "20", "--sentences", "2", "--length", "4"),
+]
+VARIANTS = [
+    *("stock 2+2", "stock 2+1", "stock 1+2", "stock 1+1", "stock LayerDrop, p 0.2", "stock LayerDrop, p 0.5"),
+    *(f"{structure}, p {rate}" for structure in ("layers", "sub-layers") for rate in ("0", "0.2", "0.5")),
+]
+
+
+def test_training_speed_has_a_row_for_each_variant() -> None:
+    printed = python("-m", "benchmarks.training_speed", *SMALLEST)
+    cells = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0].removeprefix("| ") for row in cells[2:]] == VARIANTS
+    assert {len(row) for row in cells} == {9}
+
+
+def test_training_speed_counts_what_ran() -> None:
+    printed = python("-m", "benchmarks.training_speed", *SMALLEST, "--json")
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [row["variant"] for row in rows] == VARIANTS
+    ran = {row["variant"]: row["layers_ran"] for row in rows}
+    for depths in ("2+2", "2+1", "1+2", "1+1"):
+        assert ran[f"stock {depths}"] == [float(depth) for depth in depths.split("+")]
+    assert ran["layers, p 0"] == ran["sub-layers, p 0"] == [2, 2]
+    for variant in ("layers, p 0.5", "sub-layers, p 0.5"):
+        assert 0 < sum(ran[variant]) < 4
