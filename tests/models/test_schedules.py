@@ -433,12 +433,26 @@ def test_a_warm_up_holds_for_learned_rates_too() -> None:
     assert sum(values[f"encoder_rate_{i}"] for i in range(4)) == pytest.approx(1.0, abs=3e-3)
 
 
-def test_a_learned_model_is_loaded_pruned() -> None:
-    full, small = TRANSFORMER.build(**LEARNED).eval(), TRANSFORMER.build(**LEARNED, encoder_layers_to_keep="0,3").eval()
-    small.load_state_dict(full.state_dict())
-    full.encoder.layers.keep = (0, 3)
+@pytest.mark.parametrize(
+    ("share", "kept", "rows"), [(1, (0, 3), [0, 3]), (1, (2,), [2]), (2, (2, 3), [1])], ids=["two", "one", "a chunk"]
+)
+def test_a_learned_model_is_loaded_pruned_and_its_gate_along(
+    share: int, kept: tuple[int, ...], rows: list[int]
+) -> None:
+    full = TRANSFORMER.build(**LEARNED, **BOTH, share_layers=share)
+    train(full, TRANSFORMER, range(3))
+    saved = full.state_dict()
+    before = copy.deepcopy(saved)
+    options = {**LEARNED, "share_layers": share, "encoder_layers_to_keep": ",".join(map(str, kept))}
+    small = TRANSFORMER.build(**options, draw=8)
+    small.load_state_dict(saved)
+    assert_same_tensors(saved, before)
+    for name in ("weight", "bias", "activation"):
+        whole = getattr(full.encoder.layerdrop_gate, name)
+        assert torch.equal(getattr(small.encoder.layerdrop_gate, name), whole[rows])
+    full.eval().encoder.layers.keep = kept
     inputs = TRANSFORMER.sample()["net_input"]
-    assert torch.equal(small(**inputs)[0], full(**inputs)[0])
+    assert torch.equal(small.eval()(**inputs)[0], full(**inputs)[0])
 
 
 # Layers that share their weights
