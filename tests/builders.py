@@ -58,14 +58,15 @@ def model_state(encoder: int = 6, decoder: int = 6, *, tied: bool = True) -> dic
     for stack, depth, shapes in (("encoder", encoder, ENCODER_LAYER), ("decoder", decoder, DECODER_LAYER)):
         if depth:
             state[f"{stack}.version"] = torch.tensor([3.0])
-            state[f"{stack}.embed_tokens.weight"] = torch.arange(WORDS * DIM).float().view(WORDS, DIM) / 7
+            words = torch.arange(WORDS * DIM).float().view(WORDS, DIM)
+            state[f"{stack}.embed_tokens.weight"] = (len(state) + words) / 7
             state[f"{stack}.embed_positions._float_tensor"] = torch.zeros(1)
             state |= layer_list(f"{stack}.layers", depth, shapes)
             state[f"{stack}.layer_norm.weight"] = torch.ones(DIM)
             state[f"{stack}.layer_norm.bias"] = torch.zeros(DIM)
     if decoder:
         embedding = state["decoder.embed_tokens.weight"]
-        state["decoder.output_projection.weight"] = embedding if tied else embedding.clone()
+        state["decoder.output_projection.weight"] = embedding if tied else embedding + 1
     return state
 
 
@@ -76,7 +77,7 @@ def family_state(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, T
     for stack, modules in WHERE[family].items():
         for module in modules:
             if "w2v" not in module and family != "wav2vec2":
-                state[f"{module}.embed_tokens.weight"] = torch.ones(WORDS, DIM)
+                state[f"{module}.embed_tokens.weight"] = torch.full((WORDS, DIM), 1.0 + len(state))
             state |= layer_list(f"{module}.layers", depths[stack], shapes[stack])
             state |= {f"{module}.layer_norm.weight": torch.ones(DIM), f"{module}.layer_norm.bias": torch.zeros(DIM)}
     if family == "roberta":

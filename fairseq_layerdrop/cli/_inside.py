@@ -37,9 +37,9 @@ def choose_inside(args: Namespace, full: dict[str, Any], plan: "PruningPlan", so
     from fairseq_layerdrop.pruning.gates import without_gates
     from fairseq_layerdrop.pruning.shaped import head_dims
     from fairseq_layerdrop.pruning.stacks import locate
-    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
+    from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
-    dims = head_dims(model_section(upgrade_checkpoint(full)))
+    dims = head_dims(model_section(full))
     state = without_gates(upgrade_state(full["model"]))
     left = {k: t for k, t in state.items() if not (at := locate(k)) or at.layer in plan.kept[at.stack]}
     paths = {at.stack: at.path for at in map(locate, left) if at}

@@ -71,11 +71,12 @@ def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop import checkpoint
     from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
+    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
 
     force = args.force or args.dry_run
     checkpoint.check_target(args.output, source=args.checkpoint, force=force)
     copies = plan_copies(args.copy_dicts, Path(args.output), force=force) if args.copy_dicts else {}
-    full = checkpoint.load(args.checkpoint)
+    full = upgrade_checkpoint(checkpoint.load(args.checkpoint))
     source = checkpoint.digest(args.checkpoint)
     try:
         plan = _plan(args, full)
@@ -135,9 +136,9 @@ def _as_trained(full: dict[str, Any], depths: dict[str, int]) -> dict[str, str]:
     """For each stack the depth that was its mean in training, in whole chunks where layers share their weights."""
     from fairseq_layerdrop.pruning.config import model_section, training_rates
     from fairseq_layerdrop.pruning.stacks import chunks
-    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
+    from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
-    rates = training_rates(model_section(upgrade_checkpoint(full)))
+    rates = training_rates(model_section(full))
     shared = chunks(upgrade_state(full["model"]))
     specs = {}
     for stack, depth in depths.items():

@@ -124,8 +124,6 @@ class LayerDropList(nn.ModuleList):
         key = (self.seed, self._update, self._draws, self.stack)
         self._draws += 1
         warm = min(1.0, self._update / self.warmup) if self.warmup else 1.0
-        if self.learned is not None:
-            self.learned.agree()
         keep = None if self.learned is None else 1 - warm * self.learned.rates()
         rates = [warm * rate for rate in self.rates[:: self.chunk]] if keep is None else (1 - keep).tolist()
         active = everything
@@ -153,6 +151,8 @@ class LayerDropList(nn.ModuleList):
             yield
         finally:
             self._running = before
+        if self.learned is not None and isinstance(step, Step) and step.keep is not None:
+            self.learned.agree()  # here, not at the next draw: what a checkpoint holds is what all have agreed on
 
     def __iter__(self) -> Iterator[Any]:
         for i, layer in enumerate(self._modules.values()):
@@ -224,13 +224,11 @@ class PassThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *joined: Tensor) -> Tensor:
-        ctx.shapes = [(t.shape, t.dtype, t.device, t.requires_grad) for t in joined]
+        ctx.joined = joined
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        zeros = (
-            torch.zeros(shape, dtype=dtype, device=device) if needed else None
-            for shape, dtype, device, needed in ctx.shapes
-        )
+        needed = ctx.needs_input_grad[1:]
+        zeros = (torch.zeros_like(t) if need else None for t, need in zip(ctx.joined, needed, strict=True))
         return (*gradients, *zeros)

@@ -16,8 +16,8 @@ from torch import Tensor
 from fairseq_layerdrop.pruning.config import config_style, plain
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate
-from fairseq_layerdrop.pruning.surgery import EMA, OF_ITS_TRAINING, same_bits
-from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
+from fairseq_layerdrop.pruning.surgery import OF_ITS_TRAINING, same_bits
+from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_checkpoint, upgrade_state
 
 # Half precision would round at every step; as integers, truths are true in the mean where they are in every input.
 _SUMMED_AS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int64}
@@ -49,7 +49,7 @@ class Average:
         """
         if source in self._names:
             raise ValueError(f"it is the same checkpoint as {self._names[source]}; name each one once")
-        state = upgrade_state(checkpoint["model"])
+        state = upgrade_state(upgrade_checkpoint(checkpoint)["model"])
         provenance = (checkpoint.get("extra_state") or {}).get("layerdrop")
         if not self._names:
             self._sums, self._rest, self.dropped = _copies(state), everything_else(checkpoint), _dropped(checkpoint)

@@ -26,7 +26,6 @@ from fairseq_layerdrop.pruning.stacks import prune_state
 from fairseq_layerdrop.pruning.upgrade import is_stale, upgrade_state
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
-_TIED_BY_FAIRSEQ = re.compile(r"(.*\.)?(embed_tokens|output_projection|adaptive_softmax|lm_head)\..*")
 # Left by fairscale: ZeRO's optimizer (OSS) and fully sharded data parallel number and cut parameters in their own way.
 _SHARDED = ("partition", "local_state_dict", "param_id_map", "uncollected_local_ids")
 # The order in which fairseq's modules have registered their children since 0.10, all levels in one list.
@@ -47,7 +46,7 @@ def prune_optimizer(optimizer: Any, state: Mapping[str, Tensor], plan: PruningPl
     Args:
         optimizer: the checkpoint's ``last_optimizer_state``, if it has one; it is not changed, and its tensors are
             copied only where they must be cut.
-        state: the checkpoint's ``model`` as it is in the file, before it is upgraded.
+        state: the checkpoint's ``model`` in the keys of its file; what was one tensor in the model, tied again.
         plan: what stays.
 
     Raises:
@@ -109,21 +108,11 @@ def _check_keys(state: Mapping[str, Tensor]) -> None:
 
 
 def _number(optimizer: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> dict[str, int]:
-    """The optimizer's numbers, counted from 0, by key; keys that share a tensor have the same.
-
-    A file from a GPU has lost its ties (``utils.move_to_cpu`` copies key by key). Where those that it has do not fit
-    the optimizer's state, equal bits in what fairseq can tie are tried as ties; at most one of the two can fit.
-    """
-    for tied in (dict, _tied_by_bits):
-        seen: dict[int, int] = {}
-        numbers = {key: seen.setdefault(t.data_ptr(), len(seen)) for key, t in tied(parameters).items()}
-        try:
-            _check_fit(optimizer, {key: parameters[key].shape for key in _owners(numbers)})
-        except ValueError as error:
-            misfit = error
-        else:
-            return numbers
-    raise misfit
+    """The optimizer's numbers, counted from 0, by key; keys that share a tensor have the same."""
+    seen: dict[int, int] = {}
+    numbers = {key: seen.setdefault(tensor.data_ptr(), len(seen)) for key, tensor in parameters.items()}
+    _check_fit(optimizer, {key: parameters[key].shape for key in _owners(numbers)})
+    return numbers
 
 
 def _owners(numbers: Mapping[str, int]) -> list[str]:
@@ -132,17 +121,6 @@ def _owners(numbers: Mapping[str, int]) -> list[str]:
     for key, number in numbers.items():
         first.setdefault(number, key)
     return list(first.values())
-
-
-def _tied_by_bits(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same, but each embedding and output matrix is the first of them that has its bits."""
-    first: list[Tensor] = []
-    tied = dict(parameters)
-    for key, tensor in parameters.items():
-        if tensor.dim() == 2 and _TIED_BY_FAIRSEQ.fullmatch(key):
-            tied[key] = next((one for one in first if one.dtype == tensor.dtype and torch.equal(one, tensor)), tensor)
-            first.append(tensor)
-    return tied
 
 
 def _check_fit(optimizer: Mapping[str, Any], shapes: Mapping[str, Size]) -> None:

@@ -10,10 +10,15 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.stacks import locate
 
+EMA = ("ema", "ema_fp32_params")
+"""Where an extra state holds weights."""
+
+_TIED_BY_FAIRSEQ = re.compile(r"(.*\.)?(embed_tokens|output_projection|adaptive_softmax|lm_head)\..*")
 _STALE_NAME = re.compile(r"(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 _NORM_NAME = re.compile(r"layer_norms\.(\d)\.(weight|bias)")
 _PROJECTIONS = re.compile(r"(.*_attn)\.in_proj_(weight|bias)")
@@ -47,7 +52,52 @@ def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint whose options are in ``cfg``, in sections: before 2021 they were one Namespace, ``args``."""
+    """A checkpoint in today's form.
+
+    Its options are in ``cfg``, in sections: before 2021 they were one Namespace, ``args``. Tensors that were one in the
+    model are one again: fairseq saves key by key what is on a GPU or in half precision, so that shared embeddings
+    and layers come apart in the file.
+    """
+    upgraded = _upgrade_options(checkpoint)
+    share = _option(upgraded.get("cfg"), "share_layers") or 1
+    upgraded["model"] = tie(checkpoint["model"], share)
+    extra = checkpoint.get("extra_state")
+    if isinstance(extra, Mapping):
+        weights = {name: tie(extra[name], share) for name in EMA if name in extra}
+        upgraded["extra_state"] = {**extra, **weights}
+    return upgraded
+
+
+def tie(state: Mapping[str, Tensor], share_layers: int = 1) -> dict[str, Tensor]:
+    """A state dict in which embedding and output matrices that have the same bits are one tensor.
+
+    So are layers that have the same bits where the model was built to share them, among so many neighbours.
+    """
+    tied, known = dict(state), dict[tuple[torch.Size, torch.dtype], list[Tensor]]()
+    for key, tensor in state.items():
+        place = locate(key)
+        if place and place.layer % share_layers:
+            first = place._replace(layer=place.layer - place.layer % share_layers).key
+            candidates = [state[first]] if first in state else []
+        elif tensor.dim() == 2 and _TIED_BY_FAIRSEQ.fullmatch(key):
+            candidates = known.setdefault((tensor.shape, tensor.dtype), [])
+        else:
+            continue
+        same = next((other for other in candidates if torch.equal(other, tensor)), None)
+        if same is None:
+            candidates.append(tensor)
+        else:
+            tied[key] = same
+    return tied
+
+
+def _option(cfg: Any, name: str) -> Any:
+    model = cfg.get("model") if isinstance(cfg, Mapping) else None
+    options = vars(model) if isinstance(model, Namespace) else model
+    return options.get(name) if isinstance(options, Mapping) else None
+
+
+def _upgrade_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = dict(checkpoint)
     args = checkpoint.get("args")
     if args is not None and checkpoint.get("cfg") is None:

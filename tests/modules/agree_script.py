@@ -21,8 +21,11 @@ if __name__ == "__main__":
         layers.set_num_updates(update)
         step = layers.draw()
         drawn.append((step.active, step.keep.tolist()))
-        for i in range(6):
-            gate.observe(i, torch.full((2, 3, 4), float(rank + i)))
+        x = torch.full((2, 3, 4), float(rank))
+        with layers.running(step):
+            for layer in layers:
+                x = layer(x)
+        drawn.append(gate.activation.tolist())
     Path(out).write_text(repr(drawn))
     torch.distributed.barrier()  # a process that leaves early takes the other's connection along
     torch.distributed.destroy_process_group()

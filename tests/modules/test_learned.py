@@ -496,11 +496,6 @@ def test_two_processes_that_see_different_data_draw_alike(tmp_path: Path) -> Non
     assert len(set(map(repr, ast.literal_eval(one)))) > 5, "the rates moved"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="processes agree before they draw, not after they have seen: a checkpoint holds what the first of them saw "
-    "last, and all go on from that",
-)
 def test_what_a_checkpoint_of_several_processes_holds_is_what_they_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, seen = learning(), []
     gate = layers.learned

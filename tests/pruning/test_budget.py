@@ -13,6 +13,7 @@ from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import prune_state, stack_depths
+from fairseq_layerdrop.pruning.upgrade import tie
 
 State = dict[str, Tensor]
 Depths = dict[str, int]
@@ -204,7 +205,7 @@ def test_a_stack_that_is_named_but_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("family", WHERE)
 def test_the_parameters_are_counted_as_inspect_does(family: str) -> None:
-    state = family_state(family)
+    state = tie(family_state(family))
     half = (count(state) + candidates(state, "even")[-1][0]) // 2
     depths = stack_depths(state)
     small = prune_state(state, fit_parameters(state, depths, {}, target=half, rule=spec("even")))

@@ -18,7 +18,7 @@ from fairseq_layerdrop.checkpoint import load
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import prune_state, stack_depths
-from fairseq_layerdrop.pruning.upgrade import upgrade_state
+from fairseq_layerdrop.pruning.upgrade import tie, upgrade_state
 
 SIZES = [*STYLE[:-1], "--encoder-layers", "4", "--decoder-layers", "4"]
 STOCK = ["--arch", "transformer", *SIZES]
@@ -218,7 +218,7 @@ def test_a_kept_layer_has_its_own_moments_and_steps(name: str, choice: int) -> N
 def test_a_file_from_a_gpu_that_has_lost_its_ties_gives_the_same(name: str, choice: int) -> None:
     saved = trained(name)
     plan = both(saved.model, choice)
-    lost = {key: tensor.clone() for key, tensor in saved.model.items()}
+    lost = tie({key: tensor.clone() for key, tensor in saved.model.items()})
     small = prune_optimizer(saved.optimizer, lost, plan)
     assert same(small, prune_optimizer(saved.optimizer, saved.model, plan))
 
@@ -230,7 +230,7 @@ def test_a_flat_state_is_cut_where_the_parameters_lie(name: str, ties: str, monk
     one_by_one, flat = (trained(name, kind, skips=False) for kind in ("not flat", "flat"))
     assert len(flat.optimizer["state"]) == 1 < len(one_by_one.optimizer["state"])
     plan = both(flat.model, 2)
-    model = flat.model if ties != "lost" else {key: tensor.clone() for key, tensor in flat.model.items()}
+    model = flat.model if ties != "lost" else tie({key: tensor.clone() for key, tensor in flat.model.items()})
     expected = prune_optimizer(one_by_one.optimizer, one_by_one.model, plan)["state"].values()
     small = prune_optimizer(flat.optimizer, model, plan)
     for moment in ("exp_avg", "exp_avg_sq"):
@@ -310,21 +310,13 @@ def test_pruning_twice_is_pruning_once(first: str, second: str, flat: bool) -> N
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_equal_bits_are_no_tie_where_the_optimizer_has_one_state_for_each(flat: bool) -> None:
-    state = untied(2, 2)
-    state["decoder.output_projection.weight"] = state["decoder.embed_tokens.weight"].clone()
-    small = prune_optimizer(counted(state, flat=flat), state, PruningPlan.parse("1/1", stack_depths(state)))
-    assert list(small["state"].values())[-1]["exp_avg"].flatten()[-1] == len(counted(state, flat=False)["state"]) - 1
-
-
-@pytest.mark.parametrize("flat", [False, True])
 def test_lost_ties_are_told_from_biases_and_norms_that_are_all_alike(flat: bool) -> None:
     names = ["sentence_encoder.embed_tokens.weight", *(f"sentence_encoder.layers.{i}.fc1.bias" for i in range(3))]
     names += [f"lm_head.{name}" for name in ("weight", "bias", "dense.weight", "dense.bias", "layer_norm.bias")]
     shapes = {"embed_tokens.weight": (5, 3), "lm_head.weight": (5, 3), "dense.weight": (3, 3), "lm_head.bias": (5,)}
     state = {f"encoder.{n}": torch.ones(next((s for end, s in shapes.items() if n.endswith(end)), (3,))) for n in names}
     owners = {key: tensor for key, tensor in state.items() if key != "encoder.lm_head.weight"}
-    small = prune_optimizer(counted(owners, flat=flat), state, PruningPlan.parse("0,2", {"encoder": 3}))
+    small = prune_optimizer(counted(owners, flat=flat), tie(state), PruningPlan.parse("0,2", {"encoder": 3}))
     moments = torch.cat([entry["exp_avg"].flatten() for entry in small["state"].values()])
     assert moments.unique_consecutive().tolist() == [0, 1, 3, 4, 5, 6, 7]
 
@@ -538,7 +530,7 @@ def test_official_files_give_every_parameter_of_the_model_that_fairseq_builds_it
     path = fixtures / folder / "checkpoint.pt"
     full = load(path)
     plan = PruningPlan.from_specs(specs, stack_depths(full["model"]))
-    state = {key: tensor.clone() for key, tensor in full["model"].items()} if lost else full["model"]
+    state = tie({key: tensor.clone() for key, tensor in full["model"].items()}) if lost else full["model"]
     small = prune_optimizer(full["last_optimizer_state"], state, plan)
     flags = [flag for stack, spec in specs.items() for flag in (f"--{stack}-keep", spec)]
     pruned = prune(path, tmp_path / "small.pt", *flags)

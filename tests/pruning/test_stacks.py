@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Where the layers are, in every family, and which of them are one: what may be pruned, and what may not be parted."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -360,3 +361,31 @@ def test_what_was_shared_is_shared_in_the_pruned_file(tmp_path: Path, of_2019: b
     assert chunks(small) == {"encoder": [(0, 1), (2, 3)]}
     assert unique_bytes(small) == unique_bytes(model_state(2, 1))
     assert small["decoder.embed_tokens.weight"].data_ptr() == small["decoder.output_projection.weight"].data_ptr()
+
+
+def from_a_gpu(of: int) -> dict[str, Any]:
+    """A file in which every key has a tensor of its own, of a model whose layers are shared in pairs."""
+    shared = share(model_state(), "encoder.layers", PAIRS)
+    full = training_checkpoint() | {"model": {key: tensor.clone() for key, tensor in shared.items()}}
+    full["cfg"]["model"]["share_layers"] = of
+    full["extra_state"]["ema"] = {key: tensor.clone() for key, tensor in shared.items()}
+    return full
+
+
+def test_ties_that_a_file_from_a_gpu_has_lost_are_found_again() -> None:
+    full = from_a_gpu(of=2)
+    before = copy.deepcopy(full)
+    small = prune_checkpoint(full, plan_of("0,1,4,5/0", model_state()), source="", version="")
+    check_surgery(full["model"], small["model"], plan_of("0,1,4,5/0", model_state()))
+    for state in (small["model"], small["extra_state"]["ema"]):
+        assert chunks(state) == {"encoder": [(0, 1), (2, 3)]}
+        assert unique_bytes(state) == unique_bytes(model_state(2, 1))
+        assert state["decoder.embed_tokens.weight"].data_ptr() == state["decoder.output_projection.weight"].data_ptr()
+    assert {key: t.tolist() for key, t in full["model"].items()} == {k: t.tolist() for k, t in before["model"].items()}
+    with pytest.raises(ValueError, match="encoder: the layers 0,1 share their weights"):
+        prune_checkpoint(full, plan_of("0/0", model_state()), source="", version="")
+
+
+def test_equal_layers_of_a_model_that_shares_none_may_be_parted() -> None:
+    small = prune_checkpoint(from_a_gpu(of=1), plan_of("0/0", model_state()), source="", version="")
+    assert layer_values(small["model"], "encoder") == [0]
