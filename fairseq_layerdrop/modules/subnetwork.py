@@ -26,7 +26,7 @@ PATHS = {
 
 def depths(model: nn.Module) -> dict[str, int]:
     """The model's stacks and their depths, encoder first: ``{"encoder": 6, "decoder": 6}``."""
-    return {name: min(len(stack.layers) for stack in stacks) for name, stacks in _stacks(model).items()}  # type: ignore[arg-type]
+    return {name: min(len(stack.layers) for stack in found) for name, found in stacks(model).items()}  # type: ignore[arg-type]
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
@@ -35,12 +35,12 @@ def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[]
     Raises:
         ValueError: if the model has no such stack or layer; then nothing was changed.
     """
-    stacks, found = _stacks(model), depths(model)
+    where, found = stacks(model), depths(model)
     for name, indices in kept.items():
         if not all(0 <= i < found.get(name, 0) for i in indices):
             ranges = ", ".join(f"{stack} 0-{n - 1}" for stack, n in found.items())
             raise ValueError(f"the layers to keep must be the model's ({ranges}), got {name} {list(indices)}")
-    undo = [_restrict_stack(stack, indices) for name, indices in kept.items() for stack in stacks[name]]
+    undo = [_restrict_stack(stack, indices) for name, indices in kept.items() for stack in where[name]]
 
     def give_back() -> None:
         for step in undo:
@@ -64,9 +64,9 @@ def _stacks(model: nn.Module) -> dict[str, list[nn.Module]]:
     parts = list(languages.values()) if isinstance(languages, nn.ModuleDict) else [model]
     found: dict[str, list[nn.Module]] = {}
     for name in PATHS:
-        stacks = [stack for part in parts if (stack := _stack(part, name)) is not None]
-        if stacks:
-            found[name] = list(dict.fromkeys(stacks))  # languages may share one
+        holders = [stack for part in parts if (stack := _stack(part, name)) is not None]
+        if holders:
+            found[name] = list(dict.fromkeys(holders))  # languages may share one
     return found
 
 
