@@ -59,7 +59,8 @@ def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[
         give_back()
 
 
-def _stacks(model: nn.Module) -> dict[str, list[nn.Module]]:
+def stacks(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The modules that hold the ``layers`` of each stack: one, or one a language."""
     languages = getattr(model, "models", None)
     parts = list(languages.values()) if isinstance(languages, nn.ModuleDict) else [model]
     found: dict[str, list[nn.Module]] = {}
