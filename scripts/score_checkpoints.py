@@ -21,7 +21,7 @@ from rich.progress import track
 
 from fairseq_layerdrop import checkpoint
 from fairseq_layerdrop.evaluation.generation import run_generate, score
-from fairseq_layerdrop.evaluation.rows import append_row, has_row, read_rows
+from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.pruning.inspection import describe
 
 
@@ -37,11 +37,12 @@ def main() -> None:
     parser.add_argument("--curve", required=True, help="the model's name in tables and figures")
     args = parser.parse_args(argv[:cut])
     references = args.reference.read_text(encoding="utf-8").splitlines()
+    rows = RowFile(args.rows)
     for path in track(args.checkpoints, f"scoring {args.curve}", console=Console(stderr=True)):
         command = [args.data, "--path", path, "--required-batch-size-multiple", "1", *argv[cut + 1 :]]
         signature = sign(path, command, args.reference)
-        if not (args.rows.exists() and has_row(read_rows([args.rows]), signature)):
-            append_row(args.rows, make_row(path, command, references, signature, args.curve))
+        if not rows.find(signature):
+            rows.add([make_row(path, command, references, signature, args.curve)])
 
 
 def make_row(

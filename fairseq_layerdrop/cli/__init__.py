@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 import fairseq_layerdrop
-from fairseq_layerdrop.cli import average, importance, inspect, prune, report, user_dir
+from fairseq_layerdrop.cli import average, importance, inspect, prune, report, search, sweep, user_dir
 
 VERBS = {
     "user-dir": user_dir,
@@ -18,6 +18,8 @@ VERBS = {
     "prune": prune,
     "average": average,
     "importance": importance,
+    "search": search,
+    "sweep": sweep,
     "report": report,
 }
 

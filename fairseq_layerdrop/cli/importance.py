@@ -1,50 +1,82 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop importance``: which heads and FFN units a model can do without."""
+"""``fairseq-layerdrop importance``: which layers, heads and FFN units a model can do without."""
 
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import track
+from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject
 
-SUMMARY = "measure how much the loss depends on each attention head and FFN unit, for prune --importance"
-EXAMPLE = "fairseq-layerdrop importance DATA --path full.pt --structure head scores.json"
+SUMMARY = "measure how much each layer matters; or each head and FFN unit, for prune --importance"
+EXAMPLE = "fairseq-layerdrop importance DATA importance.jsonl --path full.pt"
+
+MEASURES = ("leave-one-out", "random-subsets", "angular")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("data", metavar="DATA", help="a data set in fairseq's binary form")
-    parser.add_argument("output", metavar="OUT", help="where the scores go (JSON); replaced if it is there")
-    parser.add_argument("--path", metavar="CKPT", required=True, help="a fairseq checkpoint (.pt)")
+    add_data(parser, output="where the result goes: rows of layers (JSON Lines), or scores of heads and units (JSON)")
     parser.add_argument(
-        "--structure", choices=("head", "ffn"), action="append", help="what to score (default: heads and FFN units)"
+        "--structure", choices=("layer", "head", "ffn"), action="append", help="what is measured (default: layer)"
     )
-    parser.add_argument("--gen-subset", metavar="SPLIT", default="valid", help="of the data (default: valid)")
-    parser.add_argument("--batches", metavar="N", type=int, default=8, help="how many batches (default: 8)")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=32, help="sentences a batch (default: 32)")
-    parser.add_argument("--json", action="store_true", help="print what was written")
+    parser.add_argument(
+        "--measure",
+        choices=MEASURES,
+        action="append",
+        help="of layers (default: all): the loss without it; the mean loss of 20 random halves without it; the angle "
+        "between what enters and what leaves it",
+    )
+    parser.add_argument("--batches", metavar="N", type=int, default=8, help="for heads and units (default: 8)")
 
 
 def run(args: Namespace) -> None:
     """Run the verb."""
+    structures = args.structure or ["layer"]
+    if "layer" in structures and len(structures) > 1:
+        raise ValueError("--structure layer goes alone: its result is another than that of heads and units")
+    if structures == ["layer"]:
+        _layers(args)
+    else:
+        _inside(args, structures)
+
+
+def _layers(args: Namespace) -> None:
+    subject = load_subject(args)
+    from fairseq_layerdrop.evaluation.layers import layer_importance
+    from fairseq_layerdrop.evaluation.rows import RowFile
+
+    batches, file = load_batches(args, subject), RowFile(args.output)
+    for measure in args.measure or MEASURES:
+        rows = layer_importance(subject, batches, measure, progress=bar(measure))
+        if not file.find(rows[0]["signature"]):
+            file.add(rows)
+        for row in rows:
+            print(json.dumps(row) if args.json else _layer_text(row))
+
+
+def _layer_text(row: dict[str, Any]) -> str:
+    unit = "of a half turn" if row["measure"] == "angular" else "bits a token"
+    value = f"{row['value']:+.4f} ± {row['error']:.4f} {unit}, {row['normalised']:.0%}"
+    return f"{row['measure']:<14} {row['stack']} {row['layer']:>2}: {value}"
+
+
+def _inside(args: Namespace, structures: list[str]) -> None:
     from fairseq_layerdrop import checkpoint
 
     checkpoint.load(args.path)  # says in one line what is wrong with a file
     if not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
-    from fairseq_layerdrop.evaluation.importance import STRUCTURES, gradient_scores
+    from fairseq_layerdrop.evaluation.importance import gradient_scores
 
-    structures = args.structure or list(STRUCTURES)
-    console = Console(stderr=True)
     scores, sentences = gradient_scores(
         args.data,
         args.path,
         structures=structures,
         subset=args.gen_subset,
         batches=args.batches,
-        max_sentences=args.batch_size,
-        progress=lambda samples: track(list(samples), "batches", console=console, transient=True),
+        max_sentences=args.batch_size or 32,
+        progress=lambda samples: bar("batches")(list(samples)),
     )
     facts = {
         "checkpoint": checkpoint.digest(args.path),
@@ -59,7 +91,7 @@ def run(args: Namespace) -> None:
     if args.json:
         print(json.dumps(facts))
     else:
-        _print(facts["scores"], args.output, sentences)
+        _print(scores, args.output, sentences)
 
 
 def _print(scores: dict[str, list[float]], output: str, sentences: int) -> None:

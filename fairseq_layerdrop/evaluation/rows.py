@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Rows of results in JSON Lines: written as they come, recognised by their signature."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -16,27 +17,86 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     Raises:
         ValueError: naming the file and line that is no JSON object.
     """
+    return [row for path in map(Path, paths) for row in parse_rows(path.read_text(encoding="utf-8"), path)]
+
+
+def parse_rows(text: str, path: str | os.PathLike[str]) -> list[Row]:
+    """The rows in the text of a file, whose path is for the error.
+
+    Raises:
+        ValueError: naming the file and line that is no JSON object.
+    """
     rows: list[Row] = []
-    for path in map(Path, paths):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: a row is a JSON object, got {line[:40]!r}")
-            rows.append(row)
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: a row is a JSON object, got {line[:40]!r}")
+        rows.append(row)
     return rows
 
 
-def append_row(path: str | os.PathLike[str], row: Row) -> None:
-    """Write one row at the end of a file, at once and to the disk."""
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+class RowFile:
+    """A file of rows that are added as they come; what a killed run left of a last row is cut off.
+
+    Raises:
+        ValueError: if the file holds something else, or another process is writing it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = Path(path).open("a+b")  # noqa: SIM115, it stays open
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path}: another process is adding rows to it; name another file or wait") from None
+        self.rows = self._read(path)
+        self._known = {_key(row["signature"]): row for row in self.rows if "signature" in row}
+
+    def _read(self, path: str | os.PathLike[str]) -> list[Row]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole, _, last = content.rpartition(b"\n")
+        try:
+            if last and not _is_json(last):
+                if not (whole or last.startswith(b'{"')):
+                    raise ValueError(f"{path}: rows are JSON Lines, got {last[:20]!r}; name another file")
+                rows = parse_rows(whole.decode("utf-8"), path)
+                self._file.truncate(len(content) - len(last))
+                return rows
+            rows = parse_rows(content.decode("utf-8"), path)
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: rows are JSON Lines, got no text; name another file") from None
+        if last:
+            self._file.write(b"\n")
+        return rows
+
+    def find(self, signature: Mapping[str, Any]) -> Row | None:
+        """The row with this signature: same signature, same row."""
+        return self._known.get(_key(signature))
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Write rows at the end, at once and to the disk."""
+        new = list(rows)
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows += new
+        self._known |= {_key(row["signature"]): row for row in new if "signature" in row}
+
+    def close(self) -> None:
+        """Let others write."""
+        self._file.close()
 
 
-def has_row(rows: Iterable[Row], signature: Mapping[str, Any]) -> bool:
-    """Whether a row with this signature is there: same signature, same row."""
-    return any(row.get("signature") == signature for row in rows)
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _key(signature: Mapping[str, Any]) -> str:
+    return json.dumps(signature, sort_keys=True)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""``fairseq-layerdrop sweep``: quality, speed and size of many sub-networks."""
+
+import json
+from argparse import ArgumentParser, Namespace
+
+from fairseq_layerdrop.cli._decoding import add_decoding, make_measures, parse_metrics
+from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject
+from fairseq_layerdrop.cli._text import row_text
+
+SUMMARY = "measure sub-networks: a row a plan, as they come; what is there already is not measured again"
+EXAMPLE = (
+    'fairseq-layerdrop sweep DATA rows.jsonl --path full.pt --points "6+6 6+3 3+3 all/first:1" --metrics loss,bleu'
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    add_data(parser, output="where the rows go (JSON Lines); rows that are there are kept", subset="test")
+    parser.add_argument(
+        "--points", metavar="PLANS", required=True, help="plans, separated by blanks; the whole model is always one"
+    )
+    add_decoding(parser, metrics="loss")
+
+
+def run(args: Namespace) -> None:
+    """Run the verb."""
+    metrics = parse_metrics(args)
+    subject = load_subject(args)
+    from fairseq_layerdrop.evaluation.preflight import warnings
+    from fairseq_layerdrop.evaluation.sweep import Results, compare, sweep
+    from fairseq_layerdrop.pruning.plan import PruningPlan
+
+    plans = [subject.whole, *(PruningPlan.parse(text, subject.depths) for text in args.points.split())]
+    batches = load_batches(args, subject)
+    measures = make_measures(args, subject, batches, metrics)
+    results = Results(args.output)
+    warnings(subject, batches, plans)
+    rows = sweep(subject, plans, measures, results, progress=bar("plans"))
+    if len(rows) > 1 and {"loss", "bleu"} & set(metrics):
+        results.add_test(compare(rows, subject.whole, measures.references))
+    for row in results.rows.rows:
+        if row["kind"] == "plan":
+            print(json.dumps(row) if args.json else row_text(row))

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""Generate in memory, as ``fairseq-generate`` does, with any sub-network of a loaded model."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.dataclass.configs import GenerationConfig
+
+from fairseq_layerdrop.evaluation.loading import Batches, Loaded
+
+
+class Decoder:
+    """A beam search over a loaded model; restricting the model restricts what it decodes with.
+
+    Args:
+        loaded: a sequence-to-sequence model.
+        beam: hypotheses that are followed.
+        lenpen: exponent of the length by which a score is divided.
+        max_len_a: at most ``max_len_a · source length + max_len_b`` tokens are generated.
+        max_len_b: see ``max_len_a``.
+        remove_bpe: how pieces become words, as fairseq-generate's flag of that name.
+        exactly: generate so many tokens, whatever the model says: work that does not depend on its quality.
+
+    Raises:
+        ValueError: if the model generates nothing.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        beam: int = 5,
+        lenpen: float = 1.0,
+        max_len_a: float = 0,
+        max_len_b: int = 200,
+        remove_bpe: str | None = None,
+        exactly: int | None = None,
+    ) -> None:
+        if not generates(loaded):
+            raise ValueError(f"{type(loaded.model).__name__} generates nothing: BLEU, ROUGE and speed need a decoder")
+        lengths = {"max_len_a": max_len_a, "max_len_b": max_len_b}
+        if exactly is not None:
+            lengths = {"max_len_a": 0, "max_len_b": exactly, "min_len": exactly}
+        config = GenerationConfig(beam=beam, lenpen=lenpen, **lengths)
+        self.loaded, self.remove_bpe = loaded, remove_bpe
+        self.generator = loaded.task.build_generator([loaded.model], config)
+        self._ignored = {self.generator.eos}
+
+    @torch.no_grad()
+    def run(self, sample: Any) -> list[Any]:
+        """The hypotheses of each sentence of a batch, the best first."""
+        hypotheses: list[Any] = self.loaded.task.inference_step(self.generator, [self.loaded.model], sample)
+        return hypotheses
+
+    def texts(self, samples: Iterable[Any]) -> list[str]:
+        """The best hypothesis of every sentence, in the order of the data."""
+        found = {}
+        for sample in samples:
+            for number, hypotheses in zip(sample["id"].tolist(), self.run(sample), strict=True):
+                found[number] = self._text(hypotheses[0]["tokens"])
+        return [found[number] for number in sorted(found)]
+
+    def references(self, batches: Batches) -> list[str]:
+        """The target side as the dictionary knows it, in the order of the data."""
+        pad = self.loaded.task.target_dictionary.pad()
+        pairs = [
+            (number, self._text(utils.strip_pad(target, pad)))
+            for sample in batches
+            for number, target in zip(sample["id"].tolist(), sample["target"], strict=True)
+        ]
+        return [text for _, text in sorted(pairs)]
+
+    def _text(self, tokens: Any) -> str:
+        words = self.loaded.task.target_dictionary
+        text: str = words.string(tokens.int().cpu(), self.remove_bpe, extra_symbols_to_ignore=self._ignored)
+        return text
+
+
+def generates(loaded: Loaded) -> bool:
+    """Whether the model has an encoder to read and a decoder to write."""
+    return hasattr(loaded.model, "encoder") and hasattr(loaded.model, "decoder")
+
+
+def read_references(path: str, batches: Batches) -> list[str]:
+    """The lines of a file that belong to these sentences: all of them, or one half.
+
+    Raises:
+        ValueError: if the file is not as long as the subset.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    if len(lines) != len(batches.dataset):
+        raise ValueError(f"{path}: there must be a line for each of {len(batches.dataset)} sentences, got {len(lines)}")
+    numbers = sorted(number for sample in batches for number in sample["id"].tolist())
+    return [lines[number] for number in numbers]
+
+
+def quality(hypotheses: Sequence[str], references: Sequence[str], metrics: Iterable[str]) -> dict[str, Any]:
+    """The scores of whole texts that are asked for, and the signature of each metric.
+
+    Raises:
+        ValueError: if not every sentence is there, or ROUGE's library is not.
+    """
+    if len(hypotheses) != len(references):
+        raise ValueError(f"every one of the {len(references)} sentences must be scored, got {len(hypotheses)}")
+    scores: dict[str, Any] = {"metrics": {}}
+    for name in metrics:
+        score, signature = _METRICS[name](list(hypotheses), list(references))
+        scores |= score
+        scores["metrics"][name] = signature
+    return scores
+
+
+def _bleu(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU()
+    return {"bleu": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(metric.get_signature())
+
+
+def _chrf(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF()
+    return {"chrf": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(metric.get_signature())
+
+
+def _rouge(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
+    try:
+        from importlib.metadata import version
+
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise ValueError("ROUGE needs rouge-score: pip install 'fairseq-layerdrop[rouge]'") from None
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(names, use_stemmer=True)
+    each = [scorer.score(reference, text) for text, reference in zip(hypotheses, references, strict=True)]
+    means = {name: round(100 * sum(score[name].fmeasure for score in each) / len(each), 2) for name in names}
+    return means, f"F1|stemmer:yes|rouge-score:{version('rouge-score')}"
+
+
+_METRICS: dict[str, Callable[[list[str], list[str]], tuple[dict[str, float], str]]] = {
+    "bleu": _bleu,
+    "chrf": _chrf,
+    "rouge": _rouge,
+}

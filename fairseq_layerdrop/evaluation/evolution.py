@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Search by evolution, quality against cost, through optuna (NSGA-II, Deb et al. 2002)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.search import Fits, Objective, Trial
+
+POPULATION = 40
+OVER = 1e3
+"""What is added to the score of a plan over the budget: it is worse than any within."""
+
+
+def evolve(
+    objective: Objective,
+    cost: Callable[[PruningPlan], float],
+    depths: Mapping[str, int],
+    counts: Mapping[str, int],
+    fits: Fits | None = None,
+    *,
+    generations: int = 10,
+    seed: int = 1,
+    storage: str | None = None,
+) -> list[Trial]:
+    """The front of plans that no other beats in score and cost, the best score that fits last.
+
+    Each layer has a weight: those above a half are kept, or the heaviest of a stack whose depth is asked for.
+
+    Args:
+        objective: scores a generation's plans together.
+        cost: of a plan, predicted, the lower the better.
+        depths: of the stacks.
+        counts: the depths that are asked for.
+        fits: whether a plan is within the budget.
+        generations: how many, of :data:`POPULATION` plans each.
+        seed: the same gives the same plans.
+        storage: an optuna storage that several machines share; without one, what was scored before is all there is
+            to know, and the rest is drawn again alike.
+
+    Raises:
+        ValueError: if optuna is not there, or nothing fits.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise ValueError("evolution needs optuna: pip install 'fairseq-layerdrop[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=sampler, storage=storage, study_name="plans", load_if_exists=True
+    )
+    scored: dict[PruningPlan, float] = {}
+    for _ in range(generations):
+        trials = [study.ask() for _ in range(POPULATION)]
+        plans = [_plan(trial, depths, counts) for trial in trials]
+        scored |= zip(plans, objective(plans), strict=True)
+        for trial, plan in zip(trials, plans, strict=True):
+            within = fits is None or fits(plan)
+            study.tell(trial, (scored[plan] + (0 if within else OVER), cost(plan)))
+    fitting = [Trial(plan, score) for plan, score in scored.items() if fits is None or fits(plan)]
+    if not fitting:
+        raise ValueError("no sub-network that was tried fits the budget; ask for more, or for more generations")
+    return _front(fitting, cost)
+
+
+def _plan(trial: Any, depths: Mapping[str, int], counts: Mapping[str, int]) -> PruningPlan:
+    selections = {}
+    for stack, depth in depths.items():
+        weights = [trial.suggest_float(f"{stack}.{i}", 0, 1) for i in range(depth)]
+        ranked = sorted(range(depth), key=lambda i, w=weights: -w[i])
+        count = counts.get(stack) or max(1, sum(weight > 0.5 for weight in weights))
+        selections[stack] = LayerSelection(depth, tuple(ranked[:count]))
+    return PruningPlan(**selections)
+
+
+def _front(trials: list[Trial], cost: Callable[[PruningPlan], float]) -> list[Trial]:
+    front: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (cost(t.plan), t.score, str(t.plan))):
+        if not front or trial.score < front[-1].score:
+            front.append(trial)
+    return front

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""A checkpoint and a data set through fairseq, in memory, ready to be evaluated."""
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from fairseq import checkpoint_utils, utils
+from fairseq.data.data_utils import numpy_seed
+
+import fairseq_layerdrop
+from fairseq_layerdrop.pruning.upgrade import upgrade_state
+
+Half = Literal["all", "first", "second"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation, the task that it was trained on, and its criterion."""
+
+    model: Any
+    task: Any
+    criterion: Any
+    device: torch.device
+
+
+def load(path: str, data: str, *, device: str = "cpu") -> Loaded:
+    """Load a checkpoint with the task that is in it.
+
+    Raises:
+        ValueError: if fairseq cannot read the file, naming the mend.
+    """
+    fairseq_layerdrop.register()
+    overrides = {"data": data, "eval_bleu": False}
+    try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
+    except pickle.UnpicklingError:
+        mend = f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
+        raise ValueError(f"{path}: fairseq cannot read a checkpoint of this age; {mend}") from None
+    state["model"] = upgrade_state(state["model"])
+    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
+    model.requires_grad_(False).eval()
+    return Loaded(model.to(device), task, task.build_criterion(cfg.criterion), torch.device(device))
+
+
+class Batches:
+    """A subset of the data in memory, collated; every sentence of it, or of one half of it, is there.
+
+    Args:
+        loaded: the model, whose limits count, and the task.
+        subset: the split's name.
+        half: the first takes the sentences of even number, the second those of odd number.
+        max_tokens: of a batch.
+        max_sentences: of a batch.
+
+    Raises:
+        ValueError: if a sentence is too long for the model, or there is none.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        subset: str,
+        *,
+        half: Half = "all",
+        max_tokens: int | None = 4096,
+        max_sentences: int | None = None,
+    ) -> None:
+        task, self.subset, self.half = loaded.task, subset, half
+        try:
+            task.load_dataset(subset)
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no subset {subset} in the data: {error}") from None
+        self.dataset = task.dataset(subset)
+        with numpy_seed(1):  # fairseq's own seed where it evaluates
+            indices = self.dataset.ordered_indices()
+        limit = utils.resolve_max_positions(task.max_positions(), loaded.model.max_positions())
+        fitting, lost = self.dataset.filter_indices_by_size(indices, limit)
+        if len(lost):
+            raise ValueError(f"every sentence of {subset} must be scored, got {len(lost)} too long for the model")
+        wanted = {"all": (0, 1), "first": (0,), "second": (1,)}[half]
+        chosen = fitting[[index % 2 in wanted for index in fitting]]
+        if not len(chosen):
+            raise ValueError(f"there must be sentences to score, got none in {subset} ({half})")
+        batches = self.dataset.batch_by_size(
+            chosen, max_tokens=max_tokens, max_sentences=max_sentences, required_batch_size_multiple=1
+        )
+        self.samples = self.collate(loaded, self.dataset, batches)
+        self.sentences = sum(len(batch) for batch in batches)
+        if self.sentences != len(chosen):
+            raise ValueError(f"every one of the {len(chosen)} sentences must be scored, got {self.sentences}")
+
+    @staticmethod
+    def collate(loaded: Loaded, dataset: Any, batches: Iterable[Iterable[int]]) -> list[Any]:
+        """Batches of these sentences, on the model's device."""
+        samples = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
+        return [utils.move_to_cuda(s, loaded.device) if loaded.device.type == "cuda" else s for s in samples]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that is scored, in the order in which it is."""
+        found = hashlib.blake2b(digest_size=8)
+        for tensor in _tensors(self.samples):
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def share(self, part: float) -> list[Any]:
+        """About this share of the batches, evenly spread, for they are in the order of their length."""
+        count = max(1, round(part * len(self.samples)))
+        return [self.samples[i * len(self.samples) // count] for i in range(count)]
+
+
+def _tensors(sample: Any) -> Iterator[torch.Tensor]:
+    if isinstance(sample, torch.Tensor):
+        yield sample
+    elif isinstance(sample, Mapping):
+        yield from _tensors([sample[key] for key in sorted(sample)])
+    elif isinstance(sample, list):
+        for part in sample:
+            yield from _tensors(part)

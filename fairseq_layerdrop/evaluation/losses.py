@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""The loss of many sub-networks on the same sentences, in one pass over them."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq_layerdrop.evaluation.loading import Loaded
+from fairseq_layerdrop.evaluation.prefix import Kept, run_each
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a sub-network lost on each unit: a sentence where the criterion tells its losses apart, else a batch."""
+
+    sums: Tensor
+    """The negative log-likelihood of each unit, in nats."""
+    sizes: Tensor
+    """How many tokens (or sentences to classify) each has."""
+    correct: float | None = None
+    """How many sentences were classified right, where the criterion says it."""
+
+    @property
+    def loss(self) -> float:
+        """Bits a token: the ``nll_loss`` (or ``loss``) that fairseq prints."""
+        return float(self.sums.sum() / self.sizes.sum()) / math.log(2)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were scored."""
+        return int(self.sizes.sum())
+
+    @property
+    def accuracy(self) -> float | None:
+        """Percent."""
+        return None if self.correct is None else 100 * self.correct / self.tokens
+
+
+@torch.no_grad()
+def score_losses(
+    loaded: Loaded,
+    samples: Sequence[Any],
+    plans: Sequence[Kept],
+    *,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> list[Losses]:
+    """The losses of each plan, on the same units in the same order; equal to the criterion's on the model restricted.
+
+    Raises:
+        ValueError: if a loss is no number: naming the plan.
+    """
+    scored: list[list[_Unit]] = [[] for _ in plans]
+    for sample in progress(samples):
+        target = sample.get("target")
+        for number, log in run_each(loaded.model, plans, lambda s=sample: loaded.criterion(loaded.model, s, False)[2]):
+            scored[number].append(_units(log, target, loaded))
+    found = [_join(units) for units in scored]
+    for plan, losses in zip(plans, found, strict=True):
+        if not math.isfinite(losses.loss):
+            raise ValueError(f"the loss must be a number, got {losses.loss} with the layers {dict(plan)}")
+    return found
+
+
+_Unit = tuple[Tensor, Tensor, float | None]
+
+
+def _units(log: dict[str, Any], target: Any, loaded: Loaded) -> _Unit:
+    """What the criterion logs of a batch, a sentence at a time if it gives a loss for each token."""
+    loss = torch.as_tensor(log.get("nll_loss", log["loss"])).double().cpu()
+    correct = log.get("ncorrect")
+    if isinstance(target, Tensor) and target.dim() == 2 and loss.numel() == target.numel():
+        sizes = target.ne(loaded.task.target_dictionary.pad()).sum(1)
+        return loss.view(target.shape).sum(1), sizes.double().cpu(), correct
+    sizes = torch.as_tensor(log["sample_size"] if "ncorrect" not in log else log["nsentences"])
+    return loss.sum().view(1), sizes.double().cpu().view(1), correct
+
+
+def _join(units: Sequence[_Unit]) -> Losses:
+    sums, sizes, correct = zip(*units, strict=True)
+    right = None if correct[0] is None else float(sum(correct))
+    return Losses(torch.cat(sums), torch.cat(sizes), right)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""The loss of plans as a search's objective: those that share an encoder in one pass, every score a row at once."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from fairseq_layerdrop.evaluation.loading import Batches
+from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.evaluation.rows import Row, RowFile
+from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.evaluation.workers import Workers
+from fairseq_layerdrop.pruning.plan import PruningPlan
+
+GROUP = 64
+"""About so many plans are scored in one pass, and lost when a run is killed."""
+
+
+class LossObjective:
+    """Bits a token of each plan, on the same sentences.
+
+    Args:
+        subject: the checkpoint.
+        batches: the sentences.
+        part: the share of the batches that is scored.
+        rows: where scores are kept, and found again; none in a process that only helps.
+        workers: the processes that share the work.
+        progress: wraps the groups of plans that are still to be scored.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        batches: Batches,
+        *,
+        rows: RowFile | None,
+        workers: Workers,
+        part: float = 1.0,
+        progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    ) -> None:
+        self.subject, self.batches, self.rows, self.workers = subject, batches, rows, workers
+        self.part, self.progress = part, progress
+        self.samples = batches.share(part) if part < 1 else batches.samples
+
+    def __call__(self, plans: Sequence[PruningPlan]) -> list[float]:
+        """The losses of the plans; those that have a row are not scored again."""
+        known = self.workers.agree({p: row["loss"] for p in plans if (row := self._find(p))} if self.rows else {})
+        groups = _groups([plan for plan in dict.fromkeys(plans) if plan not in known])
+        count = self.workers.count
+        for turn in self.progress([groups[i : i + count] for i in range(0, len(groups), count)]):
+            mine = turn[self.workers.rank] if self.workers.rank < len(turn) else []
+            new = [row for part in self.workers.gather(self._score(mine)) for row in part]
+            known |= dict(zip([plan for group in turn for plan in group], (row["loss"] for row in new), strict=True))
+            if self.rows:
+                self.rows.add(new)
+        return [known[plan] for plan in plans]
+
+    def _find(self, plan: PruningPlan) -> Row | None:
+        return self.rows.find(self._sign(plan)) if self.rows else None
+
+    def _sign(self, plan: PruningPlan) -> dict[str, Any]:
+        return self.subject.sign(plan, self.batches, part=self.part, metric="bits a token")
+
+    def _score(self, plans: Sequence[PruningPlan]) -> list[Row]:
+        if not plans:
+            return []
+        losses = score_losses(self.subject.loaded, self.samples, [plan.kept for plan in plans])
+        return [
+            {
+                "kind": "trial",
+                **self.subject.describe(plan),
+                "loss": found.loss,
+                "tokens": found.tokens,
+                "signature": self._sign(plan),
+            }
+            for plan, found in zip(plans, losses, strict=True)
+        ]
+
+
+def _groups(plans: Sequence[PruningPlan]) -> list[list[PruningPlan]]:
+    """Plans to be scored in one pass: whole encoders' if there are several stacks, in the order of the trie."""
+    ordered = sorted(plans, key=lambda plan: tuple(plan.kept.values()))
+    first = lambda plan: next(iter(plan.kept.values())) if len(plan.kept) > 1 else plan
+    groups: list[list[PruningPlan]] = []
+    for _, alike in itertools.groupby(ordered, key=first):
+        new = list(alike)
+        if groups and len(groups[-1]) + len(new) <= GROUP:
+            groups[-1] += new
+        else:
+            groups.append(new)
+    return groups

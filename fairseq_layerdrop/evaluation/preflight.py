@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""A warning before a model is cut further than it was trained for, with what it costs to lose a single layer."""
+
+import logging
+import statistics
+from collections.abc import Sequence
+
+from fairseq_layerdrop.evaluation.layers import leave_one_out
+from fairseq_layerdrop.evaluation.loading import Batches
+from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.pruning.plan import PruningPlan
+
+logger = logging.getLogger(__name__)
+
+FAR = 2.5
+"""A removed share above so many times the training rate is far above it (the paper prunes half at a rate of 0.2)."""
+
+
+def warnings(subject: Subject, batches: Batches, plans: Sequence[PruningPlan]) -> None:
+    """Log one warning, if a plan asks for more than the training's rates promise."""
+    reasons = {
+        stack: reason
+        for plan in plans
+        for stack, selection in plan.selections.items()
+        if (reason := _reason(subject.rates.get(stack), len(selection.removed) / selection.depth))
+    }
+    if not reasons:
+        return
+    few = batches.share(0.1)
+    costs = [row["value"] for row in leave_one_out(subject, few)]
+    logger.warning(
+        "%s. Without any single layer the loss rises by %.2f to %.2f bits a token (median %.2f, on %d sentences)",
+        "; ".join(f"the {stack} {reason}" for stack, reason in reasons.items()),
+        min(costs),
+        max(costs),
+        statistics.median(costs),
+        sum(len(sample["id"]) for sample in few),
+    )
+
+
+def _reason(rate: float | list[float] | None, removed: float) -> str | None:
+    if not removed:
+        return None
+    rate = statistics.fmean(rate) if isinstance(rate, list) else rate
+    if not rate:
+        return "was trained without LayerDrop, so pruning will hurt"
+    if removed > FAR * rate:
+        return f"was trained with LayerDrop {rate:g}, and {removed:.0%} of it would go"
+    return None

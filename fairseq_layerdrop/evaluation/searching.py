@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""A search from beginning to end: the objective on real data, the budget, the method."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairseq_layerdrop.evaluation.evolution import evolve
+from fairseq_layerdrop.evaluation.latency import LatencyModel, Stopwatch
+from fairseq_layerdrop.evaluation.loading import Batches
+from fairseq_layerdrop.evaluation.objective import LossObjective
+from fairseq_layerdrop.evaluation.rows import RowFile
+from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.evaluation.workers import Workers
+from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.search import Fits, Objective, Screened, Trial, beam, exhaustive, space_size
+
+METHODS = ("exhaustive", "greedy", "beam", "evolution")
+LARGEST = 20_000
+"""The largest space that is searched whole unless it is asked for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is searched for, and how.
+
+    Args:
+        method: of :data:`METHODS`; without one, exhaustive where the space is small, else greedy.
+        counts: the depths that are asked for, by stack.
+        parameters: at most so many.
+        latency_ms: at most so long a sentence, as the latency model predicts.
+        memory: at most so many bytes of weights.
+        screen: the share of the data on which all plans are scored first.
+        beam_width: plans that are followed.
+        generations: of the evolution.
+        storage: an optuna storage that several machines share.
+        seed: of the evolution.
+    """
+
+    method: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    parameters: int | None = None
+    latency_ms: float | None = None
+    memory: int | None = None
+    screen: float | None = None
+    beam_width: int = 4
+    generations: int = 10
+    storage: str | None = None
+    seed: int = 1
+
+    def check(self, depths: Mapping[str, int]) -> None:
+        """Refuse what the model cannot give, all in one message.
+
+        Raises:
+            ValueError: naming each flag.
+        """
+        errors = []
+        for stack, count in self.counts.items():
+            if stack not in depths:
+                errors.append(f"--{stack}-depth: the model has no such stack (it has {', '.join(depths)})")
+            elif not 1 <= count <= depths[stack]:
+                errors.append(f"--{stack}-depth must lie in 1-{depths[stack]}, got {count}")
+        if self.screen is not None and not 0 < self.screen < 1:
+            errors.append(f"--screen is a share of the data between 0 and 1, got {self.screen}")
+        for name in ("beam_width", "generations"):
+            if getattr(self, name) < 1:
+                errors.append(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if errors:
+            raise ValueError("; ".join(errors))
+
+    def method_for(self, depths: Mapping[str, int]) -> str:
+        """The method, and the size of the space, in words."""
+        return self.method or ("exhaustive" if space_size(depths, self.counts) <= LARGEST else "greedy")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: the winner last, and before it the best of each round, or the front."""
+
+    trials: list[Trial]
+    latency: LatencyModel | None
+    evenly: PruningPlan
+    """Every Other at the winner's depths: what a user would take without a search."""
+    losses: dict[PruningPlan, float]
+    """Of the winner, of ``evenly`` and of the whole model, on the sentences that were searched on."""
+
+    @property
+    def winner(self) -> PruningPlan:
+        """The best plan."""
+        return self.trials[-1].plan
+
+
+def search(
+    subject: Subject,
+    batches: Batches,
+    request: Request,
+    rows: RowFile | None,
+    workers: Workers,
+    *,
+    stopwatch: Stopwatch | None = None,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> Found:
+    """Search for the best plan on these sentences.
+
+    Args:
+        subject: the checkpoint.
+        batches: the sentences, of which none should be those that the winner is judged on.
+        request: what is searched for.
+        rows: where all scores go; in one process only.
+        workers: the processes that share the work.
+        stopwatch: measures the latency model, where latency is limited.
+        progress: wraps each round's passes over the data.
+    """
+
+    def objective(part: float = 1.0) -> LossObjective:
+        return LossObjective(subject, batches, rows=rows, workers=workers, part=part, progress=progress)
+
+    exact = objective()
+    score: Objective = exact if request.screen is None else Screened(objective(request.screen), exact)
+    model = workers.agree(LatencyModel.fit(stopwatch, subject.depths) if stopwatch and workers.first else None)
+    fits = _fits(subject, request, model)
+    method = request.method_for(subject.depths)
+    if method == "exhaustive":
+        trials = exhaustive(score, subject.depths, request.counts, fits)
+    elif method == "evolution":
+        cost = (lambda plan: predict(model, plan)) if model else subject.parameters
+        options = {"generations": request.generations, "seed": request.seed, "storage": request.storage}
+        trials = evolve(score, cost, subject.depths, request.counts, fits, **options)
+    else:
+        width = 1 if method == "greedy" else request.beam_width
+        trials = beam(score, subject.depths, request.counts, fits, width=width)
+    counts = {stack: f"even:{len(kept)}" for stack, kept in trials[-1].plan.kept.items()}
+    evenly = PruningPlan.from_specs(counts, subject.depths)
+    plans = [evenly, trials[-1].plan, subject.whole]
+    return Found(trials, model, evenly, dict(zip(plans, exact(plans), strict=True)))
+
+
+def predict(model: LatencyModel, plan: PruningPlan) -> float:
+    """Milliseconds a sentence."""
+    return model.predict([len(kept) for kept in plan.kept.values()])
+
+
+def _fits(subject: Subject, request: Request, model: LatencyModel | None) -> Fits | None:
+    """Whether a plan is within every limit; nothing, if there is none."""
+    limits = {
+        subject.parameters: request.parameters,
+        subject.bytes: request.memory,
+        (lambda plan: predict(model, plan) if model else math.inf): request.latency_ms,
+    }
+    set_ = [(cost, most) for cost, most in limits.items() if most is not None]
+    return (lambda plan: all(cost(plan) <= most for cost, most in set_)) if set_ else None

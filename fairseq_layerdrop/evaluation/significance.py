@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""Is a difference more than chance? Paired tests on the same sentences, corrected for how many were made."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
+
+SAMPLES = 1000
+
+
+def paired_bleu(
+    systems: Mapping[str, Sequence[str]], baseline: str, references: Sequence[str], *, samples: int = SAMPLES
+) -> dict[str, float]:
+    """The p-value of each system's BLEU against the baseline's, by sacreBLEU's paired approximate randomisation."""
+    others = [(name, list(texts)) for name, texts in systems.items() if name != baseline]
+    if not others:
+        return {}
+    named = [(baseline, list(systems[baseline])), *others]
+    test = PairedTest(named, {"BLEU": BLEU(references=[list(references)])}, None, "ar", n_samples=samples)
+    _, scores = test()
+    return {name: result.p_value for (name, _), result in zip(named, scores["BLEU"], strict=True) if name != baseline}
+
+
+def paired_losses(
+    one: Sequence[float], two: Sequence[float], sizes: Sequence[float], *, samples: int = SAMPLES, seed: int = 1
+) -> float:
+    """The p-value of the difference of two mean losses, by approximate randomisation (Riezler and Maxwell 2005).
+
+    Under the null hypothesis either system could have made either sum of a unit: signs of the differences are drawn
+    at random, and p is the share of draws (the observed one counted in) that are at least as far from zero.
+
+    Args:
+        one: the first system's sum of losses on each unit.
+        two: the second's.
+        sizes: of the units; the mean is over all tokens.
+    """
+    difference = torch.tensor(one, dtype=torch.float64) - torch.tensor(two, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(2, (samples, len(difference)), generator=generator).double() * 2 - 1
+    drawn, observed = (signs @ difference).abs() / sum(sizes), difference.sum().abs() / sum(sizes)
+    return (int((drawn >= observed * (1 - 1e-12)).sum()) + 1) / (samples + 1)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """The p-values corrected for a family of tests (Holm 1979): reject where one is at most the level."""
+    corrected, highest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = highest
+    return corrected
+
+
+def loss_interval(
+    sums: Sequence[float], sizes: Sequence[float], *, samples: int = SAMPLES, seed: int = 1
+) -> tuple[float, float]:
+    """Where the loss lies with 95 % (bits a token), by bootstrap over the units (Efron 1979)."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(sums), (samples, len(sums)), generator=generator)
+    totals, counts = (torch.tensor(values, dtype=torch.float64)[chosen].sum(1) for values in (sums, sizes))
+    low, high = torch.quantile(totals / counts / math.log(2), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return float(low), float(high)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What is evaluated: a checkpoint with a name, and what every row about one of its sub-networks says."""
+
+import platform
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from fairseq_layerdrop.evaluation.loading import Batches, Loaded
+from fairseq_layerdrop.modules.subnetwork import depths
+from fairseq_layerdrop.pruning.inspection import parameter_sizes
+from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.stacks import locate
+
+PACKAGES = ("fairseq-fixed", "torch", "sacrebleu")
+
+
+class Subject:
+    """A loaded checkpoint.
+
+    Args:
+        loaded: the model and its task.
+        digest: of the checkpoint's file.
+        curve: the model's name in tables and figures.
+        rates: of the layers' drops in its training, by stack, where its file says so.
+    """
+
+    def __init__(self, loaded: Loaded, *, digest: str, curve: str, rates: Mapping[str, Any]) -> None:
+        self.loaded, self.digest, self.curve, self.rates = loaded, digest, curve, dict(rates)
+        self.depths = depths(loaded.model)
+        self.whole = PruningPlan(**{s: LayerSelection(n, tuple(range(n))) for s, n in self.depths.items()})
+
+    def describe(self, plan: PruningPlan) -> dict[str, Any]:
+        """What a row says of a plan, whatever is measured."""
+        counts = {f"{stack}_layers": len(selection.kept) for stack, selection in plan.selections.items()}
+        return {"curve": self.curve, "plan": str(plan), **counts, "parameters": self.parameters(plan)}
+
+    def parameters(self, plan: PruningPlan) -> int:
+        """How many parameters the sub-network has, as ``inspect`` counts them."""
+        fixed, layers = self._sizes
+        return fixed + sum(layers[stack][i] for stack, kept in plan.kept.items() for i in kept)
+
+    def bytes(self, plan: PruningPlan) -> int:
+        """How much memory its weights take."""
+        size = next(iter(self.loaded.model.parameters())).element_size()
+        return self.parameters(plan) * size
+
+    @cached_property
+    def _sizes(self) -> tuple[int, dict[str, list[int]]]:
+        """Of what is outside the layers, and of each layer."""
+        sizes = parameter_sizes(self.loaded.model.state_dict())
+        layers = {stack: [0] * depth for stack, depth in self.depths.items()}
+        for place, size in ((locate(key), size) for key, size in sizes.items()):
+            if place:
+                layers[place.stack][place.layer] += size
+        return sum(sizes.values()) - sum(map(sum, layers.values())), layers
+
+    def sign(self, plan: PruningPlan, batches: Batches, **more: Any) -> dict[str, Any]:
+        """Everything that the numbers of a row hang on."""
+        return {
+            "checkpoint": self.digest,
+            "plan": str(plan),
+            "subset": batches.subset,
+            "half": batches.half,
+            "data": batches.digest,
+            **more,
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in PACKAGES},
+        }
+
+    @property
+    def device(self) -> str:
+        """What it runs on."""
+        return torch.cuda.get_device_name() if self.loaded.device.type == "cuda" else platform.machine()

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""One row a plan: its losses, its texts, its speed; and whether one is worse than another by more than chance."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairseq_layerdrop.evaluation.decoding import Decoder, quality
+from fairseq_layerdrop.evaluation.latency import Stopwatch
+from fairseq_layerdrop.evaluation.loading import Batches
+from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.evaluation.memory import peak_of_forward
+from fairseq_layerdrop.evaluation.rows import Row, RowFile
+from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
+from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.modules.subnetwork import restricted, stacks
+from fairseq_layerdrop.pruning.plan import PruningPlan
+
+TEXTS = ("bleu", "chrf", "rouge")
+METRICS = ("loss", *TEXTS, "latency", "memory")
+UNITS = ("units", "sizes", "texts")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of every plan, and on what."""
+
+    batches: Batches
+    metrics: Sequence[str]
+    decoder: Decoder | None = None
+    references: Sequence[str] = ()
+    stopwatch: Stopwatch | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The decoder's and the stopwatch's, for the signature."""
+
+    def sign(self, subject: Subject, plan: PruningPlan) -> dict[str, Any]:
+        """Everything that the row of a plan hangs on."""
+        more = {"sentences": self.batches.sentences, "metrics": sorted(self.metrics), **self.settings}
+        return subject.sign(plan, self.batches, **more)
+
+
+class Results:
+    """Rows of plans, and beside them, in a file of their own, the texts and losses of each sentence for paired tests.
+
+    Args:
+        path: of the rows; the other file is called ``NAME.units.jsonl``.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.rows = RowFile(path)
+        self._units = RowFile(Path(path).with_suffix(".units.jsonl"))
+
+    def find(self, signature: dict[str, Any]) -> Row | None:
+        """A row with what paired tests need."""
+        row, units = self.rows.find(signature), self._units.find(signature)
+        return None if row is None or units is None else {**row, **units}
+
+    def add(self, row: Row) -> None:
+        """Write both parts of a row; the row last, for it says that the other is there."""
+        units = {name: row[name] for name in UNITS if name in row}
+        self._units.add([{**units, "signature": row["signature"]}])
+        if not self.rows.find(row["signature"]):
+            self.rows.add([{name: value for name, value in row.items() if name not in UNITS}])
+
+    def add_test(self, row: Row) -> None:
+        """Write the row of a comparison, if it is not there."""
+        if not self.rows.find(row["signature"]):
+            self.rows.add([row])
+
+
+def sweep(
+    subject: Subject,
+    plans: Sequence[PruningPlan],
+    measures: Measures,
+    results: Results,
+    *,
+    progress: Callable[[Sequence[PruningPlan]], Iterable[PruningPlan]] = iter,
+) -> dict[PruningPlan, Row]:
+    """The rows of these plans, with what paired tests need; measured where they are not there yet."""
+    wanted = list(dict.fromkeys(plans))
+    for plan in progress([plan for plan in wanted if not results.find(measures.sign(subject, plan))]):
+        results.add(measure(subject, plan, measures))
+    return {plan: results.find(measures.sign(subject, plan)) or {} for plan in wanted}
+
+
+def compare(rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]) -> dict[str, Any]:
+    """Is each plan worse, or better, than the baseline by more than chance? A row of its own.
+
+    It is of BLEU where that was measured, by sacreBLEU's approximate randomisation, else of the loss; ``p_holm`` is
+    corrected for all plans of these rows.
+    """
+    others = [plan for plan in rows if plan != baseline]
+    if "bleu" in rows[baseline]:
+        metric = "bleu"
+        p_values = paired_bleu({str(plan): row["texts"] for plan, row in rows.items()}, str(baseline), references)
+    else:
+        metric, base = "loss", rows[baseline]
+        p_values = {str(plan): paired_losses(rows[plan]["units"], base["units"], base["sizes"]) for plan in others}
+    return {
+        "kind": "test",
+        "curve": rows[baseline]["curve"],
+        "metric": metric,
+        "against": str(baseline),
+        "p_value": p_values,
+        "p_holm": holm(p_values),
+        "signature": {"of": [row["signature"] for row in rows.values()], "against": str(baseline)},
+    }
+
+
+def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
+    """The row of one plan, and in it what paired tests need: the losses (``units``) and ``texts`` of each sentence.
+
+    Raises:
+        ValueError: if other layers ran than the plan names, or not every sentence was seen.
+    """
+    row: Row = {"kind": "plan", **subject.describe(plan), "sentences": measures.batches.sentences}
+    with only(subject, plan):
+        if "loss" in measures.metrics:
+            (losses,) = score_losses(subject.loaded, measures.batches.samples, [plan.kept])
+            row |= {"loss": losses.loss, "ppl": 2**losses.loss, "tokens": losses.tokens}
+            row |= {} if losses.accuracy is None else {"accuracy": losses.accuracy}
+            row |= {"units": [round(value, 6) for value in losses.sums.tolist()], "sizes": losses.sizes.tolist()}
+        if measures.decoder:
+            row |= _decode(subject, plan, measures.decoder, measures)
+        if measures.stopwatch:
+            latency = measures.stopwatch.measure(plan.kept)
+            row |= {"latency_ms": latency.median, "latency_ms_quartiles": list(latency.quartiles)}
+            row["latency_of"] = measures.stopwatch.description
+        if "memory" in measures.metrics:
+            row["memory_bytes"] = subject.bytes(plan) + peak_of_forward(
+                subject.loaded, plan.kept, measures.batches.samples[-1]
+            )
+    return row | {"signature": measures.sign(subject, plan)}
+
+
+def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Measures) -> Row:
+    with restricted(subject.loaded.model, plan.kept):
+        start = time.perf_counter()
+        texts = decoder.texts(measures.batches)
+        seconds = time.perf_counter() - start
+    scores = quality(texts, measures.references, [name for name in TEXTS if name in measures.metrics])
+    return {**scores, "sentences_per_second": round(len(texts) / seconds, 2), "texts": texts}
+
+
+@contextmanager
+def only(subject: Subject, plan: PruningPlan) -> Iterator[None]:
+    """A scope in which all layers that the plan names must run, and no other.
+
+    Raises:
+        ValueError: at its end, naming the stack.
+    """
+    ran: dict[str, set[int]] = {stack: set() for stack in plan.selections}
+    hooks = [
+        layer.register_forward_hook(lambda *_, stack=stack, i=i: ran[stack].add(i))
+        for stack, modules in stacks(subject.loaded.model).items()
+        for module in modules
+        for i, layer in enumerate(module.layers)  # type: ignore[arg-type]
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for stack, kept in plan.kept.items():
+        if any(ran.values()) and ran[stack] != set(kept):
+            raise ValueError(f"{stack}: the layers {list(kept)} must run and no other, got {sorted(ran[stack])}")
