@@ -18,7 +18,7 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     """
     rows: list[Row] = []
     for path in map(Path, paths):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(_lines(path), start=1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -35,6 +35,15 @@ def append_row(path: str | os.PathLike[str], row: Row) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: rows are JSON Lines in UTF-8, got other bytes at {error.start}") from None
+    # splitlines() would also cut at signs that JSON may hold inside a text, such as U+2028
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def has_row(rows: Iterable[Row], signature: Mapping[str, Any]) -> bool:

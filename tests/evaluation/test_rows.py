@@ -28,3 +28,17 @@ def test_a_row_is_known_by_its_whole_signature() -> None:
     rows = [{"signature": {"checkpoint": "a", "beam": 5}}]
     assert has_row(rows, {"beam": 5, "checkpoint": "a"})
     assert not has_row(rows, {"beam": 4, "checkpoint": "a"})
+
+
+def test_a_line_ends_only_where_json_lines_end(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    for _ in range(2):
+        append_row(file, {"curve": "a\u2028b\x85c"})
+    assert [row["curve"] for row in read_rows([file])] == ["a\u2028b\x85c"] * 2
+
+
+def test_bytes_that_are_no_text_are_refused_by_the_file_s_name(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl: rows are JSON Lines in UTF-8, got other bytes at 7"):
+        read_rows([file])
