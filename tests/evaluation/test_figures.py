@@ -128,7 +128,7 @@ def test_importance_has_a_panel_for_each_measure_and_stack(drawn: Any) -> None:
     (bars,) = axes.containers
     assert bars.lines[0].get_xydata().tolist() == [[0, 0.2], [1, 0.5]]
     (segments,) = (collection.get_segments() for collection in bars.lines[2])
-    assert segments[-1].tolist() == [[1, 0.4], [1, 0.6]]
+    assert [ends.tolist() for ends in segments if len(ends)] == [[[1, 0.4], [1, 0.6]]]  # where an error is known
 
 
 def test_rates_have_a_line_for_each_depth(drawn: Any) -> None:

@@ -84,6 +84,7 @@ def test_significantly_better_is_not_worse() -> None:
     better, worse = (plan("a", decoder=3, bleu=bleu, p_holm=0.001) for bleu in (31.0, 29.0))
     assert smallest_not_worse([full, better]) is better
     assert smallest_not_worse([full, worse]) is None
+    assert smallest_not_worse([{**full, "p_holm": 1.0}, worse]) is None  # no model is smaller than itself
     low, high = (plan("a", decoder=3, loss=loss, p_holm=0.001) for loss in (3.0, 5.0))
     assert smallest_not_worse([plan("a", decoder=6, loss=4.0), low, high]) is low
 
