@@ -57,7 +57,7 @@ fairseq-layerdrop report "$WORK"/rows.layerdrop.jsonl "$WORK"/rows.plain.jsonl "
   --title "A 6+6 Transformer, its decoder pruned" > /dev/null
 cat "$WORK/report/table.md"
 cat <<END
-The figure: $WORK/report/figure.png
+The figure: $WORK/report/figure.png; as a page: $WORK/report/report.html
 Try next, after  . .venv/bin/activate :
   fairseq-layerdrop inspect $WORK/layerdrop/checkpoint_last.pt
   fairseq-layerdrop prune $WORK/layerdrop/checkpoint_last.pt $WORK/small.pt --encoder-keep every:2 --decoder-keep 0,2,5

@@ -31,8 +31,6 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
 
 def load_subject(args: Namespace) -> "Subject":
     """The checkpoint that the arguments name, ready to be evaluated."""
-    import torch
-
     from fairseq_layerdrop import checkpoint
     from fairseq_layerdrop.pruning.inspection import describe
 
@@ -43,15 +41,11 @@ def load_subject(args: Namespace) -> "Subject":
     if not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
     facts = describe(checkpoint.load(args.path))  # says in one line what is wrong with a file
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA device, got none; leave it out")
-    if args.threads:
-        torch.set_num_threads(args.threads)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     from fairseq_layerdrop.evaluation.loading import load
     from fairseq_layerdrop.evaluation.subject import Subject
 
-    loaded = load(args.path, args.data, device=args.device)
+    loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     rates = {stack: about["layerdrop"] for stack, about in facts["stacks"].items()}
     return Subject(loaded, digest=checkpoint.digest(args.path), curve=args.curve or Path(args.path).stem, rates=rates)
 

@@ -28,12 +28,16 @@ class Loaded:
     device: torch.device
 
 
-def load(path: str, data: str, *, device: str = "cpu") -> Loaded:
+def load(path: str, data: str, *, device: str = "cpu", threads: int | None = None) -> Loaded:
     """Load a checkpoint with the task that is in it.
 
     Raises:
-        ValueError: if fairseq cannot read the file, naming the mend.
+        ValueError: if fairseq cannot read the file, or there is no such device, naming the mend.
     """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"{device} needs a CUDA device, got none; leave --device out")
+    if threads:
+        torch.set_num_threads(threads)
     fairseq_layerdrop.register()
     overrides = {"data": data, "eval_bleu": False}
     try:

@@ -17,17 +17,22 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     Raises:
         ValueError: naming the file and line that is no JSON object.
     """
-    return [row for path in map(Path, paths) for row in parse_rows(path.read_text(encoding="utf-8"), path)]
+    return [row for path in map(Path, paths) for row in parse_rows(path.read_bytes(), path)]
 
 
-def parse_rows(text: str, path: str | os.PathLike[str]) -> list[Row]:
-    """The rows in the text of a file, whose path is for the error.
+def parse_rows(content: bytes, path: str | os.PathLike[str]) -> list[Row]:
+    """The rows in a file's content; the path is for the error.
 
     Raises:
-        ValueError: naming the file and line that is no JSON object.
+        ValueError: naming the file, and the line that is no JSON object.
     """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: rows are JSON Lines in UTF-8, got other bytes at {error.start}") from None
     rows: list[Row] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines(): JSON may hold characters that end a line elsewhere.
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -57,19 +62,15 @@ class RowFile:
     def _read(self, path: str | os.PathLike[str]) -> list[Row]:
         self._file.seek(0)
         content = self._file.read()
-        whole, _, last = content.rpartition(b"\n")
-        try:
-            if last and not _is_json(last):
-                if not (whole or last.startswith(b'{"')):
-                    raise ValueError(f"{path}: rows are JSON Lines, got {last[:20]!r}; name another file")
-                rows = parse_rows(whole.decode("utf-8"), path)
-                self._file.truncate(len(content) - len(last))
-                return rows
-            rows = parse_rows(content.decode("utf-8"), path)
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: rows are JSON Lines, got no text; name another file") from None
-        if last:
-            self._file.write(b"\n")
+        whole, newline, last = content.rpartition(b"\n")
+        if not last or _is_json(last):
+            rows = parse_rows(content, path)
+            self._file.write(b"\n" if last else b"")
+            return rows
+        if not (whole or last.startswith(b'{"')):
+            raise ValueError(f"{path}: rows are JSON Lines, got {last[:20]!r}; name another file")
+        rows = parse_rows(whole + newline, path)
+        self._file.truncate(len(content) - len(last))
         return rows
 
     def find(self, signature: Mapping[str, Any]) -> Row | None:

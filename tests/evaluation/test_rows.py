@@ -67,3 +67,16 @@ def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
         RowFile(tmp_path / "rows.jsonl")
     first.close()
     RowFile(tmp_path / "rows.jsonl")
+
+
+def test_a_line_ends_only_where_json_lines_end(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    RowFile(file).add([{"curve": "a\u2028b\x85c"}] * 2)
+    assert [row["curve"] for row in read_rows([file])] == ["a\u2028b\x85c"] * 2
+
+
+def test_bytes_that_are_no_text_are_refused_by_the_file_s_name(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl: rows are JSON Lines in UTF-8, got other bytes at 7"):
+        read_rows([file])

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""The figures of a report, each drawn only where the rows have what it needs."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fairseq_layerdrop.evaluation.canvas import (
+    as_png,
+    as_svg,
+    draw_curve,
+    legend,
+    new_figure,
+    settings,
+    style,
+    whole_numbers,
+)
+from fairseq_layerdrop.evaluation.kinds import Kinds, by_curve, depth, in_order, layers
+from fairseq_layerdrop.evaluation.quality import (
+    LOSS,
+    Axis,
+    Point,
+    Quality,
+    best_at_each,
+    depths,
+    pareto_front,
+    quality_of,
+)
+from fairseq_layerdrop.evaluation.rows import Row
+
+Curves = dict[str, tuple[list[Point], list[Point]]]  # of each name the points joined by a line, and the rest
+
+
+class Drawing(NamedTuple):
+    """A figure as files, and a sentence that tells what is seen."""
+
+    name: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def draw(rows: Kinds, *, title: str = "") -> list[Drawing]:
+    """Every figure that these rows have enough for."""
+    with settings():
+        found = [_depth(rows, title), _latency(rows, title), _importance(rows, title)]
+        found += [_rates(rows, title), _search(rows, title)]
+        return [Drawing(name, caption, as_png(figure), as_svg(figure)) for name, caption, figure in filter(None, found)]
+
+
+_Found = tuple[str, str, Any] | None
+
+
+def _depth(rows: Kinds, title: str) -> _Found:
+    plans, quality = _with_quality(rows.plans)
+    if quality is None:
+        return None
+    axis = depths(plans)
+    figure, axes = _figure_of_depth(title, axis.label, quality, _curves_of_depth(axis, quality))
+    if quality is not LOSS:
+        axes.set_ylim(bottom=0)
+    missing = len(rows.plans) - sum(map(len, axis.curves.values()))
+    caption = f"{quality.label} against {axis.label}; hollow: other plans of the same depth."
+    return "figure", caption + (f" Rows in the table only: {missing}." if missing else ""), figure
+
+
+def _latency(rows: Kinds, title: str) -> _Found:
+    plans, quality = _with_quality([row for row in rows.plans if "latency_ms" in row])
+    if quality is None:
+        return None
+    curves = {
+        name: pareto_front([Point(row["latency_ms"], row[quality.key], row) for row in members], quality)
+        for name, members in by_curve(plans).items()
+    }
+    figure, axes = _figure(title, "latency (ms)", quality.label, curves)
+    points = [point for members in curves.values() for part in members for point in part]
+    _draw_quartiles(axes, curves)
+    for point in pareto_front(points, quality)[0]:  # the choices there are; all depths would hide each other
+        axes.annotate(layers(point.row), point[:2], (-4, 4), textcoords="offset points", ha="right", size="small")
+    caption = f"{quality.label} against latency. Joined: the Pareto front of each model; hollow: what it beats; named:"
+    return "latency", caption + " the layers of what nothing beats. Bars: quartiles, where measured.", figure
+
+
+def _importance(rows: Kinds, title: str) -> _Found:
+    measures, stacks = ([*dict.fromkeys(row[key] for row in rows.importance)] for key in ("measure", "stack"))
+    if not rows.importance:
+        return None
+    names = [*dict.fromkeys(row["curve"] for row in rows.importance)]
+    figure, grid = new_figure(title, len(measures), len(stacks))
+    handles: dict[str, Any] = {}
+    for axes, (measure, stack) in zip(grid.flat, [(m, s) for m in measures for s in stacks], strict=True):
+        members = [row for row in rows.importance if (row["measure"], row["stack"]) == (measure, stack)]
+        handles |= _importance_panel(axes, members, names)
+        axes.set_title(f"{stack}, {measure}", fontsize="medium")
+        axes.set_visible(bool(members))
+    if len(names) > 1:
+        legend(figure, {name: handles[name] for name in names})
+    return "importance", "Importance of each layer, by measure and stack. Bars: one standard error.", figure
+
+
+def _importance_panel(axes: Any, rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
+    handles: dict[str, Any] = {}
+    for i, name in enumerate(names):
+        members = sorted((row for row in rows if row["curve"] == name), key=lambda row: row["layer"])
+        if members:
+            aside = 0.5 * ((i + 0.5) / len(names) - 0.5)  # models stand beside each other, not on each other
+            places = [row["layer"] + aside for row in members]
+            errors = [abs(row.get("error", float("nan"))) for row in members]
+            look = {**style(i), "linestyle": "none", "capsize": 3}
+            handles[name] = axes.errorbar(places, [row["value"] for row in members], errors, **look)
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("importance")
+    whole_numbers(axes.xaxis)
+    return handles
+
+
+def _rates(rows: Kinds, title: str) -> _Found:
+    plans, quality = _with_quality([row for row in rows.plans if "rate" in row])
+    if quality is None or len({row["rate"] for row in plans}) < 2:
+        return None
+    pruned: dict[str, list[Point]] = {}
+    for row in sorted(in_order(plans), key=depth, reverse=True):
+        pruned.setdefault(f"{layers(row)} layers", []).append(Point(row["rate"], row[quality.key], row))
+    curves = {name: best_at_each(points, quality) for name, points in pruned.items()}
+    figure, _ = _figure(title, "LayerDrop rate in training", quality.label, curves)
+    return "rates", f"{quality.label} against the LayerDrop rate in training, a line for each depth.", figure
+
+
+def _search(rows: Kinds, title: str) -> _Found:
+    if not rows.trials:
+        return None
+    members = {name: [(depth(row), row) for row in trials] for name, trials in by_curve(rows.trials).items()}
+    axis = Axis("layers kept", members)
+    figure, _ = _figure_of_depth(title, axis.label, LOSS, _curves_of_depth(axis, LOSS))
+    return "search", "Loss of the candidates of the search. Joined: the best at each depth.", figure
+
+
+def _with_quality(rows: Iterable[Row]) -> tuple[list[Row], Quality | None]:
+    """The rows that have the quality that is shown: qualities of two kinds have no axis in common."""
+    rows = list(rows)
+    quality = quality_of(rows)
+    return [row for row in rows if quality and quality.key in row], quality
+
+
+def _curves_of_depth(axis: Axis, quality: Quality) -> Curves:
+    return {
+        name: best_at_each([Point(x, row[quality.key], row) for x, row in members], quality)
+        for name, members in axis.curves.items()
+    }
+
+
+def _figure(title: str, xlabel: str, ylabel: str, curves: Curves) -> tuple[Any, Any]:
+    figure, ((axes,),) = new_figure(title)
+    handles = {name: draw_curve(axes, i, *points) for i, (name, points) in enumerate(curves.items())}
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    legend(figure, handles)
+    return figure, axes
+
+
+def _figure_of_depth(title: str, label: str, quality: Quality, curves: Curves) -> tuple[Any, Any]:
+    figure, axes = _figure(title, label, quality.label, curves)
+    axes.invert_xaxis()  # pruning goes to the right
+    whole_numbers(axes.xaxis)
+    return figure, axes
+
+
+def _draw_quartiles(axes: Any, curves: Curves) -> None:
+    for i, (front, rest) in enumerate(curves.values()):
+        for point in (*front, *rest):
+            ends = point.row.get("latency_ms_quartiles", [])
+            axes.plot(ends, [point.y] * len(ends), color=style(i)["color"], linewidth=0.8)

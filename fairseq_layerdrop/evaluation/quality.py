@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Which score is a model's quality, which way is better, and what is best by it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fairseq_layerdrop.evaluation.kinds import STACKS, by_curve, depth
+from fairseq_layerdrop.evaluation.rows import Row
+
+SIGNIFICANT = 0.05
+
+
+class Quality(NamedTuple):
+    """A score: its key in rows, its name on an axis, and 1 where more is better, -1 where less is."""
+
+    key: str
+    label: str
+    sign: int
+
+
+LOSS = Quality("loss", "loss (bits per token, lower is better)", -1)
+QUALITIES = (Quality("bleu", "BLEU", 1), Quality("rougeL", "ROUGE-L", 1), Quality("accuracy", "accuracy (%)", 1), LOSS)
+
+
+class Point(NamedTuple):
+    """A row in a figure."""
+
+    x: float
+    y: float
+    row: Row
+
+
+class Axis(NamedTuple):
+    """What depth is counted of, and the rows that are compared by it, by curve."""
+
+    label: str
+    curves: dict[str, list[tuple[int, Row]]]
+
+
+def quality_of(rows: Sequence[Row]) -> Quality | None:
+    """The first quality, in the order of ``QUALITIES``, that some row has."""
+    return next((quality for quality in QUALITIES if any(quality.key in row for row in rows)), None)
+
+
+def depths(rows: Sequence[Row]) -> Axis:
+    """What the rows' depth is best shown by.
+
+    It is the one stack's, where all rows have the same one; the decoder's, among the rows whose encoder is whole, if
+    some curve has several such (the paper's Figure 2); else that of both stacks together.
+    """
+    stacks = {tuple(stack for stack in STACKS if stack in row) for row in rows}
+    curves = by_curve(rows)
+    if stacks == {STACKS}:
+        whole = {name: _with_whole_encoder(members) for name, members in curves.items()}
+        if any(len({row["decoder_layers"] for row in members}) > 1 for members in whole.values()):
+            return _axis("layers kept in the decoder", whole, "decoder_layers")
+    if len(stacks) == 1 and len(*stacks) == 1:
+        ((stack,),) = stacks
+        return _axis(f"layers kept in the {stack.removesuffix('_layers')}", curves, stack)
+    return Axis("layers kept", {name: [(depth(row), row) for row in members] for name, members in curves.items()})
+
+
+def best_at_each(points: Sequence[Point], quality: Quality) -> tuple[list[Point], list[Point]]:
+    """The best point at each x, in the order of x, and the rest."""
+    best: dict[float, Point] = {}
+    for point in points:
+        if point.x not in best or quality.sign * (point.y - best[point.x].y) > 0:
+            best[point.x] = point
+    chosen = sorted(best.values(), key=lambda point: point.x)
+    return chosen, _without(points, chosen)
+
+
+def pareto_front(points: Sequence[Point], quality: Quality) -> tuple[list[Point], list[Point]]:
+    """The points that none beats in both cost (x) and quality (y), the cheapest first, and the rest."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -quality.sign * point.y)):
+        if not front or quality.sign * (point.y - front[-1].y) > 0:
+            front.append(point)
+    return front, _without(points, front)
+
+
+def best_trials(rows: Sequence[Row]) -> list[Row]:
+    """The trial with the lowest loss at each depth, of each curve, the deepest first."""
+    found: list[Row] = []
+    for trials in by_curve(rows).values():
+        best, _ = best_at_each([Point(depth(row), row["loss"], row) for row in trials], LOSS)
+        found += [point.row for point in reversed(best)]
+    return found
+
+
+def smallest_not_worse(rows: Sequence[Row]) -> Row | None:
+    """Of one curve's rows that were tested, the shallowest that is not significantly worse than the full model.
+
+    The full model is the deepest row. Among equally shallow rows it is the best.
+    """
+    full = max(rows, key=depth)
+    tested = [row for row in rows if "p_holm" in row and row is not full]
+    passed = [row for row in tested if row["p_holm"] >= SIGNIFICANT or _is_better(row, full)]
+    quality = quality_of(rows)
+    return min(passed, key=lambda row: (depth(row), -_score(row, quality)), default=None)
+
+
+def _score(row: Row, quality: Quality | None) -> float:
+    return quality.sign * row[quality.key] if quality and quality.key in row else -float("inf")
+
+
+def _is_better(row: Row, full: Row) -> bool:
+    # The tests are two-sided: a sub-network may differ significantly because it is better.
+    quality = next((quality for quality in QUALITIES if quality.key in row and quality.key in full), None)
+    return quality is not None and quality.sign * (row[quality.key] - full[quality.key]) > 0
+
+
+def _with_whole_encoder(rows: Sequence[Row]) -> list[Row]:
+    deepest = max(row["encoder_layers"] for row in rows)
+    return [row for row in rows if row["encoder_layers"] == deepest]
+
+
+def _axis(label: str, curves: dict[str, list[Row]], stack: str) -> Axis:
+    return Axis(label, {name: [(row[stack], row) for row in rows] for name, rows in curves.items()})
+
+
+def _without(points: Sequence[Point], chosen: Sequence[Point]) -> list[Point]:
+    taken = {id(point) for point in chosen}
+    return [point for point in points if id(point) not in taken]

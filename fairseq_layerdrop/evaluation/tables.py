@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""Rows as tables: what stands in a cell, and what a column is sorted by. Markdown and page show the same ones."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fairseq_layerdrop.evaluation.kinds import Kinds, by_curve, depth, in_order, layers
+from fairseq_layerdrop.evaluation.quality import SIGNIFICANT, best_trials, smallest_not_worse
+from fairseq_layerdrop.evaluation.rows import Row
+
+
+class Cell(NamedTuple):
+    """What is read, and what it is sorted by; an empty cell has no value."""
+
+    text: str
+    value: str | float | None
+
+
+class Table(NamedTuple):
+    """Titles with whether their column is one of numbers, and the lines."""
+
+    titles: list[tuple[str, bool]]
+    lines: list[list[Cell]]
+
+
+class _Column(NamedTuple):
+    title: str
+    key: str  # the column is there if some row has this, and sorted by it
+    show: Callable[[Row], str]
+    is_number: bool = True
+
+
+def _number(title: str, key: str, form: str) -> _Column:
+    return _Column(title, key, lambda row: form.format(row[key]))
+
+
+def _text(title: str, key: str) -> _Column:
+    return _Column(title, key, lambda row: row[key], is_number=False)
+
+
+def tables(rows: Kinds) -> list[Table]:
+    """The table of sub-networks, and that of the layers' importance, where there are rows for them.
+
+    Of a search's trials only the best at each depth is in the table.
+    """
+    trials = [{**row, "curve": f"{row['curve']} (best trials)"} for row in best_trials(rows.trials)]
+    shown = [_with_derived(row) for row in (*in_order(rows.plans), *trials)]
+    both = (_table(shown, _COLUMNS), _table(rows.importance, _IMPORTANCE))
+    return [table for table in both if table.lines]
+
+
+def notes(rows: Kinds) -> list[str]:
+    """What stands under the table: what the tests say, then what the scores were computed on and how."""
+    sizes = sorted({row["sentences"] for row in rows.plans if "sentences" in row})
+    scored = [f"sentences scored: {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []
+    metrics = sorted({f"{name}: {text}" for row in rows.plans for name, text in row.get("metrics", {}).items()})
+    return [*_verdicts(rows.plans), *scored, *metrics]
+
+
+def _verdicts(plans: Sequence[Row]) -> list[str]:
+    sentences = []
+    for curve, rows in by_curve(plans).items():
+        if any("p_holm" in row for row in rows):
+            row = smallest_not_worse(rows)
+            found = f"{row.get('plan', 'plan unnamed')}, {layers(row)} layers" if row else "none of those tested"
+            rule = f"(Holm-corrected, {SIGNIFICANT})"
+            sentences.append(f"{curve}: smallest depth not significantly worse than the full model {rule}: {found}")
+    return sentences
+
+
+def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
+    there = [column for column in columns if any(column.key in row for row in rows)]
+    lines = [[_cell(row, column) for column in there] for row in rows]
+    return Table([(column.title, column.is_number) for column in there], lines)
+
+
+def _cell(row: Row, column: _Column) -> Cell:
+    return Cell(column.show(row), row[column.key]) if column.key in row else Cell("", None)
+
+
+def _with_derived(row: Row) -> Row:
+    p = [row[key] for key in ("p_holm", "p_value") if key in row][:1]
+    return {**row, "_depth": depth(row), **({"_p": p[0]} if p else {})}
+
+
+def _p_and_holm(row: Row) -> str:
+    p, holm = (_probability(row[key]) if key in row else "" for key in ("p_value", "p_holm"))
+    return f"{p} ({holm})".lstrip() if holm else p
+
+
+def _probability(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _latency(row: Row) -> str:
+    quartiles = [f"{ms:.1f}" for ms in row.get("latency_ms_quartiles", [])]
+    return f"{row['latency_ms']:.1f}" + (f" ({'–'.join(quartiles)})" if quartiles else "")
+
+
+_COLUMNS = (
+    _text("model", "curve"),
+    _Column("layers", "_depth", layers),
+    _text("plan", "plan"),
+    _number("LayerDrop rate", "rate", "{:g}"),
+    _number("parameters", "parameters", "{:,}"),
+    _number("BLEU", "bleu", "{:.1f}"),
+    _number("chrF", "chrf", "{:.1f}"),
+    _number("ROUGE-1", "rouge1", "{:.2f}"),
+    _number("ROUGE-2", "rouge2", "{:.2f}"),
+    _number("ROUGE-L", "rougeL", "{:.2f}"),
+    _number("accuracy (%)", "accuracy", "{:.1f}"),
+    _number("loss (bits/token)", "loss", "{:.3f}"),
+    _number("perplexity", "ppl", "{:.2f}"),
+    _Column("p (Holm)", "_p", _p_and_holm),
+    _number("sentences/s", "sentences_per_second", "{:.1f}"),
+    _number("tokens/s", "tokens_per_second", "{:,.0f}"),
+    _Column("latency in ms (quartiles)", "latency_ms", _latency),
+    _Column("memory (MB)", "memory_bytes", lambda row: f"{row['memory_bytes'] / 1e6:,.0f}"),
+)
+_IMPORTANCE = (
+    _text("model", "curve"),
+    _text("stack", "stack"),
+    _number("layer", "layer", "{}"),
+    _text("measure", "measure"),
+    _number("importance", "value", "{:.4g}"),
+    _number("standard error", "error", "{:.2g}"),
+)
