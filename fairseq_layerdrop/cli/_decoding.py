@@ -2,6 +2,7 @@
 """The flags of verbs that generate text, in fairseq-generate's names, and what they measure by them."""
 
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
 
 
 def add_decoding(parser: ArgumentParser, *, metrics: str) -> None:
-    """The flags of what is measured, and how text is generated."""
+    """The flags of what is measured, and how text is generated; the references are those of the data."""
     parser.add_argument(
         "--metrics",
         default=metrics,
@@ -26,7 +27,6 @@ def add_decoding(parser: ArgumentParser, *, metrics: str) -> None:
         "--max-len-b", metavar="N", type=int, default=200, help="at most a·source length + b tokens (default: 200)"
     )
     parser.add_argument("--remove-bpe", metavar="HOW", help="how pieces become words: sentencepiece, '@@ ', …")
-    parser.add_argument("--reference", metavar="FILE", help="the target side as text (default: from the data)")
 
 
 def parse_metrics(args: Namespace) -> list[str]:
@@ -53,9 +53,11 @@ def make_measures(args: Namespace, subject: "Subject", batches: "Batches", metri
     decoder, references = None, []
     if set(TEXTS) & set(metrics):
         names = ("beam", "lenpen", "max_len_a", "max_len_b", "remove_bpe")
-        settings = {name: getattr(args, name) for name in names} | {"reference": args.reference}
+        settings = {name: getattr(args, name) for name in names}
+        reference = getattr(args, "reference", None)
+        settings["reference"] = reference and Path(reference).name
         decoder = Decoder(subject.loaded, **{name: getattr(args, name) for name in names})
-        references = read_references(args.reference, batches) if args.reference else decoder.references(batches)
+        references = read_references(reference, batches) if reference else decoder.references(batches)
     stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics else None
     if stopwatch:
         settings["latency"] = stopwatch.description

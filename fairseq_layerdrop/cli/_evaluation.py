@@ -2,6 +2,7 @@
 """What the verbs that evaluate a checkpoint on data have in common: their flags, and loading what these name."""
 
 import logging
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -41,13 +42,21 @@ def load_subject(args: Namespace) -> "Subject":
     if not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
     facts = describe(checkpoint.load(args.path))  # says in one line what is wrong with a file
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    _quiet()
     from fairseq_layerdrop.evaluation.loading import load
     from fairseq_layerdrop.evaluation.subject import Subject
 
     loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     rates = {stack: about["layerdrop"] for stack, about in facts["stacks"].items()}
     return Subject(loaded, digest=checkpoint.digest(args.path), curve=args.curve or Path(args.path).stem, rates=rates)
+
+
+def _quiet() -> None:
+    """fairseq and its libraries say much about themselves, and nothing of it to somebody who asks for a score."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.simplefilter("ignore")
+    for name in ("fairseq", "sacrebleu"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def load_batches(args: Namespace, subject: "Subject", *, subset: str | None = None, half: Any = "all") -> "Batches":
@@ -62,6 +71,7 @@ def bar(label: str, *, shown: bool = True) -> Callable[[Iterable[Any]], Iterable
     """A progress bar on stderr around anything that has a length."""
 
     def wrap(items: Sequence[Any]) -> Iterable[Any]:
-        return track(items, label, console=Console(stderr=True), transient=True, disable=not shown)
+        console = Console(stderr=True)
+        return track(items, label, console=console, transient=True, disable=not (shown and console.is_terminal))
 
     return wrap  # type: ignore[return-value]

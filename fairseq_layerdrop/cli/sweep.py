@@ -21,6 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--points", metavar="PLANS", required=True, help="plans, separated by blanks; the whole model is always one"
     )
     add_decoding(parser, metrics="loss")
+    parser.add_argument("--reference", metavar="FILE", help="the target side as text (default: from the data)")
 
 
 def run(args: Namespace) -> None:

@@ -46,7 +46,11 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
         mend = f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
         raise ValueError(f"{path}: fairseq cannot read a checkpoint of this age; {mend}") from None
     state["model"] = upgrade_state(state["model"])
-    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    try:
+        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+    except RuntimeError as error:
+        what = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit the data in {data} (its dictionaries?): {what}") from None
     model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
     model.requires_grad_(False).eval()
     return Loaded(model.to(device), task, task.build_criterion(cfg.criterion), torch.device(device))

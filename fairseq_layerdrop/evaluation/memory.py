@@ -1,26 +1,20 @@
 # SPDX-License-Identifier: MIT
 """How much memory a forward takes beside the weights."""
 
-import resource
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from fairseq_layerdrop.evaluation.loading import Loaded
 from fairseq_layerdrop.evaluation.prefix import Kept
 from fairseq_layerdrop.modules.subnetwork import restricted
 
-_RESET_PEAK = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
-
 
 @torch.no_grad()
 def peak_of_forward(loaded: Loaded, kept: Kept, sample: Any) -> int:
-    """Bytes that a forward of the restricted model on one batch takes at its peak, beside what was held before.
-
-    On a GPU as torch counts them; on a CPU the growth of the process's peak (Linux resets it for this).
-    """
+    """Bytes of tensors that a forward of the restricted model on one batch holds at its peak, beside those before."""
     with restricted(loaded.model, kept):
         loaded.criterion(loaded.model, sample)  # what is made once, at the first call, is no part of it
         if loaded.device.type == "cuda":
@@ -28,14 +22,21 @@ def peak_of_forward(loaded: Loaded, kept: Kept, sample: Any) -> int:
             torch.cuda.reset_peak_memory_stats(loaded.device)
             loaded.criterion(loaded.model, sample)
             return torch.cuda.max_memory_allocated(loaded.device) - before
-        if _RESET_PEAK.exists():
-            _RESET_PEAK.write_text("5")
-        before = _peak()
-        loaded.criterion(loaded.model, sample)
-        return _peak() - before
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            loaded.criterion(loaded.model, sample)
+    # The public events tell what an operation keeps, not what it holds meanwhile.
+    tree = profiler.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
+    allocations = sorted(_allocations(tree))
+    if not allocations:
+        return 0
+    _, size, total = allocations[0]
+    return max(total for _, _, total in allocations) - (total - size)
 
 
-def _peak() -> int:
-    if _STATUS.exists():
-        return 1024 * int(_STATUS.read_text().split("VmHWM:")[1].split()[0])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _allocations(nodes: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
+    """When memory was taken or given back, how much, and how much was held then."""
+    for node in nodes:
+        kind, facts = node.typed
+        if kind == torch._C._profiler._EventType.Allocation:
+            yield node.start_time_ns, facts.alloc_size, facts.total_allocated
+        yield from _allocations(node.children)
