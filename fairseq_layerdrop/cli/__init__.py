@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 import fairseq_layerdrop
-from fairseq_layerdrop.cli import average, importance, inspect, prune, report, search, sweep, user_dir
+from fairseq_layerdrop.cli import average, importance, inspect, prune, report, search, sweep, user_dir, zoo
 
 VERBS = {
     "user-dir": user_dir,
@@ -20,6 +20,7 @@ VERBS = {
     "importance": importance,
     "search": search,
     "sweep": sweep,
+    "zoo": zoo,
     "report": report,
 }
 

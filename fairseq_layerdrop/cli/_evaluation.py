@@ -22,7 +22,7 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
     parser.add_argument("output", metavar="OUT", help=output)
     parser.add_argument("--path", metavar="CKPT", required=True, help="a fairseq checkpoint (.pt)")
     parser.add_argument("--gen-subset", metavar="SPLIT", default=subset, help=f"of the data (default: {subset})")
-    parser.add_argument("--max-tokens", metavar="N", type=int, default=4096, help="tokens a batch (default: 4096)")
+    parser.add_argument("--max-tokens", metavar="N", type=int, default=1024, help="tokens a batch (default: 1024)")
     parser.add_argument("--batch-size", metavar="N", type=int, help="sentences a batch (default: as tokens allow)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", metavar="N", type=int, help="of the CPU (default: torch's)")

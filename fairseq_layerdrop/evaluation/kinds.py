@@ -4,6 +4,8 @@
 - A *plan* row (the kind of rows that name none) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
+- A *test* row compares plan rows, which it names by their signatures, with one of them; where that is the whole model,
+  the plan rows get its p-values.
 """
 
 import json
@@ -59,14 +61,27 @@ def sort_rows(rows: Sequence[Row]) -> Kinds:
         ValueError: if there is nothing to show.
     """
     kinds: dict[str, list[Row]] = {kind: [] for kind in _NEEDED}
-    for row in map(_clean_row, rows):
+    for row in map(_clean_row, with_tests(rows)):
         kinds.setdefault(_kind(row), []).append(row)
-    others = [kind for kind in kinds if kind not in _NEEDED]
+    others = [kind for kind in kinds if kind not in (*_NEEDED, "test")]
     if not any(kinds[kind] for kind in _NEEDED):
         found = f", only {', '.join(others)}" if others else ""
         raise ValueError(f"there are no rows to report: need rows of kind {', '.join(_NEEDED)}, got none{found}")
     trials = [{"curve": "search", **row} for row in kinds["trial"]]
     return Kinds(kinds["plan"], kinds["importance"], trials, others)
+
+
+def with_tests(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each plan with the p-values of the last test of it against the whole model."""
+    p_values: dict[str, Row] = {}
+    for row in rows:
+        if row.get("kind") == "test" and set(str(row.get("against")).split("/")) == {"all"}:
+            for signature in row["signature"]["of"]:
+                plan = signature["plan"]
+                if plan in row["p_value"]:
+                    found = {"p_value": row["p_value"][plan], "p_holm": row["p_holm"][plan]}
+                    p_values[json.dumps(signature, sort_keys=True)] = found
+    return [row | p_values.get(json.dumps(row.get("signature"), sort_keys=True), {}) for row in rows]
 
 
 def depth(row: Row) -> int:
@@ -109,6 +124,8 @@ def _kind(row: Row) -> str:
 
 def _problems(row: Row) -> Iterator[str]:
     kind = _kind(row)
+    if kind == "test" and not _is_test(row):
+        yield "a row of kind test must have p_value and p_holm for each plan, against, and signature.of"
     if kind not in _NEEDED:
         return
     lacking = [key for key in _NEEDED[kind] if key not in row]
@@ -119,6 +136,19 @@ def _problems(row: Row) -> Iterator[str]:
     for key, rule, fits in _RULES:
         if key in row and not fits(row[key]):
             yield f"{key} must be {rule}, got {json.dumps(row[key])[:40]}"
+
+
+def _is_test(row: Row) -> bool:
+    of = row["signature"].get("of") if isinstance(row.get("signature"), dict) else None
+    p_values, corrected = row.get("p_value"), row.get("p_holm")
+    return (
+        isinstance(of, list)
+        and all(isinstance(signature, dict) and isinstance(signature.get("plan"), str) for signature in of)
+        and isinstance(p_values, dict)
+        and isinstance(corrected, dict)
+        and p_values.keys() == corrected.keys()
+        and all(map(_is_number, (*p_values.values(), *corrected.values())))
+    )
 
 
 def _is_text(value: Any) -> bool:

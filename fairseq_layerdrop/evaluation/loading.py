@@ -76,7 +76,7 @@ class Batches:
         subset: str,
         *,
         half: Half = "all",
-        max_tokens: int | None = 4096,
+        max_tokens: int | None = 1024,
         max_sentences: int | None = None,
     ) -> None:
         task, self.subset, self.half = loaded.task, subset, half
