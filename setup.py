@@ -22,6 +22,8 @@ setup(
     install_requires=["fairseq-fixed==0.12.3.1", "torch>=2.6", "rich", "sacrebleu", "sentencepiece"],
     extras_require={
         "report": ["matplotlib"],
+        "search": ["optuna"],
+        "rouge": ["rouge-score"],
         "dev": ["hypothesis", "mypy", "pytest", "ruff", "soundfile"],
     },
     entry_points={"console_scripts": ["fairseq-layerdrop = fairseq_layerdrop.cli:main"]},
