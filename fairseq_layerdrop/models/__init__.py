@@ -7,6 +7,10 @@ import numpy
 import torch
 from fairseq.data import Dictionary
 
+from fairseq_layerdrop import distributed
+
+distributed.mend()
+
 # Three things in fairseq's checkpoints are refused by torch >= 2.6, none of which runs anything: the options of the
 # optimizer (and of stock `transformer`) in an argparse.Namespace, the arrays of --eval-bleu's meters, and the
 # dictionaries in the task's state of HuBERT.

@@ -36,6 +36,13 @@ class LayerDropConfig(FairseqDataclass):
     layerdrop_warmup_updates: int = field(
         default=0, metadata={"help": "all drop rates grow from 0 over so many updates (default: 0)"}
     )
+    layerdrop_ranks: str = field(
+        default="global",
+        metadata={
+            "help": "in several processes, global: all drop the same layers in a step; own: each draws for itself "
+            "(default: global)"
+        },
+    )
     sublayerdrop: float = field(
         default=0.0,
         metadata={"help": "probability in [0, 1] that a sub-layer (attention, FFN) is skipped in a training step"},

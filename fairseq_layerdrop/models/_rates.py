@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """From a model's flat configuration to the rates at which its layers, and what is inside them, are dropped."""
 
+import torch
+
 from fairseq_layerdrop.modules.learned import LearnedRates
 from fairseq_layerdrop.modules.masks import linear_rates, uniform_rates
 from fairseq_layerdrop.modules.structures import StructureRates
 
 SCHEDULES = ("uniform", "linear", "learned")
+RANKS = ("global", "own")
 
 
 def stack_rates(cfg, name, depth):
@@ -49,6 +52,12 @@ def check_rates(cfg, depths):
     errors = []
     if cfg.layerdrop_schedule not in SCHEDULES:
         errors.append(f"--layerdrop-schedule: must be one of {', '.join(SCHEDULES)}, got {cfg.layerdrop_schedule!r}")
+    if cfg.layerdrop_ranks not in RANKS:
+        errors.append(f"--layerdrop-ranks: must be one of {', '.join(RANKS)}, got {cfg.layerdrop_ranks!r}")
+    if cfg.share_layers > 1 and "checkpoint_activations" in cfg and cfg.checkpoint_activations and several_processes():
+        errors.append(
+            "--share-layers with --checkpoint-activations: data-parallel training does not bear both, leave one out"
+        )
     if cfg.share_layers < 1:
         errors.append(f"--share-layers: must be at least 1, got {cfg.share_layers}")
     for stack, depth in depths.items() if not errors else ():
@@ -66,6 +75,11 @@ def check_rates(cfg, depths):
             errors.append(f"--{flag.replace('_', '-')}: must not be negative, got {cfg[flag]}")
     if errors:
         raise ValueError("; ".join(errors))
+
+
+def several_processes():
+    """Whether this is a data-parallel training."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def _listed(parts, groups, schedule):

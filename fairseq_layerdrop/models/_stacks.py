@@ -4,12 +4,13 @@
 import logging
 from argparse import Namespace
 
+import torch
 from fairseq.logging import metrics
 from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
 
 from fairseq_layerdrop.models._config import PAPER_RATE, add_flags
 from fairseq_layerdrop.models._layers import drop_inside
-from fairseq_layerdrop.models._rates import check_rates, stack_rates, structure_rates
+from fairseq_layerdrop.models._rates import check_rates, several_processes, stack_rates, structure_rates
 from fairseq_layerdrop.models._shapes import reshape
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.learned import LearnedRates
@@ -159,6 +160,7 @@ def drop_layers(stack, name, cfg):
         chunk=chunk,
         structures=(structures, cfg[f"{name}_attention_heads"]),
         learned=learned,
+        rank=torch.distributed.get_rank() if cfg.layerdrop_ranks == "own" and several_processes() else None,
     )
     return stack
 

@@ -56,6 +56,7 @@ class LayerDropList(nn.ModuleList):
         chunk: so many neighbours share their weights, and are one group: they run together or not at all.
         structures: the rates of what is inside the layers, and the number of attention heads.
         learned: where the rates come from, instead of ``rates``; a module of the stack's, not of this list.
+        rank: of this process, if each is to draw for itself; without one all processes draw alike.
 
     Raises:
         ValueError: if ``rates`` are no probabilities, one a layer, or the minimum does not fit the depth.
@@ -74,6 +75,7 @@ class LayerDropList(nn.ModuleList):
         chunk: int = 1,
         structures: tuple[StructureRates, int] = (StructureRates(), 1),
         learned: LearnedRates | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__(layers)
         self.rates = tuple(rates) or (0.0,) * len(self)
@@ -86,6 +88,7 @@ class LayerDropList(nn.ModuleList):
         self.min_layers = min_layers
         self.seed = seed
         self.stack = stack
+        self.rank = rank
         self.keep: tuple[int, ...] | None = None  # a fixed sub-network; None: all layers, or the draw
         self.warmup = warmup
         self.chunk = chunk
@@ -121,7 +124,7 @@ class LayerDropList(nn.ModuleList):
         everything = tuple(range(len(self)))
         if self.keep is not None or not self.training or not (self.drops or self.structures.drop):
             return Step(everything if self.keep is None else self.keep)
-        key = (self.seed, self._update, self._draws, self.stack)
+        key = (self.seed, self._update, self._draws, self.stack, *(() if self.rank is None else (self.rank,)))
         self._draws += 1
         warm = min(1.0, self._update / self.warmup) if self.warmup else 1.0
         keep = None if self.learned is None else 1 - warm * self.learned.rates()

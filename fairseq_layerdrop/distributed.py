@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What fairseq's launchers need to train in several processes without a GPU.
+
+Stock fairseq starts as many processes as there are GPUs. Without one, ``--distributed-world-size 2`` with an init
+method starts none and exits 0 (nothing was trained), ``torchrun`` divides by zero, and torch's data-parallel wrapper is
+told to use GPU 0. Here, where torch sees no GPU, the same command lines train:
+
+    fairseq-train … --distributed-world-size 2 --cpu
+    torchrun --nproc-per-node 2 $(which fairseq-train) … --cpu
+
+Where there is a GPU nothing is changed. Processes that fairseq spawns import ``--user-dir`` themselves.
+"""
+
+import os
+import socket
+from typing import Any
+
+import torch
+from fairseq.distributed import utils
+from fairseq.models import distributed_fairseq_model
+from torch.nn.parallel import DistributedDataParallel
+
+
+class CpuDataParallel(DistributedDataParallel):
+    """torch's wrapper without the devices that fairseq names."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **{**named, "device_ids": None, "output_device": None})
+
+
+def mend() -> None:
+    """Put the launchers below in the places of fairseq's, if there is no GPU; again does nothing."""
+    if torch.cuda.is_available():
+        return
+    distributed_fairseq_model.DistributedDataParallel = CpuDataParallel
+    utils._infer_torch_distributed_launch_init = _from_torchrun
+    utils._infer_single_node_init = _on_this_machine
+    utils.call_main = call_main
+
+
+def call_main(cfg: Any, main: Any, **named: Any) -> None:
+    """As fairseq's, but every process of the world is started, on this machine.
+
+    Raises:
+        ValueError: if a part of the training needs GPUs.
+    """
+    training = cfg.distributed_training
+    if training.ddp_backend in ("fully_sharded", "slowmo") and training.distributed_world_size > 1:
+        raise ValueError(f"--ddp-backend {training.ddp_backend} needs GPUs and fairscale; take pytorch_ddp")
+    if training.distributed_init_method is None and training.distributed_world_size > 1:
+        utils.infer_init_method(training)
+    if training.distributed_init_method is None:
+        main(cfg, **named)
+        return
+    training.distributed_backend = "gloo"
+    if training.distributed_no_spawn:
+        utils.distributed_main(training.device_id, main, cfg, named)
+        return
+    named["start_rank"], training.distributed_rank = training.distributed_rank, None
+    arguments = (main, cfg, named)
+    torch.multiprocessing.spawn(utils.distributed_main, arguments, nprocs=training.distributed_world_size, join=True)
+
+
+def _from_torchrun(training: Any) -> None:
+    training.distributed_init_method = "env://"
+    training.distributed_world_size = int(os.environ["WORLD_SIZE"])
+    training.distributed_rank = int(os.environ["RANK"])
+    training.device_id = 0
+    training.distributed_no_spawn = True
+
+
+def _on_this_machine(training: Any) -> None:
+    if training.distributed_port <= 0:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            training.distributed_port = free.getsockname()[1]
+    training.distributed_init_method = f"tcp://localhost:{training.distributed_port}"
