@@ -23,6 +23,10 @@ _HARMLESS = re.compile(
 _INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 
 
+HOLDING = ("_content", "_val")
+"""Where OmegaConf's containers and leaves hold what they hold."""
+
+
 class StandIn:
     """Stands for an object of another library: it notes what it is given and does nothing."""
 
@@ -60,7 +64,7 @@ def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def _content(value: Any) -> Any:
     if isinstance(value, StandIn):
         state = value.state if isinstance(value.state, dict) else {}
-        for held in ("_content", "_val"):  # OmegaConf's containers and its leaves
+        for held in HOLDING:
             if held in state:
                 return _content(state[held])
         (only,) = value.args if len(value.args) == 1 else (None,)

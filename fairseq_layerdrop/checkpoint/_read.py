@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
+from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
 from fairseq_layerdrop.checkpoint._objects import KNOWN, foreign, stand_ins, to_plain
 from fairseq_layerdrop.checkpoint._pickles import is_zip, named_objects
 
@@ -26,18 +27,21 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     mapped = _check_readable(path)
+    if mapped:
+        check_archive(path)
     try:
-        checkpoint = _unpickle(path, mapped, [])
+        checkpoint, objects = _unpickle(path, mapped, []), False
     except Exception as error:  # the unpickler meets arbitrary bytes: every kind of error is one of the file's
-        checkpoint = _load_objects(path, mapped, error)
+        checkpoint, objects = _load_objects(path, mapped, error), True
+    check_content(checkpoint, path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no dictionary named 'model'")
     if not all(isinstance(value, torch.Tensor) for value in checkpoint["model"].values()):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds something else than tensors")
-    return checkpoint
+    return to_plain(checkpoint) if objects else checkpoint
 
 
-def _load_objects(path: Path, mapped: bool, error: Exception) -> dict[str, Any]:
+def _load_objects(path: Path, mapped: bool, error: Exception) -> Any:
     """The second try, for files that hold objects of other libraries: stand-ins take their places."""
     if isinstance(error, OSError) and error.filename is not None:
         raise error
@@ -46,10 +50,9 @@ def _load_objects(path: Path, mapped: bool, error: Exception) -> dict[str, Any]:
     if not allowed:
         raise CheckpointError(_explain(path, names)) from error
     try:
-        checkpoint = _unpickle(path, mapped, allowed)
+        return _unpickle(path, mapped, allowed)
     except Exception as second:
         raise CheckpointError(_explain(path, names)) from second
-    return to_plain(checkpoint) if isinstance(checkpoint, dict) else checkpoint
 
 
 def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
