@@ -18,7 +18,7 @@ import pytest
 import torch
 from builders import training_checkpoint
 
-from fairseq_layerdrop.checkpoint import CheckpointError, load
+from fairseq_layerdrop.checkpoint import CheckpointError, digest, load
 from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
@@ -222,6 +222,7 @@ def use(file: Path) -> None:
     """What the verbs do with a file; a ValueError is the one line that a user sees."""
     full = load(file)
     describe(full)
+    digest(file)
     depths = stack_depths(full["model"])
     plan = PruningPlan(**{stack: LayerSelection(depth, (0,)) for stack, depth in depths.items()})
     prune_checkpoint(full, plan, source="", version="")

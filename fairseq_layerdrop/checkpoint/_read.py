@@ -74,14 +74,19 @@ def digest(path: str | os.PathLike[str]) -> str:
 
     Taken from the archive's own directory (names, sizes, CRCs), so that it costs nothing on gigabytes; the
     old, not zip, format is hashed whole. The file's name does not enter.
+
+    Raises:
+        CheckpointError: if the archive's directory is damaged.
     """
     content = hashlib.blake2b(digest_size=16)
     if is_zip(Path(path)):
-        with zipfile.ZipFile(path) as archive:
-            for name, size, crc in sorted(
-                (i.filename.partition("/")[2], i.file_size, i.CRC) for i in archive.infolist()
-            ):
-                content.update(f"{name} {size} {crc}\n".encode())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+        except zipfile.BadZipFile as error:
+            raise CheckpointError(f"{path} is damaged: {str(error).lower()}") from None
+        for name, size, crc in sorted((e.filename.partition("/")[2], e.file_size, e.CRC) for e in entries):
+            content.update(f"{name} {size} {crc}\n".encode())
     else:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
@@ -111,6 +116,13 @@ def _explain(path: Path, names: list[str]) -> str:
     strange = foreign(names)
     if strange:
         return f"{path} is refused: loading it would run {', '.join(strange)}, which is no plain data; nothing was run"
-    if is_zip(path) and not zipfile.is_zipfile(path):
+    if is_zip(path) and not _is_whole(path):
         return f"{path} is damaged: the end of the archive is missing (an incomplete copy or download?)"
     return f"{path} is not a checkpoint that torch can read"
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it has an end, which says something impossible
+        return False
