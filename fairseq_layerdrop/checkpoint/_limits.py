@@ -11,6 +11,7 @@ import torch
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._objects import HOLDING, StandIn
+from fairseq_layerdrop.checkpoint._pickles import entries
 
 DEEPEST = 60
 MOST = 5_000_000
@@ -25,11 +26,10 @@ def check_archive(path: Path) -> None:
     """
     left = path.stat().st_size
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        found = entries(path)
+    except CheckpointError:
         return  # the reader says what is wrong with it
-    for entry in entries:
+    for entry in found:
         left -= entry.file_size
         if entry.compress_type != zipfile.ZIP_STORED or left < 0:
             raise CheckpointError(

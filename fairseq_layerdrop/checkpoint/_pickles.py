@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fairseq_layerdrop.checkpoint._errors import CheckpointError
+
 _ZIP_MAGIC = b"PK\x03\x04"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -17,6 +19,21 @@ def is_zip(path: Path) -> bool:
     """Whether a file has the format that torch writes since version 1.6."""
     with open(path, "rb") as file:
         return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+
+
+def entries(path: Path) -> list[zipfile.ZipInfo]:
+    """An archive's directory.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except OSError:
+        raise
+    except Exception as error:  # arbitrary bytes: zipfile raises what it meets
+        raise CheckpointError(f"{path} is damaged: {str(error).lower()}") from None
 
 
 def named_objects(path: Path) -> Iterator[str]:

@@ -4,7 +4,6 @@
 import hashlib
 import os
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
 from fairseq_layerdrop.checkpoint._objects import KNOWN, foreign, stand_ins, to_plain
-from fairseq_layerdrop.checkpoint._pickles import is_zip, named_objects
+from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -80,12 +79,8 @@ def digest(path: str | os.PathLike[str]) -> str:
     """
     content = hashlib.blake2b(digest_size=16)
     if is_zip(Path(path)):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-        except zipfile.BadZipFile as error:
-            raise CheckpointError(f"{path} is damaged: {str(error).lower()}") from None
-        for name, size, crc in sorted((e.filename.partition("/")[2], e.file_size, e.CRC) for e in entries):
+        found = entries(Path(path))
+        for name, size, crc in sorted((e.filename.partition("/")[2], e.file_size, e.CRC) for e in found):
             content.update(f"{name} {size} {crc}\n".encode())
     else:
         with open(path, "rb") as file:
@@ -123,6 +118,6 @@ def _explain(path: Path, names: list[str]) -> str:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it has an end, which says something impossible
+        return bool(entries(path))
+    except CheckpointError:
         return False
