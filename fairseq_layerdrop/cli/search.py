@@ -48,6 +48,8 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.pruning.budget import parse_amount
 
     metrics = parse_metrics(args)
+    if args.target_latency_ms is not None and "latency" not in metrics:
+        metrics.append("latency")  # the winner's is measured, beside the prediction
     amounts = {"parameters": args.target_params, "memory": args.target_memory}
     limits = {name: parse_amount(text) for name, text in amounts.items() if text is not None}
     subject = load_subject(args)
@@ -73,8 +75,8 @@ def run(args: Namespace) -> None:
     workers = Workers()
     results = Results(args.output) if workers.first else None
     batches = load_batches(args, subject, half="first")
-    timed = args.target_latency_ms is not None or "latency" in metrics
-    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if timed and workers.first else None
+    timed = "latency" in metrics and workers.first
+    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if timed else None
     if workers.first:
         size = space_size(subject.depths, request.counts)
         logger.warning("%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths))

@@ -55,13 +55,14 @@ class Decoder:
         hypotheses: list[Any] = self.loaded.task.inference_step(self.generator, [self.loaded.model], sample)
         return hypotheses
 
-    def texts(self, samples: Iterable[Any]) -> list[str]:
-        """The best hypothesis of every sentence, in the order of the data."""
-        found = {}
+    def texts(self, samples: Iterable[Any]) -> tuple[list[str], int]:
+        """The best hypothesis of every sentence, in the order of the data, and the tokens that all have together."""
+        found, tokens = {}, 0
         for sample in samples:
             for number, hypotheses in zip(sample["id"].tolist(), self.run(sample), strict=True):
                 found[number] = self._text(hypotheses[0]["tokens"])
-        return [found[number] for number in sorted(found)]
+                tokens += len(hypotheses[0]["tokens"])
+        return [found[number] for number in sorted(found)], tokens
 
     def references(self, batches: Batches) -> list[str]:
         """The target side as the dictionary knows it, in the order of the data."""

@@ -139,10 +139,11 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
 def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Measures) -> Row:
     with restricted(subject.loaded.model, plan.kept):
         start = time.perf_counter()
-        texts = decoder.texts(measures.batches)
+        texts, tokens = decoder.texts(measures.batches)
         seconds = time.perf_counter() - start
     scores = quality(texts, measures.references, [name for name in TEXTS if name in measures.metrics])
-    return {**scores, "sentences_per_second": round(len(texts) / seconds, 2), "texts": texts}
+    speeds = {"sentences_per_second": len(texts) / seconds, "tokens_per_second": tokens / seconds}
+    return {**scores, **{name: round(value, 2) for name, value in speeds.items()}, "texts": texts}
 
 
 @contextmanager

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""``kill -9`` at any moment of a verb that writes: the output is absent or whole, the input untouched, nothing left."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from builders import training_checkpoint
+from torch import Tensor
+
+from fairseq_layerdrop import cli
+from fairseq_layerdrop.checkpoint import load
+
+VERBS = {
+    "prune": lambda folder: ["prune", folder / "0.pt", folder / "out.pt", "--decoder-keep", "0,2"],
+    "average": lambda folder: ["average", folder / "0.pt", folder / "1.pt", folder / "out.pt"],
+    "prune, replacing": lambda folder: ["prune", folder / "0.pt", folder / "out.pt", "--encoder-keep", "1", "--force"],
+}
+
+
+def inputs(folder: Path) -> dict[Path, bytes]:
+    """Two checkpoints of some megabytes, and their bytes."""
+    for i in range(2):
+        full = training_checkpoint()
+        full["model"]["encoder.embed_tokens.weight"] = torch.full((1 << 19, 4), float(i))
+        torch.save(full, folder / f"{i}.pt")
+    return {folder / f"{i}.pt": (folder / f"{i}.pt").read_bytes() for i in range(2)}
+
+
+def start(arguments: list[object]) -> int:
+    """Run the command in a process of its own, which has everything imported."""
+    child = os.fork()
+    if child:
+        return child
+    torch.set_num_threads(1)  # threads do not live on in a fork
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    os._exit(cli.main([str(argument) for argument in arguments]))
+
+
+def seconds_of(command: Callable[[], int]) -> float:
+    before = time.perf_counter()
+    assert os.waitpid(command(), 0)[1] == 0
+    return time.perf_counter() - before
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def kill_at_random(folder: Path, verb: str, *, kills: int, seed: int) -> int:
+    """How many of the killed runs had written their output already."""
+    before, draw, written = inputs(folder), random.Random(seed), 0
+    arguments, out = VERBS[verb](folder), folder / "out.pt"
+    longest = seconds_of(lambda: start(arguments))
+    whole = {key: tensor.clone() for key, tensor in load(out)["model"].items()}  # it is mapped from a file that changes
+    for _ in range(kills):
+        if verb == "prune, replacing":
+            out.write_bytes(before[folder / "1.pt"])
+        else:
+            out.unlink(missing_ok=True)
+        child = start(arguments)
+        time.sleep(draw.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert {path: path.read_bytes() for path in before} == before
+        if verb == "prune, replacing":
+            assert same(load(out)["model"], whole) or out.read_bytes() == before[folder / "1.pt"]
+        elif out.exists():
+            assert same(load(out)["model"], whole)
+            written += 1
+        assert {path.name for path in folder.iterdir()} <= {"0.pt", "1.pt", "out.pt", ".out.pt.tmp"}
+    out.unlink(missing_ok=True)
+    assert seconds_of(lambda: start(arguments)) > 0
+    assert same(load(out)["model"], whole)
+    assert {path.name for path in folder.iterdir()} == {"0.pt", "1.pt", "out.pt"}, "a second run clears what was left"
+    return written
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_is_killed_leaves_all_or_nothing(tmp_path: Path, verb: str) -> None:
+    kill_at_random(tmp_path, verb, kills=8, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_is_killed_often_leaves_all_or_nothing(tmp_path: Path, verb: str) -> None:
+    assert kill_at_random(tmp_path, verb, kills=50, seed=2) < 50
