@@ -21,9 +21,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop import checkpoint
-    from fairseq_layerdrop.pruning.inspection import describe
+    from fairseq_layerdrop.pruning.inspection import describe, not_finite
 
-    facts = describe(checkpoint.load(args.checkpoint))
+    full = checkpoint.load(args.checkpoint)
+    facts = {**describe(full), "not_finite": not_finite(full["model"])}
     path = Path(args.checkpoint)
     facts = {"file": str(path), "bytes": path.stat().st_size, "format": checkpoint.file_format(path), **facts}
     facts["digest"] = checkpoint.digest(path)
@@ -51,6 +52,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     rows.append(("", f"{parameters['layers']:,} in layers, {parameters['embeddings']:,} in embeddings and output"))
     extras = [name for name, there in (("optimizer state", facts["optimizer_state"]), ("EMA", facts["ema"])) if there]
     rows.append(("file", f"{facts['bytes']:,} bytes, {facts['format']}, {', '.join(facts['dtypes'] + extras)}"))
+    if facts["not_finite"]:
+        rows.append(("NaN or Inf", f"in {', '.join(facts['not_finite'])}"))
     if facts["heads"]:
         rows.append(("heads", ", ".join(facts["heads"])))
     for step in (facts["provenance"] or {}).get("steps", []):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import architecture, model_section, plain, training_rates
@@ -57,6 +58,14 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         "ema": "ema" in extra,
         "provenance": provenance,
     }
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """The tensors that hold a NaN or an infinity; all of them are read."""
+    numbers = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
+    # A sum is not finite if an element is not; that the sum itself ran over is ruled out by a closer look.
+    odd = [key for key, tensor in numbers.items() if not torch.isfinite(tensor.sum(dtype=torch.float32))]
+    return [key for key in odd if not torch.isfinite(numbers[key]).all()]
 
 
 def parameter_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:

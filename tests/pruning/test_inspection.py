@@ -2,6 +2,7 @@
 """The facts of a checkpoint, against numbers computed from the sizes of a Transformer."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from builders import (
     training_checkpoint,
 )
 
-from fairseq_layerdrop.pruning.inspection import describe, parameter_sizes
+from fairseq_layerdrop.pruning.inspection import describe, not_finite, parameter_sizes
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
@@ -179,3 +180,15 @@ def test_lists_of_layers_that_are_no_stacks_are_named_with_their_length() -> Non
     checkpoint = training_checkpoint()
     checkpoint["model"] |= {f"encoder.adaptor.layers.{i}.0.weight": torch.zeros(2) for i in range(3)}
     assert describe(checkpoint)["other_lists"] == {"encoder.adaptor.layers": 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_with_a_nan_or_an_infinity_are_named(dtype: torch.dtype) -> None:
+    state = {key: tensor.to(dtype) for key, tensor in training_checkpoint()["model"].items()}
+    assert not_finite(state) == []
+    state["encoder.layers.1.fc1.weight"].view(-1)[-1] = math.nan
+    state["decoder.layers.2.fc2.bias"][0] = -math.inf
+    state["decoder.layers.0.fc1.weight"] = torch.full(
+        (64, 64), torch.finfo(dtype).max, dtype=dtype
+    )  # its sum runs over
+    assert not_finite(state) == ["encoder.layers.1.fc1.weight", "decoder.layers.2.fc2.bias"]
