@@ -37,7 +37,7 @@ def run_each(model: Any, plans: Sequence[Kept], run: Callable[[], Result]) -> It
     where = stacks(model)
     if wrong := [dict(plan) for plan in plans if plan.keys() != where.keys()]:
         raise ValueError(f"a plan must name the model's stacks, {', '.join(where)}, got {wrong[0]}")
-    if any(len(modules) > 1 for modules in where.values()):
+    if len(plans) == 1 or any(len(modules) > 1 for modules in where.values()):
         yield from _one_by_one(model, plans, run)
         return
     numbers: dict[tuple[Layers, ...], list[int]] = {}

@@ -3,7 +3,7 @@
 
 import platform
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -69,10 +69,16 @@ class Subject:
             **more,
             "device": self.device,
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": _versions(),
         }
 
     @property
     def device(self) -> str:
         """What it runs on."""
         return torch.cuda.get_device_name() if self.loaded.device.type == "cuda" else platform.machine()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the packages that numbers hang on; looking them up takes as long as a small model's forward."""
+    return {name: version(name) for name in PACKAGES}
