@@ -3,12 +3,14 @@
 
 import json
 
+import pytest
 from fairseq_programs import python
 
-SMALLEST = [
-    *("--rounds", "1", "--updates", "2", "--warm-up", "0", "--encoder-layers", "2", "--decoder-layers", "2"),
+SMALL = [
+    *("--rounds", "1", "--encoder-layers", "2", "--decoder-layers", "2"),
     *("--dim", "16", "--ffn", "16", "--heads", "2", "--vocabulary", "20", "--sentences", "2", "--length", "4"),
 ]
+SMALLEST = [*SMALL, "--updates", "2", "--warm-up", "0"]
 VARIANTS = [
     *("stock 2+2", "stock 2+1", "stock 1+2", "stock 1+1", "stock LayerDrop, p 0.2", "stock LayerDrop, p 0.5"),
     *(f"{structure}, p {rate}" for structure in ("layers", "sub-layers") for rate in ("0", "0.2", "0.5")),
@@ -32,3 +34,16 @@ def test_training_speed_counts_what_ran() -> None:
     assert ran["layers, p 0"] == ran["sub-layers, p 0"] == [2, 2]
     for variant in ("layers, p 0.5", "sub-layers, p 0.5"):
         assert 0 < sum(ran[variant]) < 4
+
+
+def test_search_compares_ways_to_the_same_numbers_and_counts_their_work() -> None:
+    printed = python("-m", "benchmarks.search", *SMALL, "--sample", "0", "--json")
+    rows = {row["pair"]: row for line in printed.splitlines() if line.startswith("{") and (row := json.loads(line))}
+    assert [*rows] == ["all 9", "greedy, 7 plans", "screening, 20%", "sweep, 8 plans"]
+    d, ffn, words, length, tokens = 16, 16, 20, 4, 8
+    attention = 4 * d * d + 2 * length * d  # a token: four projections, the weights and what they are applied to
+    encoder, decoder, output = (tokens * n for n in (attention + 2 * d * ffn, 2 * attention + 2 * d * ffn, d * words))
+    alone, shared = 12 * (encoder + decoder) + 9 * output, 3 * encoder + 9 * decoder + 9 * output
+    assert rows["all 9"]["bound"] == pytest.approx(alone / shared)
+    assert rows["sweep, 8 plans"]["bound"] == 1
+    assert rows["all 9"]["machine"].endswith("held: encoder 4, decoder 4")
