@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Tiny models in files, and what evaluates them: without training, with layers that are known to be useful or not."""
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_layerdrop.checkpoint import digest, load, save
+from fairseq_layerdrop.evaluation import loading
+from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.modules.subnetwork import stacks
+
+
+def subject(checkpoint: Path, data: Path, **rates: Any) -> Subject:
+    """A checkpoint, ready to be evaluated."""
+    rates = rates or {"encoder": 0.2, "decoder": 0.2}
+    return Subject(loading.load(str(checkpoint), str(data)), digest=digest(checkpoint), curve="tiny", rates=rates)
+
+
+def plant(source: Path, target: Path, useful: Mapping[str, Collection[int]]) -> Path:
+    """A pre-norm checkpoint in which all layers but these add nothing, and so can go without any loss."""
+    state = load(source)
+    for key, tensor in list(state["model"].items()):
+        stack, layers, number, *rest = [*key.split("."), "", "", ""][:7]
+        writes = {"out_proj", "fc2"} & set(rest)
+        if layers == "layers" and writes and int(number) not in useful.get(stack, range(99)):
+            state["model"][key] = torch.zeros_like(tensor)
+    save(state, target)
+    return target
+
+
+def rows(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a file, of one kind."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in found if kind in (None, row["kind"])]
+
+
+def comparable(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows by signature, without what depends on the machine's mood."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows(path):
+        key = json.dumps(row.pop("signature"), sort_keys=True)
+        assert key not in found, f"a row is there twice: {key}"
+        found[key] = {name: value for name, value in row.items() if name not in TIMED}
+    return found
+
+
+TIMED = ("sentences_per_second", "latency_ms", "latency_ms_quartiles")
+
+
+def count_calls(model: Any) -> list[tuple[str, int]]:
+    """A list that grows with each call of a layer."""
+    calls: list[tuple[str, int]] = []
+    for stack, modules in stacks(model).items():
+        for module in modules:
+            for i, layer in enumerate(module.layers):
+                layer.register_forward_hook(lambda *_, stack=stack, i=i: calls.append((stack, i)))
+    return calls
+
+
+def poison(loaded: loading.Loaded, stack: str, layer: int) -> None:
+    """Make a layer give numbers that are none."""
+    with torch.no_grad():
+        for parameter in stacks(loaded.model)[stack][0].layers[layer].fc2.parameters():
+            parameter.fill_(float("nan"))
+
+
+def copy_data(source: Path, target: Path) -> Path:
+    """A data set that a test may change."""
+    shutil.copytree(source, target)
+    for path in [target, *target.iterdir()]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return target
