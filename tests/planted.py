@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq.tasks import TASK_REGISTRY
+from fairseq_programs import config
+from omegaconf import OmegaConf
 
 from fairseq_layerdrop.checkpoint import digest, load, save
 from fairseq_layerdrop.evaluation import loading
@@ -33,10 +36,29 @@ def plant(source: Path, target: Path, useful: Mapping[str, Collection[int]]) -> 
     return target
 
 
+def write_language_model(data: Path, folder: Path) -> Path:
+    """A language model of four layers, as it was drawn, in a file as fairseq's trainer writes it."""
+    sizes = ["--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2"]
+    sizes += ["--decoder-input-dim", "32", "--decoder-output-dim", "32", "--decoder-layers", "4"]
+    cfg = config("--task", "language_modeling", "--arch", "transformer_lm", *sizes, "--tokens-per-sample", "16")
+    cfg.task.data = str(data)
+    torch.manual_seed(4)
+    model = TASK_REGISTRY["language_modeling"].setup_task(cfg.task).build_model(cfg.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # so that its layers differ
+    target = folder / "lm.pt"
+    history = {"optimizer_name": "Adam", "criterion_name": "x", "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    checkpoint = {"cfg": OmegaConf.to_container(cfg), "args": None, "model": model.state_dict()}
+    extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
+    torch.save({**checkpoint, "optimizer_history": [history], "extra_state": extra}, target)
+    return target
+
+
 def rows(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The rows of a file, of one kind."""
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    return [row for row in found if kind in (None, row["kind"])]
+    return [row for row in found if kind is None or row["kind"] == kind]
 
 
 def comparable(path: Path) -> dict[str, dict[str, Any]]:
