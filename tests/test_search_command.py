@@ -67,7 +67,7 @@ def language_model(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         ["--method", "exhaustive"],
         ["--method", "greedy"],
         ["--method", "beam", "--beam-width", "3"],
-        ["--method", "evolution", "--generations", "8"],
+        ["--method", "evolution", "--generations", "6"],
         pytest.param(["--method", "exhaustive", "--screen", "0.5"], marks=pytest.mark.slow),
         [],
     ],

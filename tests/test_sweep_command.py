@@ -44,7 +44,7 @@ def swept(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep over four plans, one of them named twice."""
     out = tmp_path_factory.mktemp("swept") / "rows.jsonl"
     flags = ["--path", str(official / "checkpoint.pt"), "--curve", "tiny", "--metrics", "loss,bleu,chrf,rouge,memory"]
-    points = ["--points", "6+3 all/0,2,4 3+3 first:2/1"]
+    points = ["--points", "6+3 all/0,2,4 3+3 3+2"]
     assert cli.main(["sweep", str(official / "data-bin"), str(out), *flags, *points]) == 0
     return out
 
@@ -63,7 +63,7 @@ def references(official: Path) -> list[str]:
 
 def test_a_row_has_what_was_asked_for_and_its_signature(swept: Path) -> None:
     found = by_plan(swept)
-    assert list(found) == ["all/all", "all/0,2,4", "0,2,4/0,2,4", "0,1/1"]
+    assert list(found) == ["all/all", "all/0,2,4", "0,2,4/0,2,4", "0,2,4/0,3"]
     for plan, row in found.items():
         assert row["curve"] == "tiny"
         assert row["sentences"] == 100
@@ -126,7 +126,7 @@ def test_a_second_run_measures_nothing(
     before = swept.read_bytes()
     monkeypatch.setattr(sweep_module, "measure", lambda *_: pytest.fail("nothing is to be measured"))
     flags = ["--path", official / "checkpoint.pt", "--curve", "tiny", "--metrics", "loss,bleu,chrf,rouge,memory"]
-    points = ["--points", "6+3 all/0,2,4 3+3 first:2/1"]
+    points = ["--points", "6+3 all/0,2,4 3+3 3+2"]
     status, out, _ = command("sweep", official / "data-bin", swept, *flags, *points)
     assert (status, out.count("\n")) == (0, 4)
     assert swept.read_bytes() == before
@@ -150,7 +150,7 @@ def test_the_test_row_says_who_differs_from_the_whole_model(official: Path, swep
     assert (test["metric"], test["against"], test["curve"]) == ("bleu", "all/all", "tiny")
     assert test["p_value"] == pytest.approx(expected, abs=0.02)
     assert test["p_holm"] == pytest.approx(holm(test["p_value"]))
-    assert test["p_value"]["0,1/1"] < 0.01
+    assert test["p_value"]["0,2,4/0,3"] < 0.01
 
 
 def test_without_texts_the_losses_are_compared(official: Path, tmp_path: Path, command: Outcome) -> None:
@@ -187,7 +187,18 @@ def test_references_come_from_a_file_if_one_is_named(official: Path, tmp_path: P
     truth = references(official)
     (tmp_path / "good.txt").write_text("".join(f"{line}\n" for line in truth))
     (tmp_path / "short.txt").write_text("".join(f"{line}\n" for line in truth[1:]))
-    flags = ["--path", official / "checkpoint.pt", "--points", "3+3", "--metrics", "bleu", "--beam", "1"]
+    flags = [
+        "--path",
+        official / "checkpoint.pt",
+        "--points",
+        "3+3",
+        "--metrics",
+        "bleu",
+        "--beam",
+        "1",
+        "--max-len-b",
+        "12",
+    ]
     scores = []
     for more in ([], ["--reference", tmp_path / "good.txt"]):
         out = tmp_path / f"{len(more)}.jsonl"
