@@ -393,8 +393,8 @@ def test_text_is_not_asked_of_a_language_model(
 def test_two_processes_share_a_storage(official: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = ["--path", str(official / "checkpoint.pt"), "--threads", "1", "--method", "evolution"]
-    flags += ["--generations", "1", "--storage", f"sqlite:///{tmp_path / 'study.db'}"]
+    flags += ["--encoder-depth", "6", "--generations", "3", "--storage", f"sqlite:///{tmp_path / 'study.db'}"]
     arguments = ["-m", "fairseq_layerdrop.cli", "search", str(official / "data-bin"), str(tmp_path / "rows"), *flags]
-    done = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(rows(tmp_path / "rows", "trial")) == len({row["plan"] for row in rows(tmp_path / "rows", "trial")})
