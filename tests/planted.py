@@ -71,7 +71,7 @@ def comparable(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-TIMED = ("sentences_per_second", "latency_ms", "latency_ms_quartiles")
+TIMED = ("sentences_per_second", "tokens_per_second", "latency_ms", "latency_ms_quartiles")
 
 
 def count_calls(model: Any) -> list[tuple[str, int]]:

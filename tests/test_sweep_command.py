@@ -284,7 +284,6 @@ def test_importance_prints_and_keeps_every_measure_once(official: Path, tmp_path
     assert out.read_bytes() == before
 
 
-@pytest.mark.xfail(strict=True, reason="the first row stands for all", raises=AssertionError)
 def test_rows_of_importance_that_were_cut_off_are_written(official: Path, tmp_path: Path, command: Outcome) -> None:
     out = tmp_path / "rows.jsonl"
     every = [official / "data-bin", out, "--path", official / "checkpoint.pt", "--measure", "angular"]
@@ -295,7 +294,6 @@ def test_rows_of_importance_that_were_cut_off_are_written(official: Path, tmp_pa
     assert rows(out) == whole
 
 
-@pytest.mark.xfail(strict=True, reason="there is no row to look at", raises=IndexError)
 def test_a_model_of_single_layers_has_no_layer_to_lose(official: Path, tmp_path: Path, command: Outcome) -> None:
     small = prune(official / "checkpoint.pt", tmp_path / "small.pt", "--encoder-keep", "0", "--decoder-keep", "1")
     out = tmp_path / "rows.jsonl"
@@ -303,7 +301,6 @@ def test_a_model_of_single_layers_has_no_layer_to_lose(official: Path, tmp_path:
     assert status == 0 or (status, err.count("\n")) == (2, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="a traceback: KeyError: 'kind'", raises=KeyError)
 def test_rows_of_others_are_left_alone(official: Path, tmp_path: Path, command: Outcome) -> None:
     out = tmp_path / "rows.jsonl"
     out.write_text('{"bleu": 1.0, "curve": "scored elsewhere"}\n')

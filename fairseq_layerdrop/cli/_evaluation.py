@@ -41,6 +41,9 @@ def load_subject(args: Namespace) -> "Subject":
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
+    for folder in args.data.split(":"):
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no directory {folder} for DATA")
     facts = describe(checkpoint.load(args.path))  # says in one line what is wrong with a file
     _quiet()
     from fairseq_layerdrop.evaluation.loading import load

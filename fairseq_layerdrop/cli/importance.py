@@ -49,8 +49,7 @@ def _layers(args: Namespace) -> None:
     batches, file = load_batches(args, subject), RowFile(args.output)
     for measure in args.measure or MEASURES:
         rows = layer_importance(subject, batches, measure, progress=bar(measure))
-        if not file.find(rows[0]["signature"]):
-            file.add(rows)
+        file.add(row for row in rows if not file.find(row["signature"]))
         for row in rows:
             print(json.dumps(row) if args.json else _layer_text(row))
 

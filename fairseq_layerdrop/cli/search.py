@@ -13,7 +13,7 @@ from fairseq_layerdrop.cli._text import join, row_text
 if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.searching import Found
     from fairseq_layerdrop.evaluation.subject import Subject
-    from fairseq_layerdrop.evaluation.sweep import Results
+    from fairseq_layerdrop.evaluation.sweep import Measures, Results
 
 SUMMARY = "find the best sub-network within a budget; every plan that is scored is a row, and none is scored twice"
 EXAMPLE = "fairseq-layerdrop search DATA trials.jsonl --path full.pt --encoder-depth 3 --decoder-depth 3"
@@ -72,9 +72,13 @@ def run(args: Namespace) -> None:
         **limits,
     )
     request.check(subject.depths)
+    batches = load_batches(args, subject, half="first")
+    judged = {(args.gen_subset, "second"): load_batches(args, subject, half="second")}
+    if args.test_subset:
+        judged[args.test_subset, "all"] = load_batches(args, subject, subset=args.test_subset)
+    measured = {name: make_measures(args, subject, part, sorted({*metrics, "loss"})) for name, part in judged.items()}
     workers = Workers()
     results = Results(args.output) if workers.first else None
-    batches = load_batches(args, subject, half="first")
     timed = "latency" in metrics and workers.first
     stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if timed else None
     if workers.first:
@@ -84,15 +88,21 @@ def run(args: Namespace) -> None:
     shown = bar("passes over the data", shown=workers.first)
     found = search(subject, batches, request, rows, workers, stopwatch=stopwatch, progress=shown)
     if results:
-        _report(args, subject, found, metrics, results)
+        _report(args, subject, found, measured, results)
     workers.close()
 
 
-def _report(args: Namespace, subject: "Subject", found: "Found", metrics: list[str], results: "Results") -> None:
+def _report(
+    args: Namespace,
+    subject: "Subject",
+    found: "Found",
+    measured: dict[tuple[str, str], "Measures"],
+    results: "Results",
+) -> None:
     """Judge the winner on data that the search did not see, beside Every Other at its depth and the whole model."""
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.searching import predict
-    from fairseq_layerdrop.evaluation.sweep import compare, sweep
+    from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
 
     winner, evenly, plans = found.winner, found.evenly, list(found.losses)
     facts: dict[str, Any] = {
@@ -104,22 +114,14 @@ def _report(args: Namespace, subject: "Subject", found: "Found", metrics: list[s
     }
     if found.latency:
         facts["predicted_ms"] = predict(found.latency, winner)
-    judged = [(args.gen_subset, "second")] + ([(args.test_subset, "all")] if args.test_subset else [])
-    for subset, half in judged:
-        batches = load_batches(args, subject, subset=subset, half=half)
-        if not facts["judged"]:
-            warnings(subject, batches, [winner])
-        measures = make_measures(args, subject, batches, sorted({*metrics, "loss"}))
+    warnings(subject, next(iter(measured.values())).batches, [winner])
+    for (subset, half), measures in measured.items():
         rows = sweep(subject, plans, measures, results, progress=bar(f"judging on {subset}"))
         test = compare({plan: rows[plan] for plan in dict.fromkeys((winner, evenly))}, evenly, measures.references)
         if winner != evenly:
             results.add_test(test)
-        facts["judged"].append({"subset": subset, "half": half, "rows": [_public(row) for row in rows.values()]} | test)
+        facts["judged"].append({"subset": subset, "half": half, "rows": [public(row) for row in rows.values()]} | test)
     print(json.dumps(facts)) if args.json else _print(facts)
-
-
-def _public(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("units", "sizes", "texts", "signature")}
 
 
 def _print(facts: dict[str, Any]) -> None:

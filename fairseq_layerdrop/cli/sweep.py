@@ -29,7 +29,7 @@ def run(args: Namespace) -> None:
     metrics = parse_metrics(args)
     subject = load_subject(args)
     from fairseq_layerdrop.evaluation.preflight import warnings
-    from fairseq_layerdrop.evaluation.sweep import Results, compare, sweep
+    from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
     from fairseq_layerdrop.pruning.plan import PruningPlan
 
     plans = [subject.whole, *(PruningPlan.parse(text, subject.depths) for text in args.points.split())]
@@ -40,6 +40,5 @@ def run(args: Namespace) -> None:
     rows = sweep(subject, plans, measures, results, progress=bar("plans"))
     if len(rows) > 1 and {"loss", "bleu"} & set(metrics):
         results.add_test(compare(rows, subject.whole, measures.references))
-    for row in results.rows.rows:
-        if row["kind"] == "plan":
-            print(json.dumps(row) if args.json else row_text(row))
+    for row in rows.values():
+        print(json.dumps(public(row)) if args.json else row_text(row))

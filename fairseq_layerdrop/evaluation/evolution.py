@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Search by evolution, quality against cost, through optuna (NSGA-II, Deb et al. 2002)."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.search import Fits, Objective, Trial
 
@@ -22,6 +24,7 @@ def evolve(
     generations: int = 10,
     seed: int = 1,
     storage: str | None = None,
+    workers: Workers | None = None,
 ) -> list[Trial]:
     """The front of plans that no other beats in score and cost, the best score that fits last.
 
@@ -37,6 +40,7 @@ def evolve(
         seed: the same gives the same plans.
         storage: an optuna storage that several machines share; without one, what was scored before is all there is
             to know, and the rest is drawn again alike.
+        workers: the processes that share the work; the first of them draws.
 
     Raises:
         ValueError: if optuna is not there, or nothing fits.
@@ -46,22 +50,27 @@ def evolve(
     except ImportError:
         raise ValueError("evolution needs optuna: pip install 'fairseq-layerdrop[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
-    study = optuna.create_study(
-        directions=["minimize", "minimize"], sampler=sampler, storage=storage, study_name="plans", load_if_exists=True
-    )
+    workers = workers or Workers()
+    study = _study(optuna, seed, storage) if workers.first else None
     scored: dict[PruningPlan, float] = {}
     for _ in range(generations):
-        trials = [study.ask() for _ in range(POPULATION)]
-        plans = [_plan(trial, depths, counts) for trial in trials]
+        trials = [study.ask() for _ in range(POPULATION)] if study else []
+        plans = workers.agree([_plan(trial, depths, counts) for trial in trials])
         scored |= zip(plans, objective(plans), strict=True)
-        for trial, plan in zip(trials, plans, strict=True):
+        for trial, plan in zip(trials, plans, strict=False):  # the first process's
             within = fits is None or fits(plan)
-            study.tell(trial, (scored[plan] + (0 if within else OVER), cost(plan)))
-    fitting = [Trial(plan, score) for plan, score in scored.items() if fits is None or fits(plan)]
+            score = scored[plan] if within else scored[plan] + OVER
+            study.tell(trial, (min(score, 2 * OVER), cost(plan)))
+    fitting = [Trial(p, score) for p, score in scored.items() if (fits is None or fits(p)) and math.isfinite(score)]
     if not fitting:
         raise ValueError("no sub-network that was tried fits the budget; ask for more, or for more generations")
     return _front(fitting, cost)
+
+
+def _study(optuna: Any, seed: int, storage: str | None) -> Any:
+    sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+    goals = {"directions": ["minimize", "minimize"]}
+    return optuna.create_study(**goals, sampler=sampler, storage=storage, study_name="plans", load_if_exists=True)
 
 
 def _plan(trial: Any, depths: Mapping[str, int], counts: Mapping[str, int]) -> PruningPlan:

@@ -39,10 +39,14 @@ def layer_importance(
 ) -> list[Row]:
     """A row for each layer: the value, its standard error, and the value over the stack's largest (``normalised``)."""
     rows = list(_MEASURES[measure](subject, batches.samples, seed, progress))
+    if not rows:
+        raise ValueError(f"{measure} needs a stack of two layers or more, got {subject.depths}")
     for row in rows:
         largest = max(abs(r["value"]) for r in rows if r["stack"] == row["stack"])
         row["normalised"] = row["value"] / largest if largest else 0.0
-        row["signature"] = subject.sign(subject.whole, batches, measure=measure, seed=seed)
+        row["signature"] = subject.sign(
+            subject.whole, batches, measure=measure, seed=seed, stack=row["stack"], layer=row["layer"]
+        )
     return [{"kind": "importance", "curve": subject.curve, "measure": measure, **row} for row in rows]
 
 

@@ -3,14 +3,18 @@
 
 import hashlib
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from fairseq import checkpoint_utils, utils
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.data.data_utils import numpy_seed
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
 
 import fairseq_layerdrop
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
@@ -34,8 +38,10 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
     Raises:
         ValueError: if fairseq cannot read the file, or there is no such device, naming the mend.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"{device} needs a CUDA device, got none; leave --device out")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device} needs a CUDA device, got none; leave it out")
     if threads:
         torch.set_num_threads(threads)
     fairseq_layerdrop.register()
@@ -48,12 +54,31 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
     state["model"] = upgrade_state(state["model"])
     try:
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
-    except RuntimeError as error:
+    except Exception as error:  # of the task's, a bare one: which languages?
+        if not isinstance(error, RuntimeError) and type(error) is not Exception:
+            raise
         what = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit the data in {data} (its dictionaries?): {what}") from None
+    _resolve(task.cfg)
     model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
     model.requires_grad_(False).eval()
-    return Loaded(model.to(device), task, task.build_criterion(cfg.criterion), torch.device(device))
+    return Loaded(model.to(device), task, task.build_criterion(_of_criterion(cfg.criterion)), torch.device(device))
+
+
+def _of_criterion(options: Any) -> Any:
+    """What a criterion is built from: files before 2021 held the options of all there was in one."""
+    known = CRITERION_DATACLASS_REGISTRY.get(options.get("_name"))
+    names = {"_name", *(field.name for field in fields(known))} if known else options.keys()
+    return OmegaConf.create({name: options[name] for name in options if name in names})
+
+
+def _resolve(options: Any) -> None:
+    """Give what refers to another section its default: files before 2021 had no sections, so nothing was resolved."""
+    for field in fields(options) if is_dataclass(options) else ():
+        value = getattr(options, field.name)
+        if isinstance(value, str) and (reference := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value)):
+            section = getattr(FairseqConfig(), reference[1], None)
+            setattr(options, field.name, getattr(section, reference[2], None))
 
 
 class Batches:
@@ -106,6 +131,8 @@ class Batches:
     @staticmethod
     def collate(loaded: Loaded, dataset: Any, batches: Iterable[Iterable[int]]) -> list[Any]:
         """Batches of these sentences, on the model's device."""
+        if getattr(dataset, "supports_prefetch", False):  # the indexed format of fairseq's first years
+            dataset.prefetch([i for batch in batches for i in batch])
         samples = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
         return [utils.move_to_cuda(s, loaded.device) if loaded.device.type == "cuda" else s for s in samples]
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.criterions.adaptive_loss import AdaptiveLoss
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from torch import Tensor
 
 from fairseq_layerdrop.evaluation.loading import Loaded
-from fairseq_layerdrop.evaluation.prefix import Kept, run_each
+from fairseq_layerdrop.evaluation.prefix import Kept, run_each, run_one_by_one
+
+_TELL_TOKENS_APART = (CrossEntropyCriterion, LabelSmoothedCrossEntropyCriterion)
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,31 @@ def score_losses(
     Raises:
         ValueError: if a loss is no number: naming the plan.
     """
+    run_all = run_one_by_one if hasattr(loaded.criterion, "alignment_lambda") else run_each  # it reads the attention
     scored: list[list[_Unit]] = [[] for _ in plans]
     for sample in progress(samples):
         target = sample.get("target")
-        for number, log in run_each(loaded.model, plans, lambda s=sample: loaded.criterion(loaded.model, s, False)[2]):
+        for number, log in run_all(loaded.model, plans, lambda s=sample: _log(loaded, s)):
             scored[number].append(_units(log, target, loaded))
     found = [_join(units) for units in scored]
     for plan, losses in zip(plans, found, strict=True):
         if not math.isfinite(losses.loss):
             raise ValueError(f"the loss must be a number, got {losses.loss} with the layers {dict(plan)}")
     return found
+
+
+def _log(loaded: Loaded, sample: Any) -> dict[str, Any]:
+    """What the criterion logs of a batch: a loss for each token, if it can be had."""
+    model, criterion = loaded.model, loaded.criterion
+    if not isinstance(criterion, AdaptiveLoss):
+        log: dict[str, Any] = criterion(model, sample, not isinstance(criterion, _TELL_TOKENS_APART))[2]
+        return log
+    # fairseq's adaptive loss leaves out a word of each cluster, the one with the padding's number in it; its
+    # fairseq-eval-lm does not.
+    output = model(**sample["net_input"])
+    target = model.get_targets(sample, output)
+    losses = -model.get_normalized_probs(output, log_probs=True).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    return {"loss": losses.masked_fill(target == criterion.padding_idx, 0)}
 
 
 _Unit = tuple[Tensor, Tensor, float | None]

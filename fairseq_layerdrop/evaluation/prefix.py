@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
-from fairseq_layerdrop.modules.subnetwork import restricted, stacks
+from fairseq_layerdrop.modules.subnetwork import depths, restricted, stacks
 
 Kept = Mapping[str, Sequence[int]]
 """The layers that stay, by stack, encoder first: ``{"encoder": (0, 2), "decoder": (0,)}``."""
@@ -35,10 +35,9 @@ def run_each(model: Any, plans: Sequence[Kept], run: Callable[[], Result]) -> It
         ValueError: if a plan does not name the stacks of the model, or the model does not run its layers once.
     """
     where = stacks(model)
-    if wrong := [dict(plan) for plan in plans if plan.keys() != where.keys()]:
-        raise ValueError(f"a plan must name the model's stacks, {', '.join(where)}, got {wrong[0]}")
+    _check(plans, depths(model))
     if len(plans) == 1 or any(len(modules) > 1 for modules in where.values()):
-        yield from _one_by_one(model, plans, run)
+        yield from run_one_by_one(model, plans, run)
         return
     numbers: dict[tuple[Layers, ...], list[int]] = {}
     for number, plan in enumerate(plans):
@@ -49,11 +48,22 @@ def run_each(model: Any, plans: Sequence[Kept], run: Callable[[], Result]) -> It
             yield number, result
 
 
-def _one_by_one(model: nn.Module, plans: Sequence[Kept], run: Callable[[], Result]) -> Iterator[tuple[int, Result]]:
+def run_one_by_one(model: nn.Module, plans: Sequence[Kept], run: Callable[[], Result]) -> Iterator[tuple[int, Result]]:
+    """The same with nothing shared: for what reads the decoder's attention, which a stand-in does not give."""
     for number, plan in enumerate(plans):
         with restricted(model, plan):
             result = run()
         yield number, result
+
+
+def _check(plans: Sequence[Kept], model_depths: Mapping[str, int]) -> None:
+    """Refuse a plan that is none of this model's."""
+    for plan in plans:
+        if plan.keys() != model_depths.keys():
+            raise ValueError(f"a plan must name the model's stacks, {', '.join(model_depths)}, got {dict(plan)}")
+        for stack, kept in plan.items():
+            if not kept or not all(0 <= i < model_depths[stack] for i in kept):
+                raise ValueError(f"{stack}: a plan keeps layers of 0-{model_depths[stack] - 1}, got {list(kept)}")
 
 
 def _walk_one(

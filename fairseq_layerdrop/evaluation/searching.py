@@ -126,7 +126,7 @@ def search(
     elif method == "evolution":
         cost = (lambda plan: predict(model, plan)) if model else subject.parameters
         options = {"generations": request.generations, "seed": request.seed, "storage": request.storage}
-        trials = evolve(score, cost, subject.depths, request.counts, fits, **options)
+        trials = evolve(score, cost, subject.depths, request.counts, fits, workers=workers, **options)
     else:
         width = 1 if method == "greedy" else request.beam_width
         trials = beam(score, subject.depths, request.counts, fits, width=width)

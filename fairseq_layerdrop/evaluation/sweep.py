@@ -63,7 +63,7 @@ class Results:
         units = {name: row[name] for name in UNITS if name in row}
         self._units.add([{**units, "signature": row["signature"]}])
         if not self.rows.find(row["signature"]):
-            self.rows.add([{name: value for name, value in row.items() if name not in UNITS}])
+            self.rows.add([public(row)])
 
     def add_test(self, row: Row) -> None:
         """Write the row of a comparison, if it is not there."""
@@ -84,6 +84,11 @@ def sweep(
     for plan in progress([plan for plan in wanted if not results.find(measures.sign(subject, plan))]):
         results.add(measure(subject, plan, measures))
     return {plan: results.find(measures.sign(subject, plan)) or {} for plan in wanted}
+
+
+def public(row: Row) -> Row:
+    """A row without what is of single sentences."""
+    return {name: value for name, value in row.items() if name not in UNITS}
 
 
 def compare(rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import torch
 from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.logging import metrics
 from fairseq_programs import fairseq, prune
-from omegaconf.errors import ConfigKeyError
 from planted import copy_data, poison, subject, write_language_model
 
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
@@ -107,7 +106,6 @@ def test_a_language_model_s_losses_are_those_of_fairseq_eval_lm(
     assert losses.loss == pytest.approx(float(bits), abs=6e-5)  # four decimals
 
 
-@pytest.mark.xfail(strict=True, reason="fairseq's adaptive loss cannot give a loss for each token", raises=RuntimeError)
 def test_an_adaptive_softmax_s_losses_are_those_of_official_fairseq(fixtures: Path) -> None:
     """The table is in the fixtures' README."""
     official = fixtures / "lm-0.12.2"
@@ -262,14 +260,12 @@ def test_a_checkpoint_of_2019_names_the_mend(fixtures: Path) -> None:
         load(str(old / "checkpoint.pt"), str(old / "data-bin"))
 
 
-@pytest.mark.xfail(strict=True, reason="such data must be fetched before they are collated", raises=KeyError)
 def test_data_of_2019_can_be_read(official: Path, fixtures: Path) -> None:
     """Its dictionaries are of the same size."""
     model = load(str(official / "checkpoint.pt"), str(fixtures / "translation-0.6.2" / "data-bin"))
     assert Batches(model, "test").sentences == 100
 
 
-@pytest.mark.xfail(strict=True, reason="all old flags are in its criterion's section", raises=ConfigKeyError)
 def test_the_mend_of_a_checkpoint_of_2019_works(fixtures: Path, tmp_path: Path) -> None:
     """fairseq-validate cannot read this file, either."""
     old = fixtures / "translation-0.6.2"
