@@ -18,6 +18,7 @@ import fairseq.scoring
 import fairseq.sequence_generator
 import fairseq.tasks
 import fairseq.trainer  # noqa: F401
+import torch._dynamo  # noqa: F401 (every optimizer does)
 
 
 def run(program: str, arguments: list[str], output: str) -> None:
