@@ -179,10 +179,11 @@ def test_where_one_process_is_killed_the_others_end(victim: str, data: Path, tmp
 @pytest.mark.parametrize(
     ("ranks", "flags", "message"),
     [
-        (
+        pytest.param(
             1,
             ["--ddp-backend", "fully_sharded"],
             "--ddp-backend fully_sharded needs GPUs and fairscale; take pytorch_ddp",
+            marks=pytest.mark.slow,
         ),
         (
             2,
@@ -387,7 +388,8 @@ def test_plans_are_validated_in_two_processes_as_in_one(data: Path, tmp_path: Pa
 
 RESUMED = [
     *(*MODEL, *HALF, "--dropout", "0.1", "--batch-size", "5", "--max-update", "60", "--disable-validation"),
-    *("--save-interval-updates", "7", "--keep-interval-updates", "1", "--update-epoch-batch-itr", "True"),
+    *("--save-interval", "100", "--save-interval-updates", "7", "--keep-interval-updates", "1"),
+    *("--update-epoch-batch-itr", "True"),
 ]
 """Twelve batches an epoch, a file every seven updates: mostly in the middle of an epoch."""
 
@@ -403,7 +405,7 @@ def killed(folder: Path, update: int, *command: str | Path) -> None:
     assert "done training" not in launched.log.read_text()
 
 
-def assert_resumed(output: str, killed_at: int, last: Path, whole: Run) -> None:
+def assert_resumed(output: str, last: Path, whole: Run) -> None:
     first, *_ = (int(step["num_updates"]) for step in logged(output, "train_inner"))
     assert first > 1 and (first - 1) % 7 == 0, "it did not go on from a file that the killed run had written"
     assert output.count("| done training in ") == 1
@@ -426,23 +428,34 @@ def losses(run: Run) -> list[dict[str, Any]]:
 def test_a_run_that_is_killed_and_started_again_ends_with_the_same_weights(
     update_freq: str, extra: str, data: Path, tmp_path: Path
 ) -> None:
-    """At three random updates, each time with the same command, bit for bit; a file in time for the first kill."""
+    """At a random update, after the first file was written, with the same command; bit for bit."""
     more = ["--sublayerdrop", "0.2", "--headdrop", "0.2", *LEARNED, "--layerdrop-warmup-updates", "30"]
     flags = [*TRAINING, *RESUMED, "--update-freq", update_freq, *(more if extra == "everything" else [])]
     whole = Run(tmp_path / "whole", train(data, tmp_path / "whole", *flags))
     assert [int(step["num_updates"]) for step in losses(whole)] == list(range(1, 61))
-    seed = random.randrange(1 << 30)
-    print(f"the seed of the updates: {seed}")
-    update = random.Random(seed).randrange(8, 45)
+    update = random.randrange(8, 45)
+    print(f"killed at update {update}")
     command = [*PROGRAM, data, *flags, "--save-dir", tmp_path / "save"]
     killed(tmp_path, update, *command)
     output = train(data, tmp_path / "save", *flags)
-    assert_resumed(output, update, tmp_path / "save" / "checkpoint_last.pt", whole)
+    assert_resumed(output, tmp_path / "save" / "checkpoint_last.pt", whole)
+
+
+REFUSED = "torch.load, as fairseq calls it for what ranks send each other, refuses fairseq's own _TensorPlaceholder"
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_killed_and_started_again_end_with_the_same_weights(data: Path, tmp_path: Path) -> None:
-    flags = [*RESUMED, *TWO, "--update-freq", "2", *LEARNED]
+@pytest.mark.parametrize(
+    "loading",
+    [
+        pytest.param([], marks=pytest.mark.xfail(strict=True, reason=REFUSED), id="rank 0 loads"),
+        pytest.param(["--load-checkpoint-on-all-dp-ranks"], id="all load"),
+    ],
+)
+def test_two_processes_that_are_killed_and_started_again_end_with_the_same_weights(
+    loading: list[str], data: Path, tmp_path: Path
+) -> None:
+    flags = [*RESUMED, *TWO, *loading, "--update-freq", "2", *LEARNED]
     output = run_ranks(data, tmp_path / "whole", *flags, "--save-dir", tmp_path / "whole")
     assert_trained(output, updates=60)
     command = [*PROGRAM, data, *TRAINING, *flags, "--save-dir", tmp_path / "save"]
@@ -451,7 +464,7 @@ def test_two_processes_that_are_killed_and_started_again_end_with_the_same_weigh
     killed(tmp_path, update, *command)
     resumed = run_ranks(data, tmp_path / "again", *flags, "--save-dir", tmp_path / "save")
     whole = Run(tmp_path / "whole", output)
-    assert_resumed(resumed, update, tmp_path / "save" / "checkpoint_last.pt", whole)
+    assert_resumed(resumed, tmp_path / "save" / "checkpoint_last.pt", whole)
 
 
 # What is put in the place of fairseq's launchers

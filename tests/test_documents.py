@@ -29,6 +29,7 @@ def documented_commands() -> list[tuple[str, str]]:
     for document in DOCUMENTS:
         for block in re.findall(r"```bash\n(.*?)```", document.read_text(encoding="utf-8"), re.S):
             lines = block.replace("\\\n", " ").splitlines()
+            lines = [re.sub(r"^torchrun .*-m fairseq_cli\.train", "fairseq-train", line) for line in lines]
             found += [(document.name, line) for line in lines if line.startswith(PROGRAMS)]
     return found
 

@@ -24,4 +24,4 @@ srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 \
   --optimizer adam --adam-betas '(0.9, 0.98)' --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 \
   --fp16 --max-tokens 4096 --max-update 100000 --seed 1 \
   --save-dir "$SAVE_DIR" --save-interval-updates 1000 --keep-interval-updates 2 --update-epoch-batch-itr True \
-  --no-epoch-checkpoints --no-progress-bar "${@:3}"
+  --load-checkpoint-on-all-dp-ranks --no-epoch-checkpoints --no-progress-bar "${@:3}"
