@@ -30,6 +30,7 @@ from fairseq_programs import (
     USER_DIR,
     WIDTH,
     assert_same_tensors,
+    build_model,
     config,
     in_stock,
     logged,
@@ -39,6 +40,7 @@ from fairseq_programs import (
 
 from fairseq_layerdrop import distributed
 from fairseq_layerdrop.checkpoint import load
+from fairseq_layerdrop.models import _rates
 
 LIMIT = 60
 MODEL = [
@@ -47,6 +49,10 @@ MODEL = [
 ]
 HALF = ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"]
 SGD = ["--optimizer", "sgd", "--lr", "0.5", "--clip-norm", "0"]
+DISTILL = ["--criterion", "layerdrop_distill"]
+LEARNED = ["--layerdrop-schedule", "learned"]
+OWN = ["--layerdrop-ranks", "own"]
+CHECKPOINTED = ["--checkpoint-activations"]
 BRIEF = ["--max-update", "6", "--disable-validation", "--no-save"]
 TWO = ["--distributed-world-size", "2"]
 PROGRAM = [sys.executable, "-m", "fairseq_cli.train"]
@@ -176,14 +182,14 @@ def test_where_one_process_is_killed_the_others_end(victim: str, data: Path, tmp
     assert "done training" not in launched.log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "flags", "message"),
     [
-        pytest.param(
+        (
             1,
             ["--ddp-backend", "fully_sharded"],
             "--ddp-backend fully_sharded needs GPUs and fairscale; take pytorch_ddp",
-            marks=pytest.mark.slow,
         ),
         (
             2,
@@ -223,6 +229,15 @@ def test_a_port_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (started, cfg.distributed_training.distributed_init_method) == ([2], "tcp://localhost:12399")
 
 
+def test_shared_layers_and_checkpointing_are_refused_in_several_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--arch", "layerdrop_transformer", *WIDTH, "--share-layers", "2", *CHECKPOINTED]
+    build_model(*flags)
+    monkeypatch.setattr(_rates, "several_processes", lambda: True)
+    build_model(*flags[:-1])
+    with pytest.raises(ValueError, match=r"^--share-layers with --checkpoint-activations: .* leave one out$"):
+        build_model(*flags)
+
+
 # Whole: as one process
 
 
@@ -239,21 +254,17 @@ def test_two_processes_with_half_the_batch_each_train_the_weights_of_one(data: P
     assert losses[-1] < losses[0] - 0.5  # it did learn
 
 
-def test_ranks_that_draw_for_themselves_differ_in_draws_and_not_in_weights(data: Path, tmp_path: Path) -> None:
-    own = together(data, tmp_path, *HALF, "--layerdrop-ranks", "own", updates=10)
-    assert len(own.draws[0]) == len(own.draws[1]) == 20
-    same = [one == two for one, two in zip(*own.draws, strict=True)]
-    assert 0 <= sum(same) < 12
-
-
-def test_learned_rates_are_the_same_on_both_ranks_in_the_log_and_in_the_file(data: Path, tmp_path: Path) -> None:
-    flags = [*HALF, "--layerdrop-schedule", "learned", "--save-dir", tmp_path / "save"]
+def test_ranks_that_draw_for_themselves_differ_in_draws_and_not_in_rates_or_weights(data: Path, tmp_path: Path) -> None:
+    """The learned rates are the same on both ranks, in the log and in the file."""
+    flags = [*HALF, *LEARNED, *OWN, "--save-dir", tmp_path / "save"]
     world = [*TWO, "--max-update", "12", "--disable-validation"]
     output = run_ranks(data, tmp_path, *flags, *world)
     assert_trained(output, updates=12)
     states = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     draws = [[json.loads(line) for line in (tmp_path / f"{rank}.jsonl").open()] for rank in (0, 1)]
-    assert draws[0] == draws[1]
+    assert len(draws[0]) == len(draws[1]) == 24
+    assert [draw["keep"] for draw in draws[0]] == [draw["keep"] for draw in draws[1]]
+    assert sum(one == two for one, two in zip(*draws, strict=True)) < 12
     assert_same_tensors(*states)
     saved = weights(tmp_path / "save" / "checkpoint_last.pt")
     for stack in ("encoder", "decoder"):
@@ -333,12 +344,6 @@ def test_every_way_of_sharing_gradients_trains_the_same_weights(
     assert_close(found.states[0], default.states[0])
 
 
-DISTILL = ["--criterion", "layerdrop_distill"]
-LEARNED = ["--layerdrop-schedule", "learned"]
-OWN = ["--layerdrop-ranks", "own"]
-CHECKPOINTED = ["--checkpoint-activations"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
@@ -348,7 +353,8 @@ CHECKPOINTED = ["--checkpoint-activations"]
         [*DISTILL, *CHECKPOINTED],
         [*DISTILL, *CHECKPOINTED, "--update-freq", "2", *OWN],
         [*LEARNED, *CHECKPOINTED, "--update-freq", "2"],
-        [*LEARNED, *OWN],
+        [*LEARNED],
+        [*OWN],
         [*LEARNED, "--layerdrop-min-layers", "0", "--encoder-layerdrop", "0.9", "--decoder-layerdrop", "0.9"],
         [*LEARNED, "--ddp-backend", "legacy_ddp"],
         [*OWN, "--layerdrop-min-layers", "0", "--encoder-layerdrop", "0.99", "--decoder-layerdrop", "0.99"],
