@@ -297,7 +297,7 @@ class Cell(NamedTuple):
         return [
             *("--encoder-layerdrop", layers, "--decoder-layerdrop", layers, "--layerdrop-min-layers", "0"),
             *(["--sublayerdrop", self.rate] if self.dropped == "sub-layers" else []),
-            *("--update-freq", self.update_freq, "--ddp-backend", self.backend),
+            *("--batch-size", "5", "--update-freq", self.update_freq, "--ddp-backend", self.backend),
             *(["--find-unused-parameters"] if self.unused else []),
             *(["--checkpoint-activations"] if self.checkpointed else []),
         ]
@@ -316,6 +316,7 @@ CELLS = [
         (False, True),
         (False, True),
     )
+    if cell[3:] != ("pytorch_ddp", True, True)  # torch cannot, see the next test
 ]
 
 
@@ -342,6 +343,14 @@ def test_every_way_of_sharing_gradients_trains_the_same_weights(
     assert found.draws[0] == found.draws[1] == default.draws[0]
     assert len(found.draws[0]) == 2 * 6 * int(cell.update_freq)
     assert_close(found.states[0], default.states[0])
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="dies in the first backward pass with torch's words, not by name")
+def test_checkpointing_is_refused_where_unused_parameters_are_looked_for(data: Path, tmp_path: Path) -> None:
+    """As in stock fairseq: torch's wrapper counts the parameters of a layer that is computed again twice."""
+    output = run_ranks(data, tmp_path, *HALF, *BRIEF, *TWO, *CHECKPOINTED, "--find-unused-parameters", fails=True)
+    assert "ValueError: --find-unused-parameters with --checkpoint-activations" in output
 
 
 @pytest.mark.slow
