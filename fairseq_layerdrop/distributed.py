@@ -20,6 +20,9 @@ from fairseq.distributed import utils
 from fairseq.models import distributed_fairseq_model
 from torch.nn.parallel import DistributedDataParallel
 
+TORCHRUN = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}
+"""What torchrun tells its processes."""
+
 
 class CpuDataParallel(DistributedDataParallel):
     """torch's wrapper without the devices that fairseq names."""
@@ -47,8 +50,7 @@ def call_main(cfg: Any, main: Any, **named: Any) -> None:
     training = cfg.distributed_training
     if training.ddp_backend in ("fully_sharded", "slowmo") and training.distributed_world_size > 1:
         raise ValueError(f"--ddp-backend {training.ddp_backend} needs GPUs and fairscale; take pytorch_ddp")
-    if training.distributed_init_method is None and training.distributed_world_size > 1:
-        utils.infer_init_method(training)
+    _find_the_others(training)
     if training.distributed_init_method is None:
         main(cfg, **named)
         return
@@ -59,6 +61,20 @@ def call_main(cfg: Any, main: Any, **named: Any) -> None:
     named["start_rank"], training.distributed_rank = training.distributed_rank, None
     arguments = (main, cfg, named)
     torch.multiprocessing.spawn(utils.distributed_main, arguments, nprocs=training.distributed_world_size, join=True)
+
+
+def _find_the_others(training: Any) -> None:
+    """Set how the processes meet, if there are several and no flag says it."""
+    if training.distributed_init_method is not None:
+        return
+    if os.environ.keys() >= TORCHRUN and int(os.environ["WORLD_SIZE"]) > 1:  # whatever the flag says
+        _from_torchrun(training)
+    elif training.distributed_world_size > 1:
+        utils.infer_init_method(training)
+        if training.distributed_init_method is None:
+            _on_this_machine(training)
+    if training.distributed_world_size < 1:
+        raise ValueError("SLURM: fairseq counts a process a GPU, and there is none; ask for several tasks a node")
 
 
 def _from_torchrun(training: Any) -> None:

@@ -6,18 +6,20 @@ import argparse
 import numpy
 import torch
 from fairseq.data import Dictionary
+from fairseq.distributed.utils import _TensorPlaceholder
 
 from fairseq_layerdrop import distributed
 
 distributed.mend()
 
-# Three things in fairseq's checkpoints are refused by torch >= 2.6, none of which runs anything: the options of the
-# optimizer (and of stock `transformer`) in an argparse.Namespace, the arrays of --eval-bleu's meters, and the
-# dictionaries in the task's state of HuBERT.
+# Things in fairseq's checkpoints that torch >= 2.6 refuses, none of which runs anything: the options of the optimizer
+# (and of stock `transformer`) in an argparse.Namespace, the arrays of --eval-bleu's meters, and the dictionaries in the
+# task's state of HuBERT; and what stands for a tensor while one rank sends a checkpoint to the others.
 torch.serialization.add_safe_globals(
     [
         argparse.Namespace,
         Dictionary,
+        _TensorPlaceholder,
         numpy.ndarray,
         numpy.dtype,
         numpy._core.multiarray._reconstruct,

@@ -4,10 +4,8 @@
 # 2_train.sh. About an hour on two cores for the first search; all that comes after it finds its rows.
 #   scripts/multi30k/5_choose.sh [WORK [OUT]]
 set -euo pipefail
-cd "$(dirname "$0")/../.."
 WORK=${1:-runs/multi30k}
-OUT=${2:-results/multi30k/choosing}
-export PATH="$PWD/.venv/bin:$PATH"
+OUT=${2:-$WORK/choosing}
 mkdir -p "$OUT"
 
 full=(--path "$WORK/layerdrop/checkpoint_best.pt" --curve "LayerDrop 0.2" --threads 1 --max-tokens 500)
@@ -29,6 +27,6 @@ fairseq-layerdrop sweep "$WORK/data-bin" "$OUT/rows.jsonl" "${full[@]}" --points
   --metrics loss,bleu,chrf,latency --remove-bpe sentencepiece --reference "$WORK/text/test2016.de" | tee "$OUT/sweep.txt"
 fairseq-layerdrop zoo "$WORK/data-bin" "$WORK/zoo" "${full[@]}" --points "6+6 6+3 3+3" --metrics loss,bleu,latency \
   --remove-bpe sentencepiece --gen-subset test | tee "$OUT/zoo.txt"
-cp "$WORK/zoo/manifest.json" "$OUT/zoo.json"
+[ ! -f "$WORK/zoo/manifest.json" ] || cp "$WORK/zoo/manifest.json" "$OUT/zoo.json"
 fairseq-layerdrop report "$OUT/rows.jsonl" "$OUT/trials.jsonl" "$OUT/importance.jsonl" "$OUT" \
   --title "Multi30k en-de, 6+6 layers, LayerDrop 0.2"
