@@ -143,7 +143,8 @@ def test_another_setting_is_another_row(official: Path, tmp_path: Path, command:
 
 
 def test_the_test_row_says_who_differs_from_the_whole_model(official: Path, swept: Path) -> None:
-    (test,) = rows(swept, "test")
+    of_loss, test = rows(swept, "test")
+    assert (of_loss["metric"], of_loss["p_value"].keys()) == ("loss", test["p_value"].keys())
     units = {row["signature"]["plan"]: row for row in rows(swept.with_suffix(".units.jsonl"))}
     systems = {plan: row["texts"] for plan, row in units.items()}
     expected = paired_bleu(systems, "all/all", references(official))

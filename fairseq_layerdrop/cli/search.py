@@ -117,10 +117,12 @@ def _report(
     warnings(subject, next(iter(measured.values())).batches, [winner])
     for (subset, half), measures in measured.items():
         rows = sweep(subject, plans, measures, results, progress=bar(f"judging on {subset}"))
-        test = compare({plan: rows[plan] for plan in dict.fromkeys((winner, evenly))}, evenly, measures.references)
-        if winner != evenly:
+        pair = {plan: rows[plan] for plan in (winner, evenly)}
+        tests = compare(pair, evenly, measures.references) if len(pair) > 1 else []
+        for test in tests:
             results.add_test(test)
-        facts["judged"].append({"subset": subset, "half": half, "rows": [public(row) for row in rows.values()]} | test)
+        public_rows = [public(row) for row in rows.values()]
+        facts["judged"].append({"subset": subset, "half": half, "rows": public_rows, "tests": tests})
     print(json.dumps(facts)) if args.json else _print(facts)
 
 
@@ -130,14 +132,14 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"winner: {facts['winner']}")
     if "predicted_ms" in facts:
         print(f"predicted: {facts['predicted_ms']:.1f} ms a sentence")
-    evenly = facts["judged"][0]["against"]
     print(f"on the half that it was searched on: {_losses(facts['searched'])}")
     for part in facts["judged"]:
         print(f"on {part['subset']}{', the other half' if part['half'] == 'second' else ''}:")
         for row in part["rows"]:
             print(f"  {row_text(row)}")
-        for p in part["p_value"].values():
-            print(f"  the winner against Every Other ({evenly}): p = {p:.4f} ({part['metric']}, paired)")
+        for test in part["tests"]:
+            (p,) = test["p_value"].values()
+            print(f"  the winner against Every Other ({test['against']}): p = {p:.4f} ({test['metric']}, paired)")
     print(f"to prune: {facts['flags']}")
 
 

@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     results = Results(args.output)
     warnings(subject, batches, plans)
     rows = sweep(subject, plans, measures, results, progress=bar("plans"))
-    if len(rows) > 1 and {"loss", "bleu"} & set(metrics):
-        results.add_test(compare(rows, subject.whole, measures.references))
+    for test in compare(rows, subject.whole, measures.references) if len(rows) > 1 else ():
+        results.add_test(test)
     for row in rows.values():
         print(json.dumps(public(row)) if args.json else row_text(row))

@@ -91,19 +91,22 @@ def public(row: Row) -> Row:
     return {name: value for name, value in row.items() if name not in UNITS}
 
 
-def compare(rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]) -> dict[str, Any]:
-    """Is each plan worse, or better, than the baseline by more than chance? A row of its own.
+def compare(rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]) -> list[Row]:
+    """Is each plan worse, or better, than the baseline by more than chance? A row for the loss, and one for BLEU.
 
-    It is of BLEU where that was measured, by sacreBLEU's approximate randomisation, else of the loss; ``p_holm`` is
-    corrected for all plans of these rows.
+    Each is there if it was measured, by approximate randomisation; ``p_holm`` is corrected for all plans of these rows.
     """
-    others = [plan for plan in rows if plan != baseline]
-    if "bleu" in rows[baseline]:
-        metric = "bleu"
-        p_values = paired_bleu({str(plan): row["texts"] for plan, row in rows.items()}, str(baseline), references)
-    else:
-        metric, base = "loss", rows[baseline]
-        p_values = {str(plan): paired_losses(rows[plan]["units"], base["units"], base["sizes"]) for plan in others}
+    base, found = rows[baseline], {}
+    if "units" in base:
+        others = [plan for plan in rows if plan != baseline]
+        found["loss"] = {str(p): paired_losses(rows[p]["units"], base["units"], base["sizes"]) for p in others}
+    if "bleu" in base:
+        texts = {str(plan): row["texts"] for plan, row in rows.items()}
+        found["bleu"] = paired_bleu(texts, str(baseline), references)
+    return [_test(rows, baseline, metric, p_values) for metric, p_values in found.items()]
+
+
+def _test(rows: dict[PruningPlan, Row], baseline: PruningPlan, metric: str, p_values: dict[str, float]) -> Row:
     return {
         "kind": "test",
         "curve": rows[baseline]["curve"],
@@ -111,7 +114,7 @@ def compare(rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Seq
         "against": str(baseline),
         "p_value": p_values,
         "p_holm": holm(p_values),
-        "signature": {"of": [row["signature"] for row in rows.values()], "against": str(baseline)},
+        "signature": {"of": [row["signature"] for row in rows.values()], "against": str(baseline), "metric": metric},
     }
 
 

@@ -19,7 +19,7 @@ search() {
 search exhaustive --method exhaustive
 search exhaustive.3+3 --method exhaustive --encoder-depth 3 --decoder-depth 3
 search exhaustive.6+3 --method exhaustive --encoder-depth 6 --decoder-depth 3
-search greedy --method greedy
+search greedy --method greedy --metrics loss
 search greedy.3+3 --method greedy --encoder-depth 3 --decoder-depth 3
 search latency --method exhaustive --target-latency-ms "${LATENCY_MS:-30}"
 
