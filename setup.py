@@ -24,7 +24,7 @@ setup(
         "report": ["matplotlib"],
         "search": ["optuna"],
         "rouge": ["rouge-score"],
-        "dev": ["hypothesis", "mypy", "pytest", "ruff", "soundfile"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "soundfile"],
     },
     entry_points={"console_scripts": ["fairseq-layerdrop = fairseq_layerdrop.cli:main"]},
 )

@@ -11,7 +11,8 @@ from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_
 from fairseq_layerdrop.cli._text import join, row_text
 
 if TYPE_CHECKING:
-    from fairseq_layerdrop.evaluation.searching import Found
+    from fairseq_layerdrop.evaluation.loading import Batches
+    from fairseq_layerdrop.evaluation.searching import Found, Request
     from fairseq_layerdrop.evaluation.subject import Subject
     from fairseq_layerdrop.evaluation.sweep import Measures, Results
 
@@ -45,22 +46,42 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb: search on one half of the subset, judge on the other, and on another subset."""
-    from fairseq_layerdrop.pruning.budget import parse_amount
-
-    metrics = parse_metrics(args)
-    if args.target_latency_ms is not None and "latency" not in metrics:
+    metrics, request = parse_metrics(args), _request(args)
+    if request.latency_ms is not None and "latency" not in metrics:
         metrics.append("latency")  # the winner's is measured, beside the prediction
-    amounts = {"parameters": args.target_params, "memory": args.target_memory}
-    limits = {name: parse_amount(text) for name, text in amounts.items() if text is not None}
     subject = load_subject(args)
+    request.check(subject.depths)
     from fairseq_layerdrop.evaluation.latency import Stopwatch
-    from fairseq_layerdrop.evaluation.searching import Request, search
+    from fairseq_layerdrop.evaluation.searching import search
     from fairseq_layerdrop.evaluation.sweep import Results
     from fairseq_layerdrop.evaluation.workers import Workers
     from fairseq_layerdrop.pruning.search import space_size
 
+    batches, judged = load_batches(args, subject, half="first"), _judged(args, subject)
+    measured = {name: make_measures(args, subject, part, sorted({*metrics, "loss"})) for name, part in judged.items()}
+    workers = Workers()
+    results = Results(args.output) if workers.first else None
+    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics and workers.first else None
+    if workers.first:
+        size = space_size(subject.depths, request.counts)
+        logger.warning("%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths))
+    rows, shown = results.rows if results else None, bar("passes over the data", shown=workers.first)
+    found = search(subject, batches, request, rows, workers, stopwatch=stopwatch, progress=shown)
+    if results:
+        _report(args, subject, found, measured, results)
+    workers.close()
+
+
+def _request(args: Namespace) -> "Request":
+    """What is searched for, as far as it can be known without the model."""
+    from fairseq_layerdrop.pruning.budget import parse_amount
+
+    texts = {"parameters": args.target_params, "memory": args.target_memory}
+    amounts = {name: parse_amount(text) for name, text in texts.items() if text is not None}
     depths = {"encoder": args.encoder_depth, "decoder": args.decoder_depth}
-    request = Request(
+    from fairseq_layerdrop.evaluation.searching import Request
+
+    return Request(
         method=args.method,
         counts={stack: count for stack, count in depths.items() if count is not None},
         latency_ms=args.target_latency_ms,
@@ -69,27 +90,16 @@ def run(args: Namespace) -> None:
         generations=args.generations,
         storage=args.storage,
         seed=args.seed,
-        **limits,
+        **amounts,
     )
-    request.check(subject.depths)
-    batches = load_batches(args, subject, half="first")
+
+
+def _judged(args: Namespace, subject: "Subject") -> dict[tuple[str, str], "Batches"]:
+    """The data that the search does not see, loaded before it: what is wrong with them is said at once."""
     judged = {(args.gen_subset, "second"): load_batches(args, subject, half="second")}
     if args.test_subset:
         judged[args.test_subset, "all"] = load_batches(args, subject, subset=args.test_subset)
-    measured = {name: make_measures(args, subject, part, sorted({*metrics, "loss"})) for name, part in judged.items()}
-    workers = Workers()
-    results = Results(args.output) if workers.first else None
-    timed = "latency" in metrics and workers.first
-    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if timed else None
-    if workers.first:
-        size = space_size(subject.depths, request.counts)
-        logger.warning("%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths))
-    rows = results.rows if results else None
-    shown = bar("passes over the data", shown=workers.first)
-    found = search(subject, batches, request, rows, workers, stopwatch=stopwatch, progress=shown)
-    if results:
-        _report(args, subject, found, measured, results)
-    workers.close()
+    return judged
 
 
 def _report(

@@ -142,11 +142,29 @@ def predict(model: LatencyModel, plan: PruningPlan) -> float:
 
 
 def _fits(subject: Subject, request: Request, model: LatencyModel | None) -> Fits | None:
-    """Whether a plan is within every limit; nothing, if there is none."""
+    """Whether a plan is within every limit; nothing, if there is none.
+
+    Raises:
+        ValueError: naming every limit that not even one layer a stack, or the depths that are asked for, is within.
+    """
+    latency = (lambda plan: predict(model, plan)) if model else (lambda _: math.inf)
     limits = {
-        subject.parameters: request.parameters,
-        subject.bytes: request.memory,
-        (lambda plan: predict(model, plan) if model else math.inf): request.latency_ms,
+        "--target-params": (subject.parameters, request.parameters),
+        "--target-memory": (subject.bytes, request.memory),
+        "--target-latency-ms": (latency, request.latency_ms),
     }
-    set_ = [(cost, most) for cost, most in limits.items() if most is not None]
-    return (lambda plan: all(cost(plan) <= most for cost, most in set_)) if set_ else None
+    given = {flag: (cost, most) for flag, (cost, most) in limits.items() if most is not None}
+    least = {stack: f"first:{request.counts.get(stack, 1)}" for stack in subject.depths}
+    smallest = PruningPlan.from_specs(least, subject.depths)
+    errors = [
+        f"{flag}: the smallest sub-network takes {_amount(cost(smallest))}, got {_amount(most)}"
+        for flag, (cost, most) in given.items()
+        if cost(smallest) > most
+    ]
+    if errors:
+        raise ValueError("; ".join(errors))
+    return (lambda plan: all(cost(plan) <= most for cost, most in given.values())) if given else None
+
+
+def _amount(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
