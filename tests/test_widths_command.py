@@ -36,7 +36,18 @@ def command(capsys: pytest.CaptureFixture[str]) -> Outcome:
 def scores(trained: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The importance of all heads and units, of the first three batches of four sentences."""
     target = tmp_path_factory.mktemp("scores") / "scores.json"
-    flags = ["--path", str(trained.last), "--batches", "3", "--batch-size", "4"]
+    flags = [
+        "--path",
+        str(trained.last),
+        "--batches",
+        "3",
+        "--batch-size",
+        "4",
+        "--structure",
+        "head",
+        "--structure",
+        "ffn",
+    ]
     assert cli.main(["importance", str(data), str(target), *flags]) == 0
     return target
 
