@@ -151,6 +151,17 @@ def test_the_most_important_stay(trained: Run, scores: Path, tmp_path: Path) -> 
         assert set(kept) == set(torch.tensor(found[path]).topk(len(kept)).indices.tolist())
 
 
+@pytest.mark.parametrize(
+    "content", ['{"kind": "importance"}\n{"kind": "importance"}\n', "[]", "{}", "no json", "\udcff"]
+)
+def test_a_file_of_no_scores_is_refused(trained: Run, tmp_path: Path, command: Outcome, content: str) -> None:
+    file = tmp_path / "importance.jsonl"
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    status, out, err = command("prune", trained.last, tmp_path / "a.pt", "--heads-keep", "1", "--importance", file)
+    assert (status, out) == (2, "")
+    assert f"--importance: {file} holds no scores of heads and units; write it by" in err
+
+
 def test_scores_of_another_checkpoint_are_refused(trained: Run, scores: Path, tmp_path: Path, command: Outcome) -> None:
     other = prune(trained.last, tmp_path / "other.pt")
     flags = ["--heads-keep", "1", "--importance", scores]

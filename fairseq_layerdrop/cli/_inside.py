@@ -56,7 +56,13 @@ def choose_inside(args: Namespace, full: dict[str, Any], plan: "PruningPlan", so
 
 
 def _scores(file: str, source: str) -> dict[str, list[float]]:
-    found = json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "scores" not in found:
+        mend = "write it by `importance --structure head --structure ffn`"
+        raise ValueError(f"--importance: {file} holds no scores of heads and units; {mend}")
     if found.get("checkpoint") != source:
         raise ValueError(f"--importance: {file} must be of this checkpoint, {source}, got {found.get('checkpoint')}")
     scores: dict[str, list[float]] = found["scores"]
