@@ -45,7 +45,7 @@ def load_subject(args: Namespace) -> "Subject":
         if not Path(folder).is_dir():
             raise ValueError(f"there is no directory {folder} for DATA")
     facts = describe(checkpoint.load(args.path))  # says in one line what is wrong with a file
-    _quiet()
+    quiet()
     from fairseq_layerdrop.evaluation.loading import load
     from fairseq_layerdrop.evaluation.subject import Subject
 
@@ -54,7 +54,7 @@ def load_subject(args: Namespace) -> "Subject":
     return Subject(loaded, digest=checkpoint.digest(args.path), curve=args.curve or Path(args.path).stem, rates=rates)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """fairseq and its libraries say much about themselves, and nothing of it to somebody who asks for a score."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.simplefilter("ignore")

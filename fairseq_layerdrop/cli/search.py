@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop.cli._decoding import add_decoding, make_measures, parse_metrics
-from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject
+from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject, quiet
 from fairseq_layerdrop.cli._text import join, row_text
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb: search on one half of the subset, judge on the other, and on another subset."""
+    quiet()
     metrics, request = parse_metrics(args), _request(args)
     if request.latency_ms is not None and "latency" not in metrics:
         metrics.append("latency")  # the winner's is measured, beside the prediction
