@@ -21,7 +21,7 @@ search exhaustive.3+3 --method exhaustive --encoder-depth 3 --decoder-depth 3
 search exhaustive.6+3 --method exhaustive --encoder-depth 6 --decoder-depth 3
 search greedy --method greedy --metrics loss
 search greedy.3+3 --method greedy --encoder-depth 3 --decoder-depth 3
-search latency --method exhaustive --target-latency-ms "${LATENCY_MS:-30}"
+search latency --method exhaustive --target-latency-ms "${LATENCY_MS:-45}"
 
 fairseq-layerdrop sweep "$WORK/data-bin" "$OUT/rows.jsonl" "${full[@]}" --points "6+6 6+5 6+4 6+3 6+2 3+6 3+3" \
   --metrics loss,bleu,chrf,latency --remove-bpe sentencepiece --reference "$WORK/text/test2016.de" | tee "$OUT/sweep.txt"
