@@ -9,8 +9,8 @@ Four pairs of ways to the same numbers (they must agree within 1e-6), in alterna
 - an exhaustive search at half the depth: on all batches against screened on a fifth of them, the same winner;
 - a sweep of eight plans against scoring these one by one.
 
-    python -m benchmarks.search [--rounds 5] [--sample 200] [--json]
-    python -m benchmarks.search --dim 256 --ffn 1024 --vocabulary 8000 --sentences 2
+    python -m benchmarks.search [--rounds 5] [--sample 60] [--json]
+    python -m benchmarks.search --dim 256 --ffn 1024 --vocabulary 8000 --sentences 4 --sample 30 --rounds 3
     python -m benchmarks.search --path CKPT DATA
 
 There is a batch a round: the first two score one a round, the others all. The *bound* is the ratio of both ways'
@@ -278,10 +278,10 @@ def machine(args: argparse.Namespace, bench: Bench, load: Sequence[float]) -> st
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the flags; the defaults take about three minutes on one core."""
+    """Read the flags; the defaults take about five minutes on one core."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = {"encoder-layers": 6, "decoder-layers": 6, "dim": 128, "ffn": 512, "heads": 4, "vocabulary": 200}
-    more = {"sentences": 8, "length": 24, "rounds": 5, "sample": 200, "threads": 1}
+    more = {"sentences": 16, "length": 24, "rounds": 5, "sample": 60, "threads": 1}
     for name, default in (sizes | more).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--path", nargs=2, metavar=("CKPT", "DATA"), help="a checkpoint and its data")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.latency import Stopwatch
     from fairseq_layerdrop.evaluation.loading import Batches
     from fairseq_layerdrop.evaluation.subject import Subject
     from fairseq_layerdrop.evaluation.sweep import Measures
@@ -43,8 +44,10 @@ def parse_metrics(args: Namespace) -> list[str]:
     return names
 
 
-def make_measures(args: Namespace, subject: "Subject", batches: "Batches", metrics: list[str]) -> "Measures":
-    """What is measured on these sentences."""
+def make_measures(
+    args: Namespace, subject: "Subject", batches: "Batches", metrics: list[str], stopwatch: "Stopwatch | None" = None
+) -> "Measures":
+    """What is measured on these sentences; a stopwatch that is there already keeps its own."""
     from fairseq_layerdrop.evaluation.decoding import Decoder, read_references
     from fairseq_layerdrop.evaluation.latency import Stopwatch
     from fairseq_layerdrop.evaluation.sweep import TEXTS, Measures
@@ -58,7 +61,8 @@ def make_measures(args: Namespace, subject: "Subject", batches: "Batches", metri
         settings["reference"] = reference and Path(reference).name
         decoder = Decoder(subject.loaded, **{name: getattr(args, name) for name in names})
         references = read_references(reference, batches) if reference else decoder.references(batches)
-    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics else None
+    if "latency" in metrics and stopwatch is None:
+        stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam)
     if stopwatch:
         settings["latency"] = stopwatch.description
     return Measures(batches, metrics, decoder, references, stopwatch, settings)

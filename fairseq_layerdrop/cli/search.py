@@ -59,10 +59,12 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.pruning.search import space_size
 
     batches, judged = load_batches(args, subject, half="first"), _judged(args, subject)
-    measured = {name: make_measures(args, subject, part, sorted({*metrics, "loss"})) for name, part in judged.items()}
+    # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
+    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics else None
+    metrics = sorted({*metrics, "loss"})
+    measured = {name: make_measures(args, subject, part, metrics, stopwatch) for name, part in judged.items()}
     workers = Workers()
     results = Results(args.output) if workers.first else None
-    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics and workers.first else None
     if workers.first:
         size = space_size(subject.depths, request.counts)
         logger.warning("%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths))
