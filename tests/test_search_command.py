@@ -85,7 +85,7 @@ def test_every_method_finds_the_layers_that_do_the_work(
     assert (status, facts["winner"]) == (0, "0,3,5/0,2,4")
     assert facts["flags"] == "--encoder-keep 0,3,5 --decoder-keep 0,2,4"
     assert facts["searched"][facts["winner"]] == pytest.approx(facts["searched"]["all/all"], rel=1e-4)
-    assert len(rows(out, "trial")) == len(comparable(out)) - len(rows(out, "plan")) - len(rows(out, "test"))
+    assert len(rows(out, "trial")) == len(comparable(out)) - len(rows(out, "verdict")) - len(rows(out, "test"))
 
 
 def test_the_winner_is_judged_on_the_other_half_and_on_another_subset(

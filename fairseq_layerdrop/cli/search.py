@@ -4,6 +4,7 @@
 import json
 import logging
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop.cli._decoding import add_decoding, make_measures, parse_metrics
@@ -62,7 +63,8 @@ def run(args: Namespace) -> None:
     # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
     stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics else None
     metrics = sorted({*metrics, "loss"})
-    measured = {name: make_measures(args, subject, part, metrics, stopwatch) for name, part in judged.items()}
+    measures = {name: make_measures(args, subject, part, metrics, stopwatch) for name, part in judged.items()}
+    measured = {name: replace(each, kind="verdict") for name, each in measures.items()}
     workers = Workers()
     results = Results(args.output) if workers.first else None
     if workers.first:

@@ -4,6 +4,7 @@
 - A *plan* row (the kind of rows that name none) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
+- A *verdict* row judges the winner of a search, whose output shows it; it is left out.
 - A *test* row compares plan rows, which it names by their signatures, with one of them; where that is the whole model,
   the plan rows get its p-values.
 """
@@ -63,7 +64,7 @@ def sort_rows(rows: Sequence[Row]) -> Kinds:
     kinds: dict[str, list[Row]] = {kind: [] for kind in _NEEDED}
     for row in map(_clean_row, with_tests(rows)):
         kinds.setdefault(_kind(row), []).append(row)
-    others = [kind for kind in kinds if kind not in (*_NEEDED, "test")]
+    others = [kind for kind in kinds if kind not in (*_NEEDED, "test", "verdict")]
     if not any(kinds[kind] for kind in _NEEDED):
         found = f", only {', '.join(others)}" if others else ""
         raise ValueError(f"there are no rows to report: need rows of kind {', '.join(_NEEDED)}, got none{found}")

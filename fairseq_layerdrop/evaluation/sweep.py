@@ -35,6 +35,8 @@ class Measures:
     stopwatch: Stopwatch | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """The decoder's and the stopwatch's, for the signature."""
+    kind: str = "plan"
+    """Of the rows: ``verdict`` for those that only judge a search's winner, which no table of plans shows."""
 
     def sign(self, subject: Subject, plan: PruningPlan) -> dict[str, Any]:
         """Everything that the row of a plan hangs on."""
@@ -124,7 +126,7 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
     Raises:
         ValueError: if other layers ran than the plan names, or not every sentence was seen.
     """
-    row: Row = {"kind": "plan", **subject.describe(plan), "sentences": measures.batches.sentences}
+    row: Row = {"kind": measures.kind, **subject.describe(plan), "sentences": measures.batches.sentences}
     with only(subject, plan):
         if "loss" in measures.metrics:
             (losses,) = score_losses(subject.loaded, measures.batches.samples, [plan.kept])
