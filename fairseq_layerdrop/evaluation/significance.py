@@ -50,8 +50,8 @@ def _bleu_statistics(texts: Sequence[str], references: Sequence[str]) -> Tensor:
 
 
 def _bleu(statistics: Sequence[float]) -> float:
-    matches, ngrams, (length, reference) = statistics[:4], statistics[4:8], statistics[8:]
-    return BLEU.compute_bleu(list(matches), list(ngrams), int(length), int(reference), smooth_method="exp").score
+    counts = list(map(int, statistics))
+    return BLEU.compute_bleu(counts[:4], counts[4:8], *counts[8:], smooth_method="exp").score
 
 
 def paired_losses(
