@@ -8,7 +8,7 @@ told to use GPU 0. Here, where torch sees no GPU, the same command lines train:
     fairseq-train … --distributed-world-size 2 --cpu
     torchrun --nproc-per-node 2 $(which fairseq-train) … --cpu
 
-Where there is a GPU nothing is changed. Processes that fairseq spawns import ``--user-dir`` themselves.
+Where there is a GPU nothing of this is changed. Processes that fairseq spawns import ``--user-dir`` themselves.
 """
 
 import os
@@ -32,13 +32,25 @@ class CpuDataParallel(DistributedDataParallel):
 
 
 def mend() -> None:
-    """Put the launchers below in the places of fairseq's, if there is no GPU; again does nothing."""
+    """Put what is below in the places of fairseq's, the launchers only if there is no GPU; again does nothing."""
+    utils._broadcast_object_slow = _broadcast_object
     if torch.cuda.is_available():
         return
     distributed_fairseq_model.DistributedDataParallel = CpuDataParallel
     utils._infer_torch_distributed_launch_init = _from_torchrun
     utils._infer_single_node_init = _on_this_machine
     utils.call_main = call_main
+
+
+def _broadcast_object(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
+    """What one rank has, for all: a checkpoint that is resumed from.
+
+    fairseq's sends it through ``torch.save`` and ``torch.load``, which on torch >= 2.6 refuses what rank 0 has made of
+    the options. It comes from a process of this training, which has read the file safely.
+    """
+    held = [obj]
+    torch.distributed.broadcast_object_list(held, src=src_rank, group=group, device=dist_device)
+    return held[0]
 
 
 def call_main(cfg: Any, main: Any, **named: Any) -> None:

@@ -6,7 +6,6 @@ import argparse
 import numpy
 import torch
 from fairseq.data import Dictionary
-from fairseq.distributed.utils import _TensorPlaceholder
 
 from fairseq_layerdrop import distributed
 
@@ -14,12 +13,11 @@ distributed.mend()
 
 # Things in fairseq's checkpoints that torch >= 2.6 refuses, none of which runs anything: the options of the optimizer
 # (and of stock `transformer`) in an argparse.Namespace, the arrays of --eval-bleu's meters, and the dictionaries in the
-# task's state of HuBERT; and what stands for a tensor while one rank sends a checkpoint to the others.
+# task's state of HuBERT.
 torch.serialization.add_safe_globals(
     [
         argparse.Namespace,
         Dictionary,
-        _TensorPlaceholder,
         numpy.ndarray,
         numpy.dtype,
         numpy._core.multiarray._reconstruct,
