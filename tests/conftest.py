@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -118,3 +118,37 @@ def fixtures() -> Path:
     if not FIXTURES.is_dir():
         pytest.skip("the official checkpoints are not there: ../shared/fixtures, beside the repository")
     return FIXTURES
+
+
+Outcome = Callable[..., tuple[int, str, str]]
+"""A command's status, and what it printed on stdout and on stderr."""
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Outcome:
+    """Run the command in this process."""
+    from fairseq_layerdrop import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit_:  # what argparse itself refuses
+            status = int(exit_.code or 0)
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def official(fixtures: Path) -> Path:
+    """A checkpoint of 6+6 layers that official fairseq wrote, and its data."""
+    return fixtures / "translation-0.12.2"
+
+
+@pytest.fixture(scope="module")
+def translation(official: Path) -> Any:
+    """It, ready to be evaluated; a module's own, for tests may change it."""
+    from planted import subject
+
+    return subject(official / "checkpoint.pt", official / "data-bin")

@@ -25,26 +25,6 @@ Outcome = Callable[..., tuple[int, str, str]]
 USEFUL = {"encoder": {0, 3, 5}, "decoder": {0, 2, 4}}
 
 
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """Run the command in this process: its status, what it printed on stdout and on stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as exit_:  # what argparse itself refuses
-            status = int(exit_.code or 0)
-        return status, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def official(fixtures: Path) -> Path:
-    return fixtures / "translation-0.12.2"
-
-
 @pytest.fixture(scope="module")
 def planted(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 6+6 model, three layers of each stack doing all the work."""

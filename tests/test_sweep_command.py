@@ -13,30 +13,15 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from fairseq_layerdrop import cli
 from fairseq_layerdrop.evaluation import sweep as sweep_module
-from fairseq_layerdrop.evaluation.decoding import Decoder, quality, read_references
+from fairseq_layerdrop.evaluation.decoding import Decoder, read_references
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
 from fairseq_layerdrop.evaluation.sweep import Measures, Results, measure
+from fairseq_layerdrop.evaluation.texts import quality
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 Outcome = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """Run the command in this process: its status, what it printed on stdout and on stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        return cli.main([str(argument) for argument in arguments]), *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def official(fixtures: Path) -> Path:
-    return fixtures / "translation-0.12.2"
 
 
 @pytest.fixture(scope="module")

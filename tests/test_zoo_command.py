@@ -19,11 +19,6 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def official(fixtures: Path) -> Path:
-    return fixtures / "translation-0.12.2"
-
-
-@pytest.fixture(scope="module")
 def zoo(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zoo of four models."""
     folder = tmp_path_factory.mktemp("zoo") / "models"
@@ -76,6 +71,12 @@ def test_a_second_run_writes_and_measures_nothing_again(
     assert make(official, zoo) == 0
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in zoo.glob("*.pt")} == before
     assert (zoo / "rows.jsonl").read_bytes() == rows
+
+
+def test_no_point_is_no_zoo(official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make(official, tmp_path / "z", "--points", " ") == 2
+    assert "--points must name at least one plan" in capsys.readouterr().err
+    assert not (tmp_path / "z").exists()
 
 
 def test_another_model_of_the_same_name_is_left_alone(

@@ -41,6 +41,8 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
 
     plans = list(dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.points.split()))
+    if not plans:
+        raise ValueError("--points must name at least one plan, e.g. 6+3, got none")
     batches = load_batches(args, subject)
     folder = Path(args.output)
     folder.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Generate in memory, as ``fairseq-generate`` does, with any sub-network of a loaded model."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,54 +96,3 @@ def read_references(path: str, batches: Batches) -> list[str]:
         raise ValueError(f"{path}: there must be a line for each of {len(batches.dataset)} sentences, got {len(lines)}")
     numbers = sorted(number for sample in batches for number in sample["id"].tolist())
     return [lines[number] for number in numbers]
-
-
-def quality(hypotheses: Sequence[str], references: Sequence[str], metrics: Iterable[str]) -> dict[str, Any]:
-    """The scores of whole texts that are asked for, and the signature of each metric.
-
-    Raises:
-        ValueError: if not every sentence is there, or ROUGE's library is not.
-    """
-    if len(hypotheses) != len(references):
-        raise ValueError(f"every one of the {len(references)} sentences must be scored, got {len(hypotheses)}")
-    scores: dict[str, Any] = {"metrics": {}}
-    for name in metrics:
-        score, signature = _METRICS[name](list(hypotheses), list(references))
-        scores |= score
-        scores["metrics"][name] = signature
-    return scores
-
-
-def _bleu(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU()
-    return {"bleu": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(metric.get_signature())
-
-
-def _chrf(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
-    from sacrebleu.metrics import CHRF
-
-    metric = CHRF()
-    return {"chrf": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(metric.get_signature())
-
-
-def _rouge(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
-    try:
-        from importlib.metadata import version
-
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise ValueError("ROUGE needs rouge-score: pip install 'fairseq-layerdrop[rouge]'") from None
-    names = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(names, use_stemmer=True)
-    each = [scorer.score(reference, text) for text, reference in zip(hypotheses, references, strict=True)]
-    means = {name: round(100 * sum(score[name].fmeasure for score in each) / len(each), 2) for name in names}
-    return means, f"F1|stemmer:yes|rouge-score:{version('rouge-score')}"
-
-
-_METRICS: dict[str, Callable[[list[str], list[str]], tuple[dict[str, float], str]]] = {
-    "bleu": _bleu,
-    "chrf": _chrf,
-    "rouge": _rouge,
-}

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Score a checkpoint as a user would: stock ``fairseq-generate``, then sacreBLEU over every sentence."""
+"""Generate with a checkpoint as a user would: by stock ``fairseq-generate``."""
 
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import sacrebleu.metrics
 
 _HYPOTHESIS = re.compile(r"^H-(\d+)\t\S+\t(.*)$", re.MULTILINE)
 _SPEED = re.compile(r"\(([\d.]+) sentences/s, ([\d.]+) tokens/s\)")
@@ -43,21 +41,3 @@ def parse_generate(output: str, log: str) -> Generation:
     if not best or not speed:
         raise ValueError("fairseq-generate printed no hypothesis; is the subset empty?")
     return Generation([best[i] for i in sorted(best)], float(speed[1]), float(speed[2]))
-
-
-def score(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """BLEU and chrF, and the signature of each.
-
-    Raises:
-        ValueError: if not every sentence was scored.
-    """
-    if len(hypotheses) != len(references):
-        raise ValueError(
-            f"every one of the {len(references)} sentences must be scored, got {len(hypotheses)}; "
-            "fairseq loses some unless it is given --required-batch-size-multiple 1"
-        )
-    scores, signatures = {}, {}
-    for name, metric in (("bleu", sacrebleu.metrics.BLEU()), ("chrf", sacrebleu.metrics.CHRF())):
-        scores[name] = round(metric.corpus_score(list(hypotheses), [list(references)]).score, 2)
-        signatures[name] = str(metric.get_signature())
-    return scores, signatures

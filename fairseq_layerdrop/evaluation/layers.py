@@ -28,7 +28,6 @@ from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.modules.subnetwork import stacks
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 
-MEASURES = ("leave-one-out", "random-subsets", "angular")
 SUBSETS = 20
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
@@ -38,7 +37,7 @@ def layer_importance(
     subject: Subject, batches: Batches, measure: str, *, seed: int = 1, progress: Progress = iter
 ) -> list[Row]:
     """A row for each layer: the value, its standard error, and the value over the stack's largest (``normalised``)."""
-    rows = list(_MEASURES[measure](subject, batches.samples, seed, progress))
+    rows = list(MEASURES[measure](subject, batches.samples, seed, progress))
     if not rows:
         raise ValueError(f"{measure} needs a stack of two layers or more, got {subject.depths}")
     for row in rows:
@@ -131,4 +130,4 @@ def _with(subject: Subject, stack: str, kept: Sequence[int]) -> PruningPlan:
     return PruningPlan(**{**subject.whole.selections, stack: selection})
 
 
-_MEASURES = {"leave-one-out": leave_one_out, "random-subsets": _random_subsets, "angular": _angular}
+MEASURES = {"leave-one-out": leave_one_out, "random-subsets": _random_subsets, "angular": _angular}

@@ -16,7 +16,6 @@ from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import Fits, Objective, Screened, Trial, beam, exhaustive, space_size
 
-METHODS = ("exhaustive", "greedy", "beam", "evolution")
 LARGEST = 20_000
 """The largest space that is searched whole unless it is asked for."""
 
@@ -26,7 +25,7 @@ class Request:
     """What is searched for, and how.
 
     Args:
-        method: of :data:`METHODS`; without one, exhaustive where the space is small, else greedy.
+        method: exhaustive, greedy, beam or evolution; without one, exhaustive where the space is small, else greedy.
         counts: the depths that are asked for, by stack.
         parameters: at most so many.
         latency_ms: at most so long a sentence, as the latency model predicts.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq_layerdrop.evaluation.decoding import Decoder, quality
+from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.latency import Stopwatch
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
@@ -16,11 +16,11 @@ from fairseq_layerdrop.evaluation.memory import peak_of_forward
 from fairseq_layerdrop.evaluation.rows import Row, RowFile
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
 from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.evaluation.texts import quality
 from fairseq_layerdrop.modules.subnetwork import restricted, stacks
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 TEXTS = ("bleu", "chrf", "rouge")
-METRICS = ("loss", *TEXTS, "latency", "memory")
 UNITS = ("units", "sizes", "texts")
 
 

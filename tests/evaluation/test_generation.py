@@ -4,7 +4,8 @@
 import pytest
 import sacrebleu
 
-from fairseq_layerdrop.evaluation.generation import parse_generate, run_generate, score
+from fairseq_layerdrop.evaluation.generation import parse_generate, run_generate
+from fairseq_layerdrop.evaluation.texts import quality
 
 LOG = "INFO:fairseq_cli.generate:Translated 3 sentences (9 tokens) in 0.5s (6.25 sentences/s, 18.00 tokens/s)\n"
 OUTPUT = """S-2\tc
@@ -30,15 +31,15 @@ def test_an_empty_run_is_no_result() -> None:
 
 def test_a_lost_sentence_is_an_error_that_names_the_mend() -> None:
     with pytest.raises(ValueError, match=r"the 4 sentences must be scored, got 3.*--required-batch-size-multiple 1"):
-        score(["a", "b", "c"], ["a", "b", "c", "d"])
+        quality(["a", "b", "c"], ["a", "b", "c", "d"], ["bleu"])
 
 
 def test_scores_are_sacrebleus_with_its_signatures() -> None:
     hypotheses, references = ["the cat sat on the mat .", "a dog"], ["the cat sat on a mat .", "a dog runs"]
-    scores, signatures = score(hypotheses, references)
+    scores = quality(hypotheses, references, ["bleu", "chrf"])
     assert scores["bleu"] == round(sacrebleu.corpus_bleu(hypotheses, [references]).score, 2)
     assert scores["chrf"] == round(sacrebleu.corpus_chrf(hypotheses, [references]).score, 2)
-    assert signatures["bleu"].startswith("nrefs:1|case:mixed")
+    assert scores["metrics"]["bleu"].startswith("nrefs:1|case:mixed")
 
 
 def test_a_failing_program_gives_its_last_line() -> None:

@@ -23,12 +23,6 @@ WHOLE = (0, 1, 2, 3, 4, 5)
 
 
 @pytest.fixture(scope="module")
-def translation(fixtures: Path) -> Subject:
-    official = fixtures / "translation-0.12.2"
-    return subject(official / "checkpoint.pt", official / "data-bin")
-
-
-@pytest.fixture(scope="module")
 def batches(translation: Subject) -> Batches:
     """Batches with padding on both sides."""
     return Batches(translation.loaded, "test", max_sentences=33)

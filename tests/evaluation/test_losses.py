@@ -26,11 +26,6 @@ PLANS: list[Kept] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def official(fixtures: Path) -> Path:
-    return fixtures / "translation-0.12.2"
-
-
 @pytest.fixture
 def translation(official: Path) -> Subject:
     return subject(official / "checkpoint.pt", official / "data-bin")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fairseq_programs import prune
-from planted import count_calls, rows, subject
+from planted import count_calls, rows
 
 from fairseq_layerdrop.checkpoint import load
 from fairseq_layerdrop.evaluation.evolution import POPULATION, evolve
@@ -27,12 +27,6 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import Screened, beam, exhaustive, space
 
 DEPTHS = {"encoder": 6, "decoder": 6}
-
-
-@pytest.fixture(scope="module")
-def translation(fixtures: Path) -> Subject:
-    official = fixtures / "translation-0.12.2"
-    return subject(official / "checkpoint.pt", official / "data-bin")
 
 
 @pytest.fixture(scope="module")
