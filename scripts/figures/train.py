@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Run fairseq-train once: a run that was killed goes on, a run that has ended is left alone; what it took is a row.
+
+    python scripts/figures/train.py RUN -- FLAGS
+
+RUN is the folder of the checkpoints; RUN/training.json is there when the run has ended.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+KEEP_GOING = ("--update-epoch-batch-itr", "True", "--save-interval-updates", "500", "--keep-interval-updates", "1")
+
+
+def main() -> int:
+    """Train, unless it is done."""
+    cut = sys.argv.index("--")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args(sys.argv[1:cut]).run
+    done, log = run / "training.json", run / "train.log"
+    if done.exists():
+        return 0
+    run.mkdir(parents=True, exist_ok=True)
+    flags = [*sys.argv[cut + 1 :], *KEEP_GOING, "--log-format", "json", "--log-interval", "50"]
+    print(f"training {run}: see {log}", file=sys.stderr)
+    with log.open("a") as output:
+        status = subprocess.run(["fairseq-train", *flags, "--save-dir", str(run)], stdout=output, stderr=output).returncode
+    text = log.read_text(encoding="utf-8")
+    if status or "done training" not in text:
+        print("".join(text.splitlines(keepends=True)[-5:]), file=sys.stderr)
+        return status or 1
+    for file in run.glob("checkpoint_*_*.pt"):  # those between epochs, for a run that is killed
+        file.unlink()
+    done.write_text(json.dumps(describe(run.name, flags, text)) + "\n", encoding="utf-8")
+    return 0
+
+
+def describe(name: str, flags: list[str], log: str) -> dict[str, Any]:
+    """The row of a training: what it was told, what it took, and what it reached."""
+    train, valid = last(log, "train_num_updates"), last(log, "valid_num_updates")
+    return {
+        "kind": "training",
+        "run": name,
+        "updates": int(train["train_num_updates"]),
+        "seconds": round(float(train["train_train_wall"])),
+        "valid_loss": float(valid["valid_best_loss"]) if "valid_best_loss" in valid else float(valid["valid_loss"]),
+        "command": shlex.join(["fairseq-train", *flags]),
+        "commit": commit(),
+        "machine": machine(),
+    }
+
+
+def last(log: str, key: str) -> dict[str, Any]:
+    """The last line of the log that holds this number; train_wall counts from the first start, over all resumptions."""
+    lines = [line[line.index("{") :] for line in log.splitlines() if f'"{key}"' in line]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def commit() -> str:
+    """Of this checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def machine() -> str:
+    """Processor, cores, and how many threads a training uses."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.split(":")[1].strip() for line in info.splitlines() if "model name" in line), platform.machine())
+    return f"{model}, {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
