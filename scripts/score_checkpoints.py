@@ -9,8 +9,6 @@ What stands after `--` goes to fairseq-generate.
 import argparse
 import os
 import platform
-import shlex
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +19,7 @@ from rich.progress import track
 
 from fairseq_layerdrop import checkpoint
 from fairseq_layerdrop.evaluation.generation import run_generate
+from fairseq_layerdrop.evaluation.origin import origin
 from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.evaluation.texts import quality
 from fairseq_layerdrop.pruning.inspection import describe
@@ -65,10 +64,7 @@ def make_row(
         "sentences_per_second": generation.sentences_per_second,
         "tokens_per_second": generation.tokens_per_second,
         "source": steps[0]["source"] if steps else signature["checkpoint"],
-        "command": shlex.join(["fairseq-generate", *command]),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        **origin(["fairseq-generate", *command]),
         "signature": signature,
     }
 

@@ -2,6 +2,7 @@
 """``sweep`` and ``importance`` of layers through the command: what rows say, against stock fairseq and sacreBLEU."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fairseq_programs import generate, hypotheses, prune
 from planted import comparable, count_calls, plant, rows, subject
 from sacrebleu.metrics import BLEU, CHRF
 
-from fairseq_layerdrop import cli
+from fairseq_layerdrop import checkpoint, cli
 from fairseq_layerdrop.evaluation import sweep as sweep_module
 from fairseq_layerdrop.evaluation.decoding import Decoder, read_references
 from fairseq_layerdrop.evaluation.loading import Batches
@@ -72,6 +73,14 @@ def test_a_row_has_what_was_asked_for_and_its_signature(swept: Path) -> None:
         assert row["signature"]["plan"] == plan
         assert row["ppl"] == pytest.approx(2 ** row["loss"])
     assert found["0,2,4/0,2,4"]["memory_bytes"] < found["all/all"]["memory_bytes"]
+
+
+def test_each_row_names_its_command_and_the_seed_of_the_training(official: Path, swept: Path) -> None:
+    for row in by_plan(swept).values():
+        assert row["command"].startswith(f"fairseq-layerdrop sweep {official}/data-bin {swept} --path")
+        assert row["seconds"] >= 0 and row["machine"] and row["version"]
+        assert row["commit"] == subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+        assert row["seed"] == checkpoint.load(official / "checkpoint.pt")["cfg"]["common"]["seed"]
 
 
 @pytest.mark.parametrize(

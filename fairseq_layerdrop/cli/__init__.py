@@ -34,7 +34,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; a mistake of the user's is one line on stderr and exit status 2."""
-    args = _parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(arguments)
+    args.command = ["fairseq-layerdrop", *arguments]
     try:
         VERBS[args.verb].run(args)
     except OSError as error:

@@ -51,7 +51,8 @@ def load_subject(args: Namespace) -> "Subject":
 
     loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     rates = {stack: about["layerdrop"] for stack, about in facts["stacks"].items()}
-    return Subject(loaded, digest=checkpoint.digest(args.path), curve=args.curve or Path(args.path).stem, rates=rates)
+    name, digest = args.curve or Path(args.path).stem, checkpoint.digest(args.path)
+    return Subject(loaded, digest=digest, curve=name, rates=rates, seed=facts["seed"])
 
 
 def quiet() -> None:

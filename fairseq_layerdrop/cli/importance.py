@@ -44,9 +44,10 @@ def run(args: Namespace) -> None:
 def _layers(args: Namespace) -> None:
     subject = load_subject(args)
     from fairseq_layerdrop.evaluation.layers import layer_importance
+    from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.rows import RowFile
 
-    batches, file = load_batches(args, subject), RowFile(args.output)
+    batches, file = load_batches(args, subject), RowFile(args.output, origin(args.command))
     for measure in args.measure or MEASURES:
         rows = layer_importance(subject, batches, measure, progress=bar(measure))
         file.add(row for row in rows if not file.find(row["signature"]))

@@ -54,6 +54,7 @@ def run(args: Namespace) -> None:
     subject = load_subject(args)
     request.check(subject.depths)
     from fairseq_layerdrop.evaluation.latency import Stopwatch
+    from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.searching import search
     from fairseq_layerdrop.evaluation.sweep import Results
     from fairseq_layerdrop.evaluation.workers import Workers
@@ -66,7 +67,7 @@ def run(args: Namespace) -> None:
     measures = {name: make_measures(args, subject, part, metrics, stopwatch) for name, part in judged.items()}
     measured = {name: replace(each, kind="verdict") for name, each in measures.items()}
     workers = Workers()
-    results = Results(args.output) if workers.first else None
+    results = Results(args.output, origin(args.command)) if workers.first else None
     if workers.first:
         size = space_size(subject.depths, request.counts)
         logger.warning("%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths))

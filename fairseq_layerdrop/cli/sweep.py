@@ -28,6 +28,7 @@ def run(args: Namespace) -> None:
     """Run the verb."""
     metrics = parse_metrics(args)
     subject = load_subject(args)
+    from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
     from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -35,7 +36,7 @@ def run(args: Namespace) -> None:
     plans = [subject.whole, *(PruningPlan.parse(text, subject.depths) for text in args.points.split())]
     batches = load_batches(args, subject)
     measures = make_measures(args, subject, batches, metrics)
-    results = Results(args.output)
+    results = Results(args.output, origin(args.command))
     warnings(subject, batches, plans)
     rows = sweep(subject, plans, measures, results, progress=bar("plans"))
     for test in compare(rows, subject.whole, measures.references) if len(rows) > 1 else ():

@@ -34,6 +34,7 @@ def run(args: Namespace) -> None:
 
     metrics = sorted({*parse_metrics(args), "loss"})
     subject = load_subject(args)
+    from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
     from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
@@ -46,7 +47,7 @@ def run(args: Namespace) -> None:
     batches = load_batches(args, subject)
     folder = Path(args.output)
     folder.mkdir(exist_ok=True)
-    results = Results(str(folder / "rows.jsonl"))
+    results = Results(str(folder / "rows.jsonl"), origin(args.command))
     warnings(subject, batches, plans)
     measures = make_measures(args, subject, batches, metrics)
     rows = sweep(subject, plans, measures, results, progress=bar("measuring"))

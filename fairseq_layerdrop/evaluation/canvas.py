@@ -57,11 +57,14 @@ def style(i: int) -> dict[str, Any]:
 
 
 def draw_curve(axes: Any, i: int, chosen: Sequence[Point], rest: Sequence[Point]) -> Any:
-    """Points joined by a line, and the rest as hollow ones; returns what a legend shows."""
+    """Points joined by a line, with their errors, and the rest as hollow ones; returns what a legend shows."""
     look = style(i)
     hollow = {**look, "linestyle": "none", "markerfacecolor": "none", "alpha": 0.7}
     axes.plot([point.x for point in rest], [point.y for point in rest], **hollow)
     (line,) = axes.plot([point.x for point in chosen], [point.y for point in chosen], **look)
+    if unsure := [point for point in chosen if point.error]:
+        places, heights, errors = zip(*((point.x, point.y, point.error) for point in unsure), strict=True)
+        axes.errorbar(places, heights, errors, color=look["color"], linestyle="none", capsize=3)
     return line
 
 

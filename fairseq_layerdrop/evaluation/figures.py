@@ -60,6 +60,8 @@ def _depth(rows: Kinds, title: str) -> _Found:
         axes.set_ylim(bottom=0)
     missing = len(rows.plans) - sum(map(len, axis.curves.values()))
     caption = f"{quality.label} against {axis.label}; hollow: other plans of the same depth."
+    if any("seeds" in row for row in plans):
+        caption += " Bars: one standard deviation over the seeds of the training."
     return "figure", caption + (f" Rows in the table only: {missing}." if missing else ""), figure
 
 
@@ -144,9 +146,13 @@ def _with_quality(rows: Iterable[Row]) -> tuple[list[Row], Quality | None]:
 
 def _curves_of_depth(axis: Axis, quality: Quality) -> Curves:
     return {
-        name: best_at_each([Point(x, row[quality.key], row) for x, row in members], quality)
+        name: best_at_each([_point(x, row, quality) for x, row in members], quality)
         for name, members in axis.curves.items()
     }
+
+
+def _point(x: float, row: Row, quality: Quality) -> Point:
+    return Point(x, row[quality.key], row, row.get("spread", {}).get(quality.key, 0.0))
 
 
 def _figure(title: str, xlabel: str, ylabel: str, curves: Curves) -> tuple[Any, Any]:

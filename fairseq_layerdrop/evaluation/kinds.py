@@ -4,7 +4,8 @@
 - A *plan* row (the kind of rows that name none) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
-- A *verdict* row judges the winner of a search, whose output shows it; it is left out.
+- A *verdict* row judges the winner of a search, whose output shows it; it is left out. So is a *training* row, which
+  says how a model was made.
 - A *test* row compares plan rows, which it names by their signatures, with one of them; where that is the whole model,
   the plan rows get its p-values.
 """
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fairseq_layerdrop.evaluation.rows import Row
+from fairseq_layerdrop.evaluation.seeds import over_seeds
 
 STACKS = ("encoder_layers", "decoder_layers")
 _TEXTS = ("curve", "plan", "stack", "measure")
-_COUNTS = (*STACKS, "layer", "parameters", "memory_bytes", "sentences")
+_COUNTS = (*STACKS, "layer", "parameters", "memory_bytes", "sentences", "seed")
 _NUMBERS = (
     *("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy"),
     *("sentences_per_second", "tokens_per_second", "latency_ms", "p_value", "p_holm", "rate", "value", "error"),
@@ -64,12 +66,12 @@ def sort_rows(rows: Sequence[Row]) -> Kinds:
     kinds: dict[str, list[Row]] = {kind: [] for kind in _NEEDED}
     for row in map(_clean_row, with_tests(rows)):
         kinds.setdefault(_kind(row), []).append(row)
-    others = [kind for kind in kinds if kind not in (*_NEEDED, "test", "verdict")]
+    others = [kind for kind in kinds if kind not in (*_NEEDED, "test", "verdict", "training")]
     if not any(kinds[kind] for kind in _NEEDED):
         found = f", only {', '.join(others)}" if others else ""
         raise ValueError(f"there are no rows to report: need rows of kind {', '.join(_NEEDED)}, got none{found}")
     trials = [{"curve": "search", **row} for row in kinds["trial"]]
-    return Kinds(kinds["plan"], kinds["importance"], trials, others)
+    return Kinds(over_seeds(kinds["plan"]), kinds["importance"], trials, others)
 
 
 def with_tests(rows: Sequence[Row]) -> list[Row]:
@@ -115,7 +117,8 @@ def clean(text: str) -> str:
 
 
 def _clean_row(row: Row) -> Row:
-    kept = {key: value for key, value in row.items() if value is not None}  # null: was not measured
+    # null: was not measured
+    kept = {key: value for key, value in row.items() if value is not None and key not in ("seeds", "spread")}
     return {key: clean(value) if isinstance(value, str) else value for key, value in kept.items()}
 
 

@@ -23,11 +23,12 @@ QUALITIES = (Quality("bleu", "BLEU", 1), Quality("rougeL", "ROUGE-L", 1), Qualit
 
 
 class Point(NamedTuple):
-    """A row in a figure."""
+    """A row in a figure, and how far it may lie off."""
 
     x: float
     y: float
     row: Row
+    error: float = 0.0
 
 
 class Axis(NamedTuple):

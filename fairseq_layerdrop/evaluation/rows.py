@@ -46,11 +46,16 @@ def parse_rows(content: bytes, path: str | os.PathLike[str]) -> list[Row]:
 class RowFile:
     """A file of rows that are added as they come; what a killed run left of a last row is cut off.
 
+    Args:
+        path: of the file.
+        origin: what every new row says of where it comes from.
+
     Raises:
         ValueError: if the file holds something else, or another process is writing it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> None:
+        self._origin = dict(origin or {})
         self._file = Path(path).open("a+b")  # noqa: SIM115, it stays open
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +84,7 @@ class RowFile:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Write rows at the end, at once and to the disk."""
-        new = list(rows)
+        new = [row | self._origin for row in rows]
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8"))
         self._file.flush()
         os.fsync(self._file.fileno())

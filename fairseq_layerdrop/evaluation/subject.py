@@ -26,17 +26,21 @@ class Subject:
         digest: of the checkpoint's file.
         curve: the model's name in tables and figures.
         rates: of the layers' drops in its training, by stack, where its file says so.
+        seed: of its training, where its file says so: models that differ in it alone are one curve.
     """
 
-    def __init__(self, loaded: Loaded, *, digest: str, curve: str, rates: Mapping[str, Any]) -> None:
-        self.loaded, self.digest, self.curve, self.rates = loaded, digest, curve, dict(rates)
+    def __init__(
+        self, loaded: Loaded, *, digest: str, curve: str, rates: Mapping[str, Any], seed: int | None = None
+    ) -> None:
+        self.loaded, self.digest, self.curve, self.rates, self.seed = loaded, digest, curve, dict(rates), seed
         self.depths = depths(loaded.model)
         self.whole = PruningPlan(**{s: LayerSelection(n, tuple(range(n))) for s, n in self.depths.items()})
 
     def describe(self, plan: PruningPlan) -> dict[str, Any]:
         """What a row says of a plan, whatever is measured."""
         counts = {f"{stack}_layers": len(selection.kept) for stack, selection in plan.selections.items()}
-        return {"curve": self.curve, "plan": str(plan), **counts, "parameters": self.parameters(plan)}
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return {"curve": self.curve, **seed, "plan": str(plan), **counts, "parameters": self.parameters(plan)}
 
     def parameters(self, plan: PruningPlan) -> int:
         """How many parameters the sub-network has, as ``inspect`` counts them."""

@@ -2,7 +2,7 @@
 """One row a plan: its losses, its texts, its speed; and whether one is worse than another by more than chance."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,10 +49,11 @@ class Results:
 
     Args:
         path: of the rows; the other file is called ``NAME.units.jsonl``.
+        origin: what every new row says of where it comes from.
     """
 
-    def __init__(self, path: str) -> None:
-        self.rows = RowFile(path)
+    def __init__(self, path: str, origin: Mapping[str, Any] | None = None) -> None:
+        self.rows = RowFile(path, origin)
         self._units = RowFile(Path(path).with_suffix(".units.jsonl"))
 
     def find(self, signature: dict[str, Any]) -> Row | None:
@@ -126,6 +127,7 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
     Raises:
         ValueError: if other layers ran than the plan names, or not every sentence was seen.
     """
+    start = time.perf_counter()
     row: Row = {"kind": measures.kind, **subject.describe(plan), "sentences": measures.batches.sentences}
     with only(subject, plan):
         if "loss" in measures.metrics:
@@ -143,7 +145,7 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
             row["memory_bytes"] = subject.bytes(plan) + peak_of_forward(
                 subject.loaded, plan.kept, measures.batches.samples[-1]
             )
-    return row | {"signature": measures.sign(subject, plan)}
+    return row | {"seconds": round(time.perf_counter() - start, 1), "signature": measures.sign(subject, plan)}
 
 
 def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Measures) -> Row:

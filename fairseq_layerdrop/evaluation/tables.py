@@ -31,7 +31,11 @@ class _Column(NamedTuple):
 
 
 def _number(title: str, key: str, form: str) -> _Column:
-    return _Column(title, key, lambda row: form.format(row[key]))
+    def show(row: Row) -> str:
+        apart = row.get("spread", {}).get(key)
+        return form.format(row[key]) + ("" if apart is None else f" ± {form.format(apart)}")
+
+    return _Column(title, key, show)
 
 
 def _text(title: str, key: str) -> _Column:
@@ -54,7 +58,9 @@ def notes(rows: Kinds) -> list[str]:
     sizes = sorted({row["sentences"] for row in rows.plans if "sentences" in row})
     scored = [f"sentences scored: {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []
     metrics = sorted({f"{name}: {text}" for row in rows.plans for name, text in row.get("metrics", {}).items()})
-    return [*_verdicts(rows.plans), *scored, *metrics]
+    several = any("seeds" in row for row in rows.plans)
+    apart = ["±: one standard deviation over the seeds of the training"] if several else []
+    return [*_verdicts(rows.plans), *apart, *scored, *metrics]
 
 
 def _verdicts(plans: Sequence[Row]) -> list[str]:
@@ -103,6 +109,7 @@ _COLUMNS = (
     _text("plan", "plan"),
     _number("LayerDrop rate", "rate", "{:g}"),
     _number("parameters", "parameters", "{:,}"),
+    _number("seeds", "seeds", "{}"),
     _number("BLEU", "bleu", "{:.1f}"),
     _number("chrF", "chrf", "{:.1f}"),
     _number("ROUGE-1", "rouge1", "{:.2f}"),

@@ -35,6 +35,7 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "architecture": architecture(model),
         "task": _name(checkpoint["cfg"].get("task")),
+        "seed": (checkpoint["cfg"].get("common") or {}).get("seed"),
         "updates": (checkpoint.get("optimizer_history") or [{}])[-1].get("num_updates"),
         "stacks": {
             stack: {

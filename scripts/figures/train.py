@@ -9,12 +9,12 @@ RUN is the folder of the checkpoints; RUN/training.json is there when the run ha
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from fairseq_layerdrop.evaluation.origin import origin
 
 KEEP_GOING = ("--update-epoch-batch-itr", "True", "--save-interval-updates", "500", "--keep-interval-updates", "1")
 
@@ -32,7 +32,8 @@ def main() -> int:
     flags = [*sys.argv[cut + 1 :], *KEEP_GOING, "--log-format", "json", "--log-interval", "50"]
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
-        status = subprocess.run(["fairseq-train", *flags, "--save-dir", str(run)], stdout=output, stderr=output).returncode
+        command = ["fairseq-train", *flags, "--save-dir", str(run)]
+        status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
     text = log.read_text(encoding="utf-8")
     if status or "done training" not in text:
         print("".join(text.splitlines(keepends=True)[-5:]), file=sys.stderr)
@@ -52,9 +53,8 @@ def describe(name: str, flags: list[str], log: str) -> dict[str, Any]:
         "updates": int(train["train_num_updates"]),
         "seconds": round(float(train["train_train_wall"])),
         "valid_loss": float(valid["valid_best_loss"]) if "valid_best_loss" in valid else float(valid["valid_loss"]),
-        "command": shlex.join(["fairseq-train", *flags]),
-        "commit": commit(),
-        "machine": machine(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        **origin(["fairseq-train", *flags]),
     }
 
 
@@ -62,19 +62,6 @@ def last(log: str, key: str) -> dict[str, Any]:
     """The last line of the log that holds this number; train_wall counts from the first start, over all resumptions."""
     lines = [line[line.index("{") :] for line in log.splitlines() if f'"{key}"' in line]
     return json.loads(lines[-1]) if lines else {}
-
-
-def commit() -> str:
-    """Of this checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def machine() -> str:
-    """Processor, cores, and how many threads a training uses."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":")[1].strip() for line in info.splitlines() if "model name" in line), platform.machine())
-    return f"{model}, {os.cpu_count()} cores, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
 
 
 if __name__ == "__main__":
