@@ -11,6 +11,7 @@ from fairseq.criterions.adaptive_loss import AdaptiveLoss
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fairseq_layerdrop.evaluation.loading import Loaded
 from fairseq_layerdrop.evaluation.prefix import Kept, run_each, run_one_by_one
@@ -81,8 +82,19 @@ def _log(loaded: Loaded, sample: Any) -> dict[str, Any]:
     # fairseq-eval-lm does not.
     output = model(**sample["net_input"])
     target = model.get_targets(sample, output)
-    losses = -model.get_normalized_probs(output, log_probs=True).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    losses = _adaptive_losses(model.decoder.adaptive_softmax, output[0], target).view(target.shape)
     return {"loss": losses.masked_fill(target == criterion.padding_idx, 0)}
+
+
+def _adaptive_losses(softmax: Any, features: Tensor, target: Tensor) -> Tensor:
+    """-log p of each target (B·T), from the logits of its own cluster alone: those of all words take far longer."""
+    logits, targets = softmax(features, target)
+    _, places = softmax.adapt_target(target)
+    losses = cross_entropy(logits[0], targets[0], reduction="none")  # of a word of the head, or of the word's cluster
+    for place, scores, words in zip(places, logits[1:], targets[1:], strict=True):
+        if place is not None:
+            losses[place] += cross_entropy(scores, words, reduction="none")
+    return losses
 
 
 _Unit = tuple[Tensor, Tensor, float | None]
