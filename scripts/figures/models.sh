@@ -1,11 +1,24 @@
 # SPDX-License-Identifier: MIT
-# Sourced by the scripts of the figures: a function a task trains a model in small, once; one that was killed goes on.
-WORK=${WORK:-runs/figures}
+# Sourced by the scripts of the figures, which take [WORK [OUT]]: a function a task trains a model in small, once (one that
+# was killed goes on); score and draw make the rows and the figure.
+set -euo pipefail
+WORK=${1:-runs/figures}
+OUT=${2:-results/$(basename "$0" .sh)}
 FIGURES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # so that two trainings fit beside each other on two cores
 USER_DIR=$(fairseq-layerdrop user-dir)
 
 train() { python "$FIGURES/train.py" "$WORK/$1" -- "${@:2}"; }
+
+# score DATA CURVE RUN POINTS FLAGS...: rows of a model's sub-networks, and the row of its training, unless they are there.
+score() {
+  mkdir -p "$OUT"
+  fairseq-layerdrop sweep "$WORK/$1/data-bin" "$OUT/rows.jsonl" --path "$WORK/$3/checkpoint_best.pt" --curve "$2" \
+    --points "$4" --threads 1 "${@:5}"
+  grep -qsFf "$WORK/$3/training.json" "$OUT/rows.jsonl" || cat "$WORK/$3/training.json" >> "$OUT/rows.jsonl"
+}
+
+draw() { fairseq-layerdrop report "$OUT/rows.jsonl" "$OUT" --title "$1" "${@:2}"; }
 
 # language_model RUN FLAGS...: 16 layers, d 64, adaptive input and softmax, 3 epochs of WikiText-2 in blocks of 128 words.
 language_model() {
@@ -16,4 +29,24 @@ language_model() {
     --criterion adaptive_loss --ddp-backend legacy_ddp --dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' \
     --clip-norm 0.5 --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update 3060 \
     --tokens-per-sample 128 --sample-break-mode none --max-tokens 2048 --max-epoch 3 --no-epoch-checkpoints --seed 1 "${@:2}"
+}
+
+# A small encoder-decoder, as in scripts/multi30k/2_train.sh.
+pairs=(--user-dir "$USER_DIR" --task layerdrop_translation --arch layerdrop_transformer --encoder-layers 6 --decoder-layers 6
+  --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --decoder-attention-heads 4
+  --encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout 0.2
+  --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)'
+  --weight-decay 0.0001 --clip-norm 1.0 --lr-scheduler polynomial_decay --warmup-updates 300
+  --required-batch-size-multiple 1 --no-epoch-checkpoints --seed 1)
+
+# translation RUN FLAGS...: 6+6 layers, d 128, 13 epochs of Multi30k en-de.
+translation() {
+  train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" \
+    --lr 4e-3 --total-num-update 1690 --max-tokens 4096 --max-epoch 13 "${@:2}"
+}
+
+# summarization RUN FLAGS...: 6+6 layers, d 128, 6 epochs of SAMSum, sources cut to 100 words.
+summarization() {
+  train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \
+    --lr 3e-3 --total-num-update 3600 --max-tokens 3000 --max-epoch 6 "${@:2}"
 }
