@@ -69,7 +69,7 @@ masked_language_model() {
 
 # classify TASK RUN FROM UPDATES FLAGS...: fine-tuning on a task of GLUE; of the epochs, that with the best accuracy is kept.
 classify() {
-  train "glue/$1/$2" "$WORK/glue/$1/bin" --user-dir "$USER_DIR" --task layerdrop_sentence_prediction \
+  train "glue/$1/$2" "$WORK/glue/$1/data-bin" --user-dir "$USER_DIR" --task layerdrop_sentence_prediction \
     --criterion sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 --restore-file "$3" \
     --reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler --arch layerdrop_roberta \
     --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4 --dropout 0.1 \

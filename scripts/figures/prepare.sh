@@ -55,7 +55,7 @@ column() { awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i 
 
 glue() { # a task, and its columns: the label, then one sentence or two
   local folder="$WORK/glue/$1" label=$2 inputs=("${@:3}")
-  if [ -d "$folder/bin/label" ]; then return; fi
+  if [ -d "$folder/data-bin/label" ]; then return; fi
   unpack "$RAW/glue/$1" "$folder/text"
   if [ ! -f "$folder/text/dev.tsv" ]; then # MRPC: as GLUE does, 408 pairs of the training set
     { head -n 1 "$folder/text/train.tsv" && tail -n 408 "$folder/text/train.tsv"; } > "$folder/text/dev.tsv"
@@ -69,10 +69,10 @@ glue() { # a task, and its columns: the label, then one sentence or two
     done
   done
   for i in "${!inputs[@]}"; do
-    fairseq-preprocess --only-source --destdir "$folder/bin/input$i" --srcdict "$WORK/roberta/data-bin/dict.txt" \
+    fairseq-preprocess --only-source --destdir "$folder/data-bin/input$i" --srcdict "$WORK/roberta/data-bin/dict.txt" \
       --trainpref "$folder/text/train.input$i" --validpref "$folder/text/dev.input$i"
   done
-  fairseq-preprocess --only-source --destdir "$folder/bin/label" \
+  fairseq-preprocess --only-source --destdir "$folder/data-bin/label" \
     --trainpref "$folder/text/train.label" --validpref "$folder/text/dev.label"
 }
 glue sst2 label sentence
