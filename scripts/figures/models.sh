@@ -2,13 +2,12 @@
 # Sourced by the scripts of the figures, which take [WORK [OUT]]: a function a task trains a model in small, once (one that
 # was killed goes on); score and draw make the rows and the figure.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." # the commands in the rows name files from here
 WORK=${1:-runs/figures}
 OUT=${2:-results/$(basename "$0" .sh)}
-FIGURES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # so that two trainings fit beside each other on two cores
-USER_DIR=$(fairseq-layerdrop user-dir)
 
-train() { python "$FIGURES/train.py" "$WORK/$1" -- "${@:2}"; }
+train() { python scripts/figures/train.py "$WORK/$1" -- "${@:2}"; }
 
 # score DATA CURVE RUN POINTS FLAGS...: rows of a model's sub-networks, and the row of its training, unless they are there.
 score() {
@@ -22,7 +21,7 @@ draw() { fairseq-layerdrop report "$OUT/rows.jsonl" "$OUT" --title "$1" "${@:2}"
 
 # language_model RUN FLAGS...: 16 layers, d 64, adaptive input and softmax, 3 epochs of WikiText-2 in blocks of 128 words.
 language_model() {
-  train "lm/$1" "$WORK/wikitext-2/data-bin" --user-dir "$USER_DIR" --task layerdrop_language_modeling \
+  train "lm/$1" "$WORK/wikitext-2/data-bin" --user-dir fairseq_layerdrop --task layerdrop_language_modeling \
     --arch layerdrop_transformer_lm --decoder-layers 16 --decoder-embed-dim 64 --decoder-input-dim 64 \
     --decoder-output-dim 64 --decoder-ffn-embed-dim 256 --decoder-attention-heads 4 --decoder-normalize-before \
     --adaptive-input --adaptive-input-cutoff 2000,10000 --tie-adaptive-weights --adaptive-softmax-cutoff 2000,10000 \
@@ -32,7 +31,7 @@ language_model() {
 }
 
 # A small encoder-decoder, as in scripts/multi30k/2_train.sh.
-pairs=(--user-dir "$USER_DIR" --task layerdrop_translation --arch layerdrop_transformer --encoder-layers 6 --decoder-layers 6
+pairs=(--user-dir fairseq_layerdrop --task layerdrop_translation --arch layerdrop_transformer --encoder-layers 6 --decoder-layers 6
   --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --decoder-attention-heads 4
   --encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout 0.2
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)'
@@ -59,7 +58,7 @@ heal() {
 
 # masked_language_model RUN DATA FLAGS...: RoBERTa with 12 layers, d 128; some 5,000 updates on WikiText-2 in lower case.
 masked_language_model() {
-  train "roberta/$1" "$WORK/roberta/$2" --user-dir "$USER_DIR" --task layerdrop_masked_lm --criterion masked_lm \
+  train "roberta/$1" "$WORK/roberta/$2" --user-dir fairseq_layerdrop --task layerdrop_masked_lm --criterion masked_lm \
     --arch layerdrop_roberta --encoder-layers 12 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 \
     --encoder-attention-heads 4 --dropout 0.1 --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' \
     --weight-decay 0.01 --clip-norm 1.0 --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 300 \
@@ -69,7 +68,7 @@ masked_language_model() {
 
 # classify TASK RUN FROM UPDATES FLAGS...: fine-tuning on a task of GLUE; of the epochs, that with the best accuracy is kept.
 classify() {
-  train "glue/$1/$2" "$WORK/glue/$1/data-bin" --user-dir "$USER_DIR" --task layerdrop_sentence_prediction \
+  train "glue/$1/$2" "$WORK/glue/$1/data-bin" --user-dir fairseq_layerdrop --task layerdrop_sentence_prediction \
     --criterion sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 --restore-file "$3" \
     --reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler --arch layerdrop_roberta \
     --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4 --dropout 0.1 \
