@@ -9,7 +9,7 @@ dropped.
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 
-from fairseq_layerdrop.modules.layer_drop import PassThrough
+from fairseq_layerdrop.modules.layer_drop import pass_through
 from fairseq_layerdrop.modules.structures import Inside, masked_call
 
 
@@ -34,7 +34,7 @@ class _Sublayers:
         if name not in keep.sublayers:
             modules = (self.fc1, self.fc2) if name == "ffn" else (getattr(self, name),)
             unused = [parameter for module in (*modules, self._norm(name)) for parameter in module.parameters()]
-            return PassThrough.apply(x, *unused, *reads), None
+            return pass_through(x, *unused, *reads), None
         norm = self._norm(name)
         y, more = compute(norm(x) if self.normalize_before else x)
         x = self.residual_connection(self.dropout_module(y), x)

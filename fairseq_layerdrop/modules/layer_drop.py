@@ -198,7 +198,7 @@ class LayerDropList(nn.ModuleList):
             # output) and what the draw depends on to the loss.
             alone = [o for o in (*others, step.keep) if isinstance(o, Tensor) and o.requires_grad]
             joined = parameters if step.active else (*parameters, *alone)
-            x = PassThrough.apply(x, *joined) if parameters else x  # type: ignore[no-untyped-call]
+            x = pass_through(x, *joined) if parameters else x
             return self._skipped(x) if self._skipped else x
 
         return pass_on
@@ -217,14 +217,20 @@ def _look(layer: nn.Module, x: Tensor, *others: Any, **named: Any) -> Tensor:
     return first
 
 
-class PassThrough(torch.autograd.Function):
+# Not compiled: AOTAutograd gives what it sees to be unused no gradient, instead of zeros.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def pass_through(x: Tensor, *joined: Tensor) -> Tensor:
     """``x``, unchanged, with other tensors (a skipped layer's parameters) joined to the graph by gradients of zero.
 
     Zeros, not nothing: data-parallel training needs a gradient for every parameter at every step, and an
     optimizer that sees none on one rank and some on another would move the copies apart. No layer is
     computed for it.
     """
+    output: Tensor = _PassThrough.apply(x, *joined)  # type: ignore[no-untyped-call]
+    return output
 
+
+class _PassThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *joined: Tensor) -> Tensor:
         ctx.joined = joined
