@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """``kill -9`` at any moment of a verb that writes: the output is absent or whole, the input untouched, nothing left."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from builders import training_checkpoint
+from conftest import Run
 from torch import Tensor
 
 from fairseq_layerdrop import cli
-from fairseq_layerdrop.checkpoint import load
+from fairseq_layerdrop.checkpoint import digest, load
 
 VERBS = {
     "prune": lambda folder: ["prune", folder / "0.pt", folder / "out.pt", "--decoder-keep", "0,2"],
@@ -92,3 +95,51 @@ def test_a_verb_that_is_killed_leaves_all_or_nothing(tmp_path: Path, verb: str) 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_that_is_killed_often_leaves_all_or_nothing(tmp_path: Path, verb: str) -> None:
     assert kill_at_random(tmp_path, verb, kills=50, seed=2) < 50
+
+
+# A zoo: a folder of files, and beside it the rows of what was measured
+
+
+ZOO = ["--points", "4+3 4+2 3+3 2+2", "--metrics", "loss", "--threads", "1"]
+
+
+def kill_zoos(trained: Run, data: Path, folder: Path, *, kills: int, seed: int) -> set[int]:
+    """After each kill all that is in the folder is whole, and a second run completes; how many models were there."""
+    source, whole, out, draw, found = folder / "full.pt", folder / "whole", folder / "out", random.Random(seed), set()
+    shutil.copy(trained.last, source)
+    before = source.read_bytes()
+    arguments = ["--path", source, *ZOO]
+    longest = seconds_of(lambda: start(["zoo", data, whole, *arguments]))
+    models = {path.name: load(path)["model"] for path in whole.glob("*.pt")}
+    assert len(models) == 4
+    everything = {path.name for path in whole.iterdir()}
+    for _ in range(kills):
+        child = start(["zoo", data, out, *arguments])
+        time.sleep(draw.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert source.read_bytes() == before
+        there = list(out.glob("*.pt")) if out.exists() else []
+        found.add(len(there))
+        for path in there:
+            assert same(load(path)["model"], models[path.name])
+        if (out / "manifest.json").exists():
+            manifest = json.loads((out / "manifest.json").read_text())
+            assert {m["file"]: m["digest"] for m in manifest["models"]} == {path.name: digest(path) for path in there}
+        assert seconds_of(lambda: start(["zoo", data, out, *arguments])) > 0
+        assert {path.name for path in out.iterdir()} == everything, "a second run clears what was left"
+        assert json.loads((out / "manifest.json").read_text())["models"]
+        shutil.rmtree(out)
+    return found
+
+
+def test_a_zoo_that_is_killed_has_whole_files_only_and_is_completed(trained: Run, data: Path, tmp_path: Path) -> None:
+    kill_zoos(trained, data, tmp_path, kills=3, seed=1)
+
+
+@pytest.mark.slow
+def test_a_zoo_that_is_killed_often_has_whole_files_only_and_is_completed(
+    trained: Run, data: Path, tmp_path: Path
+) -> None:
+    found = kill_zoos(trained, data, tmp_path, kills=50, seed=2)
+    assert len(found) > 2, "kills hit the middle of the writing"

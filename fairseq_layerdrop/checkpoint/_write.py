@@ -35,7 +35,7 @@ def save(
     """
     path = Path(path)
     check_target(path, force=force)
-    with _temporary_beside(path) as (temporary, file):
+    with _naming(path), _temporary_beside(path) as (temporary, file):
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # torch's archive writer hides the reason when a write fails
@@ -63,6 +63,15 @@ def check_target(path: str | os.PathLike[str], *, source: str | os.PathLike[str]
         raise CheckpointError(f"there is no directory {path.parent} for the output; make it first")
     if not os.access(path.parent, os.W_OK):
         raise CheckpointError(f"no permission to write in {path.parent.absolute()}")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the system's names the file: that of a full disk does not, whatever it stops, closing included."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
 @contextmanager

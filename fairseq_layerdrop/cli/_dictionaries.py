@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The dictionaries of a data set, copied to where a checkpoint's ``from_pretrained`` looks for them."""
 
-import shutil
 from pathlib import Path
+
+from fairseq_layerdrop.evaluation.files import write_files
 
 _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.txt, label/dict.txt
 
@@ -33,5 +34,4 @@ def plan_copies(data: str, output: Path, *, force: bool) -> dict[Path, Path]:
 def copy(copies: dict[Path, Path]) -> None:
     """Copy each file to its place."""
     for path, target in copies.items():
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, target)
+        write_files(target.parent, {target.name: path.read_bytes()})

@@ -57,7 +57,8 @@ def _layers(args: Namespace) -> None:
 
 def _layer_text(row: dict[str, Any]) -> str:
     unit = "of a half turn" if row["measure"] == "angular" else "bits a token"
-    value = f"{row['value']:+.4f} ± {row['error']:.4f} {unit}, {row['normalised']:.0%}"
+    error = "" if row["error"] is None else f" ± {row['error']:.4f}"
+    value = f"{row['value']:+.4f}{error} {unit}, {row['normalised']:.0%}"
     return f"{row['measure']:<14} {row['stack']} {row['layer']:>2}: {value}"
 
 
@@ -67,6 +68,7 @@ def _inside(args: Namespace, structures: list[str]) -> None:
     checkpoint.load(args.path)  # says in one line what is wrong with a file
     if not Path(args.output).absolute().parent.is_dir():
         raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
+    from fairseq_layerdrop.evaluation.files import write_files
     from fairseq_layerdrop.evaluation.importance import gradient_scores
 
     scores, sentences = gradient_scores(
@@ -87,7 +89,7 @@ def _inside(args: Namespace, structures: list[str]) -> None:
         "structures": structures,
         "scores": scores,
     }
-    Path(args.output).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_files(Path(args.output).parent, {Path(args.output).name: f"{json.dumps(facts, indent=1)}\n".encode()})
     if args.json:
         print(json.dumps(facts))
     else:

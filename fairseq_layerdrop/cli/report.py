@@ -23,8 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb."""
+    from fairseq_layerdrop.evaluation.files import write_files
     from fairseq_layerdrop.evaluation.kinds import check_rows, sort_rows
-    from fairseq_layerdrop.evaluation.report import make_report, write_files
+    from fairseq_layerdrop.evaluation.report import make_report
     from fairseq_layerdrop.evaluation.rows import read_rows
 
     folder = Path(args.folder)

@@ -2,7 +2,6 @@
 """``fairseq-layerdrop zoo``: a stock checkpoint for each of many plans, measured, re-loaded and compared."""
 
 import json
-import os
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -34,6 +33,7 @@ def run(args: Namespace) -> None:
 
     metrics = sorted({*parse_metrics(args), "loss"})
     subject = load_subject(args)
+    from fairseq_layerdrop.evaluation.files import write_files
     from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
@@ -64,7 +64,7 @@ def run(args: Namespace) -> None:
         "version": fairseq_layerdrop.__version__,
         "models": models,
     }
-    _replace(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_files(folder, {"manifest.json": f"{json.dumps(manifest, indent=1)}\n".encode()})
     for model in models:
         print(json.dumps(model) if args.json else f"{model['file']}: {row_text(model)}")
 
@@ -99,9 +99,3 @@ def _facts(args: Namespace, plan: "PruningPlan", file: Path) -> dict[str, Any]:
     flags = [word for stack, kept in plan.kept.items() for word in (f"--{stack}-keep", join(kept))]
     command = shlex.join(["fairseq-layerdrop", "prune", args.path, str(file), *flags])
     return {"bytes": file.stat().st_size, "digest": checkpoint.digest(file), "command": command}
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A report: rows into Markdown, figures and a page, without torch or a GPU; all is made, then all is written."""
+"""A report: rows into Markdown, figures and a page, without torch or a GPU."""
 
-import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fairseq_layerdrop.evaluation.figures import draw
 from fairseq_layerdrop.evaluation.kinds import Kinds, clean
@@ -21,17 +17,6 @@ def make_report(rows: Kinds, *, title: str = "") -> dict[str, bytes]:
     for drawing in drawings:
         files |= {f"{drawing.name}.png": drawing.png, f"{drawing.name}.svg": drawing.svg}
     return {**files, "report.html": page(tables(rows), notes(rows), drawings, title=title).encode()}
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write files into a folder, which is made if need be; each takes its name when all are on the disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".report-") as scratch:
-        for name, content in files.items():
-            Path(scratch, name).write_bytes(content)
-        for name in files:
-            os.replace(Path(scratch, name), folder / name)
-    return [folder / name for name in files]
 
 
 def markdown(rows: Kinds) -> str:

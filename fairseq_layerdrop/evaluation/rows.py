@@ -85,9 +85,12 @@ class RowFile:
     def add(self, rows: Iterable[Row]) -> None:
         """Write rows at the end, at once and to the disk."""
         new = [row | self._origin for row in rows]
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:  # of a full disk, which does not say what was written
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         self.rows += new
         self._known |= {_key(row["signature"]): row for row in new if "signature" in row}
 

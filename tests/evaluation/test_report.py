@@ -132,9 +132,9 @@ def test_the_command_writes_and_names_every_file(tmp_path: Path, capsys: pytest.
 
 def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     code = (
-        "import json, sys; from fairseq_layerdrop.evaluation import kinds, report; from pathlib import Path\n"
-        "files = report.make_report(kinds.sort_rows(json.load(sys.stdin)), title='t')\n"
-        "report.write_files(Path(sys.argv[1]), files)"
+        "import json, sys; from pathlib import Path; from fairseq_layerdrop.evaluation import files, kinds, report\n"
+        "made = report.make_report(kinds.sort_rows(json.load(sys.stdin)), title='t')\n"
+        "files.write_files(Path(sys.argv[1]), made)"
     )
     for name in ("a", "b"):
         command = [sys.executable, "-c", code, str(tmp_path / name)]
