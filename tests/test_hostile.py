@@ -2,6 +2,7 @@
 """Files from strangers: nothing in them runs, memory stays bounded, and what is wrong is one line, whatever it is."""
 
 import argparse
+import json
 import os
 import pickle
 import random
@@ -17,6 +18,9 @@ from typing import Any
 import pytest
 import torch
 from builders import training_checkpoint
+from conftest import Outcome
+from hypothesis import given, settings
+from texts import check_any_text, rubbish
 
 from fairseq_layerdrop.checkpoint import CheckpointError, digest, load
 from fairseq_layerdrop.evaluation.rows import RowFile
@@ -24,6 +28,9 @@ from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+
+CASES, SEED = (int(os.environ.get(name, default)) for name, default in (("FUZZ_CASES", 1000), ("FUZZ_SEED", 100)))
+"""Of the slow tests here: ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow tests/test_hostile.py`` runs for a night."""
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -256,7 +263,7 @@ def test_mutated_checkpoints_are_taken_or_refused_in_one_line(tmp_path: Path, zi
 @FORMATS
 @pytest.mark.parametrize("seed", range(5))
 def test_many_mutated_checkpoints_are_taken_or_refused_in_one_line(tmp_path: Path, zipped: bool, seed: int) -> None:
-    fuzz(tmp_path, zipped=zipped, cases=1000, seed=100 + seed)
+    fuzz(tmp_path, zipped=zipped, cases=CASES, seed=SEED + seed)
 
 
 def test_mutated_row_files_are_read_or_refused(tmp_path: Path) -> None:
@@ -275,6 +282,64 @@ def test_mutated_row_files_are_read_or_refused(tmp_path: Path) -> None:
             assert file.read_bytes() == changed
         else:
             rows.close()
+
+
+ROWS = [
+    {"curve": "a", "plan": "all/0", "encoder_layers": 6, "decoder_layers": 1, "loss": 3.5, "rate": 0.1, "ppl": 11.3},
+    {"curve": "a", "plan": "all/all", "encoder_layers": 6, "decoder_layers": 6, "bleu": 30.0, "latency_ms": 4.5,
+     "latency_ms_quartiles": [4.0, 5.0], "parameters": 7, "metrics": {"bleu": "v"}, "signature": {"plan": "all/all"}},
+    {"curve": "b", "encoder_layers": 3, "bleu": 29.0, "rate": 0.5, "memory_bytes": 10, "sentences": 4, "loss": 3.0},
+    {"kind": "importance", "curve": "a", "stack": "encoder", "layer": 3, "measure": "m", "value": 0.2, "error": 0.1},
+    {"kind": "trial", "plan": "0/0", "encoder_layers": 1, "decoder_layers": 1, "loss": 5.0},
+    {"kind": "test", "curve": "a", "metric": "bleu", "against": "all/all", "p_value": {"all/0": 0.1},
+     "p_holm": {"all/0": 0.2}, "signature": {"of": [{"plan": "all/0"}], "against": "all/all"}},
+]  # fmt: skip
+VALUES: list[Any] = [
+    *(None, True, 0, -1, 10**30, 10**299, 1e299, -1e299, 1e-320, 0.5, float("nan"), float("inf")),
+    *("", "x", "\0", "\n", "$x$", "$\\frac$", "\ud800", "\u202e", "名" * 50, "%s{}", "<b>", "_hidden"),
+    *([], [1], [1, 2], {}, {"a": 1}, [[[]]]),
+]
+
+
+def strange_rows(draw: random.Random) -> str:
+    """Rows of every kind, in which some values are others, or gone."""
+    rows = [dict(row) for row in draw.sample(ROWS, draw.randint(1, len(ROWS)))]
+    for _ in range(draw.choice([1, 1, 2, 4])):
+        row = draw.choice(rows)
+        name = draw.choice([*row, "p_value", "rate", "latency_ms", "memory_bytes", "plan", "kind"])
+        row[name] = draw.choice(VALUES)
+        if draw.random() < 0.15:
+            del row[name]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def report(folder: Path, command: Outcome, *, cases: int, seed: int) -> set[int]:
+    """Strange rows through ``report``: the statuses that there were, 0 or 2 and one line."""
+    draw, found = random.Random(seed), set()
+    for number in range(cases):
+        (folder / "rows.jsonl").write_text(strange_rows(draw))
+        with limited():
+            status, _, error = command("report", folder / "rows.jsonl", folder / "out")
+        found.add(status)
+        assert status in (0, 2), f"case {number} of seed {seed}"
+        assert status == 0 or len(error.splitlines()) == 1, error
+    return found
+
+
+def test_rows_of_strange_values_are_reported_or_refused_in_one_line(tmp_path: Path, command: Outcome) -> None:
+    assert report(tmp_path, command, cases=12, seed=1) == {0, 2}
+
+
+@pytest.mark.slow
+def test_many_rows_of_strange_values_are_reported_or_refused_in_one_line(tmp_path: Path, command: Outcome) -> None:
+    report(tmp_path, command, cases=CASES // 4, seed=SEED)
+
+
+@pytest.mark.slow
+@given(rubbish())
+@settings(deadline=None, max_examples=10 * CASES)
+def test_any_of_many_texts_is_a_selection_or_one_line(text: str) -> None:
+    check_any_text(text)
 
 
 STRANGE = [
@@ -296,6 +361,19 @@ STRANGE = [
 def test_a_spec_of_any_text_is_a_plan_or_one_line(text: str) -> None:
     with limited(), pytest.raises(ValueError, match=r"\w"):
         PruningPlan.parse(text, {"encoder": 6, "decoder": 6})
+
+
+ENDLESS = {
+    "repeated": "0," * 200_000 + "0",
+    "ranges": "0-5," * 50_000 + "0",
+    "long": ",".join(map(str, range(200_000))),
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
+def test_a_spec_without_end_is_refused_at_once(text: str) -> None:
+    with limited(), pytest.raises(ValueError, match="0-5"):
+        LayerSelection.parse(text, 6)
 
 
 def test_a_pickle_that_is_no_archive_of_torch_is_refused(tmp_path: Path) -> None:

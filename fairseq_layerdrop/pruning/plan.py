@@ -12,6 +12,7 @@ A SPEC is the one notation for layers, wherever a flag, a config or a function t
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class LayerSelection:
     def __post_init__(self) -> None:
         kept = tuple(sorted(self.kept))
         outside = [i for i in kept if not 0 <= i < self.depth]
-        repeated = sorted({i for i in kept if kept.count(i) > 1})
+        repeated = sorted(i for i, times in Counter(kept).items() if times > 1)
         if outside:
             raise ValueError(f"layers must lie in 0-{self.depth - 1}, got {_join(outside)}")
         if repeated:
