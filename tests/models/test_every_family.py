@@ -318,3 +318,19 @@ def test_a_stack_that_is_not_named_stays_whole(family: Family) -> None:
     small.load_state_dict(full.state_dict())
     assert [len(found.layers) for found in stacks(small).values()] == [4] * (len(family.stacks) - 1) + [2]
     assert_same_tensors(stacks(small)[stack].layers[1].state_dict(), stacks(full)[stack].layers[2].state_dict())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.99])
+def test_in_bfloat16_dropped_layers_have_gradients_of_zero_in_bfloat16(family: Family, rate: float) -> None:
+    model = family.build(**family.each("layerdrop", rate), layerdrop_min_layers=0, dropout=0.0).bfloat16().train()
+    model.set_num_updates(3)
+    with layers_run(model) as ran:
+        logits = model(**family.sample()["net_input"])[0]
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+    logits.float().pow(2).mean().backward()
+    assert (sum(map(len, ran.values())) < 4 * len(family.stacks)) == (rate > 0)
+    for name, stack in stacks(model).items():
+        for i, layer in enumerate(stack.layers):
+            gradients = [parameter.grad for parameter in layer.parameters()]
+            assert all(g is not None and g.dtype == torch.bfloat16 and g.isfinite().all() for g in gradients)
+            assert any(g.any() for g in gradients) == (i in ran[name])
