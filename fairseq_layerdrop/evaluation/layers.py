@@ -36,7 +36,10 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 def layer_importance(
     subject: Subject, batches: Batches, measure: str, *, seed: int = 1, progress: Progress = iter
 ) -> list[Row]:
-    """A row for each layer: the value, its standard error, and the value over the stack's largest (``normalised``)."""
+    """A row for each layer: the value, its standard error, and the value over the stack's largest (``normalised``).
+
+    The error is ``None`` where one sentence, or one word, is all that there is.
+    """
     rows = list(MEASURES[measure](subject, batches.samples, seed, progress))
     if not rows:
         raise ValueError(f"{measure} needs a stack of two layers or more, got {subject.depths}")
@@ -56,7 +59,7 @@ def leave_one_out(subject: Subject, samples: Sequence[Any], _: int = 0, progress
     whole, *others = score_losses(subject.loaded, samples, [plan.kept for plan in plans], progress=progress)
     for (stack, i), losses in zip(where, others, strict=True):
         rises = losses.sums - whole.sums
-        error = math.sqrt(len(rises) * float(rises.var())) / whole.tokens / math.log(2) if len(rises) > 1 else math.nan
+        error = math.sqrt(len(rises) * float(rises.var())) / whole.tokens / math.log(2) if len(rises) > 1 else None
         yield {"stack": stack, "layer": i, "value": losses.loss - whole.loss, "error": error}
 
 
@@ -109,7 +112,7 @@ def _angular(subject: Subject, samples: Sequence[Any], _: int, progress: Progres
             "stack": stack,
             "layer": i,
             "value": float(every.mean()),
-            "error": float(every.std() / len(every) ** 0.5),
+            "error": float(every.std() / len(every) ** 0.5) if len(every) > 1 else None,
         }
 
 
