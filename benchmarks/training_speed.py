@@ -113,6 +113,7 @@ class Training:
         for i in range(args.vocabulary - words.nspecial):
             words.add_symbol(f"w{i}")
         torch.manual_seed(1)
+        self.training = cfg.distributed_training
         self.device = torch.device(args.device)
         self.task = TASK_REGISTRY["translation"](cfg.task, words, words)
         self.model = self.task.build_model(cfg.model).to(self.device)

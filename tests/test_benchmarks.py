@@ -11,6 +11,7 @@ SMALL = [
     *("--dim", "16", "--ffn", "16", "--heads", "2", "--vocabulary", "20", "--sentences", "2", "--length", "4"),
 ]
 SMALLEST = [*SMALL, "--updates", "2", "--warm-up", "0"]
+FLAGS = [", --find-unused-parameters", ", --checkpoint-activations"]
 VARIANTS = [
     *("stock 2+2", "stock 2+1", "stock 1+2", "stock 1+1", "stock LayerDrop, p 0.2", "stock LayerDrop, p 0.5"),
     *(f"{structure}, p {rate}" for structure in ("layers", "sub-layers") for rate in ("0", "0.2", "0.5")),
@@ -47,3 +48,14 @@ def test_search_compares_ways_to_the_same_numbers_and_counts_their_work() -> Non
     assert rows["all 9"]["bound"] == pytest.approx(alone / shared)
     assert rows["sweep, 8 plans"]["bound"] == 1
     assert rows["all 9"]["machine"].endswith("held: encoder 4, decoder 4")
+
+
+@pytest.mark.slow
+def test_data_parallel_has_a_row_for_each_way_and_rate() -> None:
+    printed = python("-m", "benchmarks.data_parallel", *SMALLEST, "--json")
+    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    ways = [f"{backend}{flag}" for backend in ("pytorch_ddp", "legacy_ddp") for flag in ("", *FLAGS)]
+    names = [f"{way}, p {rate}" for way in ways for rate in ("0", "0.5")]
+    assert [row["variant"] for row in rows] == [*names, "pytorch_ddp, half the layers"]
+    assert [row["of_ideal"] is not None for row in rows] == [name.endswith("0.5") for name in (*names, "half")]
+    assert rows[0]["of_default"] == [1, 1, 1]

@@ -211,7 +211,7 @@ def test_a_second_writer_is_one_line_and_the_first_one_s_file_is_left(
 # Links, other file systems, names of any letters
 
 
-@every_verb
+@pytest.mark.parametrize("verb", ["prune", "zoo", "sweep", "report"])
 def test_links_lead_to_inputs_and_outputs(verb: str, place: Place, tmp_path: Path, command: Outcome) -> None:
     before = contents(place.checkpoint.parent)
     links = tmp_path / "links"
