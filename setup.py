@@ -24,6 +24,7 @@ setup(
         "report": ["matplotlib"],
         "search": ["optuna"],
         "rouge": ["rouge-score"],
+        "export": ["ctranslate2", "safetensors"],
         "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "soundfile"],
     },
     entry_points={"console_scripts": ["fairseq-layerdrop = fairseq_layerdrop.cli:main"]},

@@ -40,16 +40,21 @@ def write_language_model(data: Path, folder: Path) -> Path:
     """A language model of four layers, as it was drawn, in a file as fairseq's trainer writes it."""
     sizes = ["--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2"]
     sizes += ["--decoder-input-dim", "32", "--decoder-output-dim", "32", "--decoder-layers", "4"]
-    cfg = config("--task", "language_modeling", "--arch", "transformer_lm", *sizes, "--tokens-per-sample", "16")
+    flags = ["--task", "language_modeling", "--arch", "transformer_lm", *sizes, "--tokens-per-sample", "16"]
+    return write_model(data, folder / "lm.pt", *flags)
+
+
+def write_model(data: Path, target: Path, *flags: str) -> Path:
+    """The model of these flags as it was drawn, in a file as fairseq's trainer writes it."""
+    cfg = config(*flags)
     cfg.task.data = str(data)
     torch.manual_seed(4)
-    model = TASK_REGISTRY["language_modeling"].setup_task(cfg.task).build_model(cfg.model)
+    model = TASK_REGISTRY[cfg.task._name].setup_task(cfg.task).build_model(cfg.model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # so that its layers differ
-    target = folder / "lm.pt"
     history = {"optimizer_name": "Adam", "criterion_name": "x", "lr_scheduler_state": {"best": None}, "num_updates": 0}
-    checkpoint = {"cfg": OmegaConf.to_container(cfg), "args": None, "model": model.state_dict()}
+    checkpoint = {"cfg": OmegaConf.to_container(cfg, enum_to_str=True), "args": None, "model": model.state_dict()}
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
     torch.save({**checkpoint, "optimizer_history": [history], "extra_state": extra}, target)
     return target

@@ -25,6 +25,7 @@ FLOORS = {
     "tasks": 1,
     "criterions": 1,
     "checkpoint": 2,
+    "export": 2,
     "evaluation": 2,
     "cli": 3,
 }
@@ -41,6 +42,7 @@ LIBRARIES = {
     "tasks": FAIRSEQ,
     "criterions": FAIRSEQ,
     "checkpoint": {"torch"},
+    "export": {"torch", "fairseq", "ctranslate2", "safetensors"},
     "evaluation": FAIRSEQ | {"matplotlib", "optuna", "rich", "rouge_score", "sacrebleu"},
     "cli": {"rich"},
 }

@@ -7,8 +7,19 @@ name only when it is whole, on disk and checked.
 """
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
+from fairseq_layerdrop.checkpoint._folder import check_folder, new_folder
 from fairseq_layerdrop.checkpoint._objects import StandIn
 from fairseq_layerdrop.checkpoint._read import digest, file_format, load
 from fairseq_layerdrop.checkpoint._write import check_target, save
 
-__all__ = ["CheckpointError", "StandIn", "check_target", "digest", "file_format", "load", "save"]
+__all__ = [
+    "CheckpointError",
+    "StandIn",
+    "check_folder",
+    "check_target",
+    "digest",
+    "file_format",
+    "load",
+    "new_folder",
+    "save",
+]

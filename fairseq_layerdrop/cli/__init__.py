@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 import fairseq_layerdrop
-from fairseq_layerdrop.cli import average, importance, inspect, prune, report, search, sweep, user_dir, zoo
+from fairseq_layerdrop.cli import average, export, importance, inspect, prune, report, search, sweep, user_dir, zoo
 
 VERBS = {
     "user-dir": user_dir,
@@ -22,6 +22,7 @@ VERBS = {
     "sweep": sweep,
     "zoo": zoo,
     "report": report,
+    "export": export,
 }
 
 

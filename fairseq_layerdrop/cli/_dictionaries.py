@@ -8,8 +8,10 @@ from fairseq_layerdrop.evaluation.files import write_files
 _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.txt, label/dict.txt
 
 
-def plan_copies(data: str, output: Path, *, force: bool) -> dict[Path, Path]:
+def plan_copies(data: str, output: Path, *, force: bool, of: str = "--copy-dicts") -> dict[Path, Path]:
     """The dictionaries of ``data`` and where they go, in the same places beside the checkpoint ``output``.
+
+    Errors say ``of`` which argument ``data`` is.
 
     Raises:
         ValueError: if there are none, or another file is in the place of one.
@@ -17,17 +19,13 @@ def plan_copies(data: str, output: Path, *, force: bool) -> dict[Path, Path]:
     root = Path(data)
     found = sorted(path for pattern in _PATTERNS for path in root.glob(pattern))
     if not found:
-        raise ValueError(
-            f"--copy-dicts: there must be dictionaries (dict.txt, dict.de.txt, input0/dict.txt), got {data}"
-        )
+        raise ValueError(f"{of}: there must be dictionaries (dict.txt, dict.de.txt, input0/dict.txt), got {data}")
     copies = {path: output.parent / path.relative_to(root) for path in found}
     if output in copies.values():
-        raise ValueError(f"--copy-dicts: {output} is where a dictionary goes; name another OUT")
+        raise ValueError(f"{of}: {output} is where a dictionary goes; name another OUT")
     others = [target for path, target in copies.items() if target.exists() and target.read_bytes() != path.read_bytes()]
     if others and not force:
-        raise ValueError(
-            f"--copy-dicts: {others[0]} is another dictionary; name another OUT, or replace it with --force"
-        )
+        raise ValueError(f"{of}: {others[0]} is another dictionary; name another OUT, or replace it with --force")
     return {path: target for path, target in copies.items() if not target.exists() or target in others}
 
 

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Into a CTranslate2 model, by CTranslate2's own converter of fairseq checkpoints."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_layerdrop.export.taken import refusals
+from fairseq_layerdrop.pruning.config import in_style, model_section, plain
+
+
+def for_converter(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A stock checkpoint as the converter reads it: one Namespace with the options of the model and of its task.
+
+    Raises:
+        ValueError: naming everything that the converter does not take.
+    """
+    from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
+    cfg: dict[str, Any] = plain(checkpoint["cfg"])
+    # Where the task's options are not the model's, too (hydra), the converter would guess the languages.
+    options = {**cfg["task"], **model_section(checkpoint), "_name": None}
+    model = vars(in_style({**cfg, "model": model_section(checkpoint)}, "namespace")["model"])
+    family = ARCH_MODEL_NAME_REGISTRY.get(model["arch"])
+    if found := list(refusals(family, model, model["task"], checkpoint["model"])):
+        raise ValueError(f"CTranslate2 cannot run this model: {'; '.join(found)}")
+    return {"args": None, "cfg": {"model": Namespace(**options | model)}, "model": checkpoint["model"]}
+
+
+def convert(checkpoint: Path, data: str, output: Path, quantization: str | None) -> None:
+    """Run the converter on a file of :func:`for_converter`; of the file no pickle is executed.
+
+    Args:
+        checkpoint: the file.
+        data: the folder of the dictionaries.
+        output: the folder to make.
+        quantization: how the weights are stored, in CTranslate2's words; without one they stay as they are.
+
+    Raises:
+        ValueError: if CTranslate2 is not installed, or the weights do not fit the dictionaries.
+    """
+    from ctranslate2.converters import FairseqConverter
+
+    converter = FairseqConverter(str(checkpoint), data)
+    before = torch.serialization.get_safe_globals()  # torch's safe_globals() would forget a Namespace that was in it
+    torch.serialization.add_safe_globals([Namespace])
+    try:
+        converter.convert(str(output), quantization=quantization)
+    except ValueError as error:  # of a model that we thought it takes
+        raise ValueError(f"CTranslate2 cannot run this model: {error}") from error
+    except RuntimeError as error:
+        what = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the model does not fit the data in {data} (its dictionaries?): {what}") from error
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
