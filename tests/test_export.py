@@ -137,10 +137,14 @@ def test_a_language_model_gives_each_word_the_same_probability(text_data: Path, 
     assert_same_scores(found, scores.gather(-1, sample["target"][..., None])[..., 0].tolist())
 
 
-def test_what_the_plugin_trained_is_exported_as_its_pruned_file_is(
+def test_what_the_plugin_trained_is_exported_as_its_pruned_file_is_by_dictionaries_alone(
     data: Path, trained: Run, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
-    full = export(trained.last, data, tmp_path / "full", "--to", "ctranslate2")
+    dictionaries = tmp_path / "dictionaries"
+    dictionaries.mkdir()
+    for path in data.glob("dict.*"):
+        (dictionaries / path.name).write_bytes(path.read_bytes())
+    full = export(trained.last, dictionaries, tmp_path / "full", "--to", "ctranslate2")
     whole = export(pruned(), data, tmp_path / "whole", "--to", "ctranslate2")
     assert (full / "model.bin").read_bytes() == (whole / "model.bin").read_bytes()
 
@@ -204,7 +208,7 @@ def test_nothing_is_replaced_without_force_and_nothing_of_others_with_it(
 
 
 def test_a_conversion_that_fails_leaves_what_was_there(
-    command: Outcome, data: Path, text_data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = export(pruned(), data, tmp_path / "out", "--to", "ctranslate2")
     before = (out / "model.bin").read_bytes()
@@ -213,8 +217,7 @@ def test_a_conversion_that_fails_leaves_what_was_there(
     for language in ("src", "tgt"):
         (other / f"dict.{language}.txt").write_text("word 1\n")
     status, _, err = command("export", pruned(), other, out, "--to", "ctranslate2", "--force")
-    assert (status, err.splitlines()[-1]) == (2, err.splitlines()[-1])
-    assert "does not fit the data" in err
+    assert (status, "does not fit the data" in err) == (2, True)
     assert (out / "model.bin").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 

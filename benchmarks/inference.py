@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: MIT
+"""How fast are sub-networks in stock fairseq and in CTranslate2, and do they say the same?
+
+Every plan's stock checkpoint and its exports (single precision, int8) translate the same sentences in turn, a round
+after the other, so that whatever else the machine does hits all alike: all of them in batches, then some one by one.
+
+    python -m benchmarks.inference DATA --path CKPT --reference TEXT [--plans "6+6 all/every:2"] [--rounds 5]
+    python -m benchmarks.inference DATA --path CKPT --reference TEXT --rows ROWS.jsonl
+
+*times* is how many times as fast a system is as fairseq with the first plan in the same round: medians over the
+rounds, with their quartiles. *same* is the share of sentences that fairseq translates alike with the same plan.
+``--rows`` adds a row a system, which ``fairseq-layerdrop report`` draws: a curve an engine. Times are wall times.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ctranslate2
+import torch
+from fairseq.data.data_utils import post_process
+from rich.console import Console
+from rich.progress import track
+
+from fairseq_layerdrop import checkpoint, cli
+from fairseq_layerdrop.evaluation.decoding import Decoder
+from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
+from fairseq_layerdrop.evaluation.rows import Row, RowFile
+from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.evaluation.texts import quality
+from fairseq_layerdrop.pruning.plan import PruningPlan
+
+STOCK = "fairseq float32"
+EXPORTS = {"CTranslate2 float32": "float32", "CTranslate2 int8": "int8"}
+"""Engines, as curves are called, and their quantization."""
+
+Pieces = list[list[str]]
+
+
+class Sentences(NamedTuple):
+    """What is translated: its numbers in the data, batches for fairseq, and pieces for CTranslate2, in one order."""
+
+    numbers: list[int]
+    samples: list[Any]
+    sources: Pieces
+
+
+Translate = Callable[[Sentences], Pieces]
+
+
+@dataclass
+class System:
+    """A plan in an engine, and what was measured of it, round by round."""
+
+    plan: PruningPlan
+    engine: str
+    bytes: int
+    in_batches: Translate
+    alone: Translate
+    found: Pieces = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    """Sentences a second, in batches."""
+    waits: list[list[float]] = field(default_factory=list)
+    """Milliseconds of each sentence alone."""
+
+    def turn(self, sentences: Sentences, singles: Sequence[Sentences]) -> None:
+        """Translate everything once."""
+        start = time.perf_counter()
+        self.found = self.in_batches(sentences)
+        self.speeds.append(len(sentences.numbers) / (time.perf_counter() - start))
+        self.waits.append([1000 * _seconds(lambda one=one: self.alone(one)) for one in singles])
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()  # its result is on the CPU: there is nothing to wait for
+    return time.perf_counter() - start
+
+
+def choose(loaded: Loaded, args: argparse.Namespace) -> tuple[Sentences, list[Sentences], str]:
+    """The sentences, evenly spread over the lengths; some of them one by one; the digest of all."""
+    batches = Batches(loaded, args.gen_subset, max_tokens=None, max_sentences=args.batch_size)
+    ordered = [int(number) for sample in batches for number in sample["id"]]
+    numbers = evenly(ordered, args.sentences or len(ordered))
+    batches.samples = Batches.collate(
+        loaded, batches.dataset, [numbers[i : i + args.batch_size] for i in range(0, len(numbers), args.batch_size)]
+    )
+    singles = [Batches.collate(loaded, batches.dataset, [[n]]) for n in evenly(numbers, args.singles)]
+    return _sentences(loaded, batches.samples), [_sentences(loaded, single) for single in singles], batches.digest
+
+
+def _sentences(loaded: Loaded, samples: list[Any]) -> Sentences:
+    words = loaded.task.source_dictionary
+    rows = [row for sample in samples for row in sample["net_input"]["src_tokens"].tolist()]
+    sources = [[words[token] for token in row if token not in (words.pad(), words.eos())] for row in rows]
+    return Sentences([int(number) for sample in samples for number in sample["id"]], samples, sources)
+
+
+def evenly(numbers: Sequence[int], count: int) -> list[int]:
+    """So many of the numbers, at even distances."""
+    count = min(count, len(numbers))
+    return [numbers[i * len(numbers) // count] for i in range(count)]
+
+
+def systems(args: argparse.Namespace, folder: Path, plan: PruningPlan) -> list[System]:
+    """A plan's file in fairseq, and what is exported of it in CTranslate2."""
+    small = folder / f"{len(list(folder.iterdir()))}.pt"
+    keep = [word for stack, kept in plan.kept.items() for word in (f"--{stack}-keep", ",".join(map(str, kept)))]
+    _run("prune", args.path, small, *keep)
+    in_fairseq = fairseq_translates(load(str(small), args.data, device=args.device, threads=args.threads), args)
+    found = [System(plan, STOCK, small.stat().st_size, in_fairseq, in_fairseq)]
+    for engine, quantization in EXPORTS.items():
+        out = small.with_suffix(f".{quantization}")
+        _run("export", small, args.data, out, "--to", "ctranslate2", "--quantization", quantization)
+        threads = {"inter_threads": 1, "intra_threads": args.threads}
+        translator = ctranslate2.Translator(str(out), device=args.device, compute_type=quantization, **threads)
+        size = sum(path.stat().st_size for path in out.iterdir())
+        ways = (ctranslate2_translates(translator, args, batch) for batch in (args.batch_size, 1))
+        found.append(System(plan, engine, size, *ways))
+    return found
+
+
+def _run(*arguments: object) -> None:
+    """A verb of the command; its facts are not this benchmark's results."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = cli.main([str(argument) for argument in arguments])
+    if status:
+        sys.exit(status)
+
+
+def fairseq_translates(loaded: Loaded, args: argparse.Namespace) -> Translate:
+    """By a model that fairseq loaded."""
+    decoder, words = Decoder(loaded, beam=args.beam, max_len_b=args.max_len_b), loaded.task.target_dictionary
+
+    def translate(sentences: Sentences) -> Pieces:
+        found = [best["tokens"].tolist() for sample in sentences.samples for best, *_ in decoder.run(sample)]
+        return [[words[token] for token in tokens if token != words.eos()] for tokens in found]
+
+    return translate
+
+
+def ctranslate2_translates(translator: Any, args: argparse.Namespace, batch: int) -> Translate:
+    """By an exported model, with fairseq's settings."""
+    settings = {"beam_size": args.beam, "max_decoding_length": args.max_len_b, "max_input_length": 0}
+
+    def translate(sentences: Sentences) -> Pieces:
+        results = translator.translate_batch(sentences.sources, max_batch_size=batch, **settings)
+        return [result.hypotheses[0] for result in results]
+
+    return translate
+
+
+def rows(args: argparse.Namespace, subject: Subject, data: str, found: list[System], all_: Sentences) -> list[Row]:
+    """What there is to say of each system; the first is what the others are compared with."""
+    lines = Path(args.reference).read_text(encoding="utf-8").splitlines()
+    references = [lines[number] for number in all_.numbers]
+    stock = {system.plan: system.found for system in found if system.engine == STOCK}
+    about = {name: getattr(args, name) for name in ("beam", "max_len_b", "batch_size", "singles", "rounds", "threads")}
+    about |= {"checkpoint": subject.digest, "subset": args.gen_subset, "data": data, "sentences": len(all_.numbers)}
+    about |= {"device": subject.device}
+    about["versions"] = {name: version(name) for name in ("fairseq-fixed", "torch", "ctranslate2", "sacrebleu")}
+    return [_row(args, subject, system, found[0], stock[system.plan], references, about) for system in found]
+
+
+def _row(
+    args: argparse.Namespace,
+    subject: Subject,
+    system: System,
+    first: System,
+    stock: Pieces,
+    references: list[str],
+    about: Row,
+) -> Row:
+    texts = [post_process(" ".join(pieces), args.remove_bpe) for pieces in system.found]
+    waits = [statistics.median(of_sentence) for of_sentence in zip(*system.waits, strict=True)]
+    _, alone, _ = low_middle_high = quartiles(waits)
+    in_batches = [ours / base for ours, base in zip(system.speeds, first.speeds, strict=True)]
+    one_by_one = [sum(base) / sum(ours) for ours, base in zip(system.waits, first.waits, strict=True)]
+    return {
+        **subject.describe(system.plan),
+        "curve": system.engine,
+        "bytes": system.bytes,
+        **quality(texts, references, ["bleu"]),
+        "sentences": len(texts),
+        "same": sum(a == b for a, b in zip(system.found, stock, strict=True)) / len(texts),
+        "sentences_per_second": statistics.median(system.speeds),
+        "times": quartiles(in_batches),
+        "latency_ms": alone,
+        "latency_ms_quartiles": low_middle_high[::2],
+        "times_alone": quartiles(one_by_one),
+        "signature": {"plan": str(system.plan), "engine": system.engine, **about},
+    }
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The lower, the median and the upper."""
+    return statistics.quantiles(values, method="inclusive") if len(values) > 1 else [*values] * 3
+
+
+HEAD = """\
+| plan | engine | file, MB | BLEU | same | sentences/s | times | alone, ms | times |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    times, alone = (f"{middle:.2f} ({low:.2f}–{high:.2f})" for low, middle, high in (row["times"], row["times_alone"]))
+    cells = [row["plan"], row["curve"], f"{row['bytes'] / 1e6:.1f}", f"{row['bleu']:.2f}", f"{row['same']:.1%}"]
+    cells += [f"{row['sentences_per_second']:.1f}", times, f"{row['latency_ms']:.1f}", alone]
+    return f"| {' | '.join(cells)} |"
+
+
+def machine(args: argparse.Namespace, count: int, before: Sequence[float]) -> str:
+    """The machine, its load before and after (one minute's average), and what was translated."""
+    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"threads: {args.threads}"
+    loads = f"load {before[0]:.2f} before, {os.getloadavg()[0]:.2f} after"
+    work = f"{count} sentences, batches of {args.batch_size}, {args.singles} alone, beam {args.beam}"
+    engines = f"torch {torch.__version__}, CTranslate2 {ctranslate2.__version__}"
+    return f"{os.cpu_count()} cores, {device}, {engines}, {loads}; {work}, rounds: {args.rounds}"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="a data set in fairseq's binary form")
+    parser.add_argument("--path", metavar="CKPT", required=True, help="a fairseq checkpoint (.pt)")
+    parser.add_argument("--reference", metavar="TEXT", required=True, help="the subset's target side as plain text")
+    parser.add_argument("--plans", default="all/all all/every:2 every:2/every:2", help="default: %(default)s")
+    parser.add_argument("--gen-subset", metavar="SPLIT", default="test", help="default: test")
+    parser.add_argument("--remove-bpe", metavar="HOW", help="how pieces become words: sentencepiece, '@@ ', …")
+    parser.add_argument("--sentences", type=int, default=0, help="evenly spread (default: 0, all)")
+    counts = {"singles": 50, "beam": 5, "max-len-b": 200, "batch-size": 64, "rounds": 5, "threads": 1}
+    for name, default in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--rows", metavar="FILE", help="add the rows to this file (JSON Lines)")
+    parser.add_argument("--json", action="store_true", help="print a JSON line a system, not a table")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure all systems in turn and print a table."""
+    args, before = parse(argv), os.getloadavg()
+    logging.disable(logging.INFO)
+    loaded = load(args.path, args.data, device=args.device, threads=args.threads)
+    subject = Subject(loaded, digest=checkpoint.digest(args.path), curve="", rates={})
+    all_, singles, data = choose(loaded, args)
+    with tempfile.TemporaryDirectory() as folder:
+        plans = dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.plans.split())
+        found = [system for plan in plans for system in systems(args, Path(folder), plan)]
+        for system in found:
+            system.alone(singles[0])  # warms it up
+        for number in track(range(args.rounds), "rounds", console=Console(stderr=True), refresh_per_second=1):
+            start = number % len(found)
+            for system in (*found[start:], *found[:start]):
+                system.turn(all_, singles)
+    run_on = machine(args, len(all_.numbers), before)
+    results = [row | {"machine": run_on} for row in rows(args, subject, data, found, all_)]
+    if args.rows:
+        RowFile(args.rows).add(results)
+    if args.json:
+        return print("\n".join(map(json.dumps, results)))
+    print(run_on, "", HEAD, *map(line, results), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
