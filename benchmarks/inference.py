@@ -9,7 +9,8 @@ after the other, so that whatever else the machine does hits all alike: all of t
 
 *times* is how many times as fast a system is as fairseq with the first plan in the same round: medians over the
 rounds, with their quartiles. *same* is the share of sentences that fairseq translates alike with the same plan.
-``--rows`` adds a row a system, which ``fairseq-layerdrop report`` draws: a curve an engine. Times are wall times.
+``--rows`` adds a row a system that has none yet, which ``fairseq-layerdrop report`` draws: a curve an engine.
+On one thread of the CPU times are CPU time, which others on the machine do not lengthen.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from fairseq.data.data_utils import post_process
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.training_speed import on_cpu_time, timed
 from fairseq_layerdrop import checkpoint, cli
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
@@ -75,18 +76,11 @@ class System:
     waits: list[list[float]] = field(default_factory=list)
     """Milliseconds of each sentence alone."""
 
-    def turn(self, sentences: Sentences, singles: Sequence[Sentences]) -> None:
+    def turn(self, sentences: Sentences, singles: Sequence[Sentences], device: torch.device) -> None:
         """Translate everything once."""
-        start = time.perf_counter()
-        self.found = self.in_batches(sentences)
-        self.speeds.append(len(sentences.numbers) / (time.perf_counter() - start))
-        self.waits.append([1000 * _seconds(lambda one=one: self.alone(one)) for one in singles])
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()  # its result is on the CPU: there is nothing to wait for
-    return time.perf_counter() - start
+        seconds = timed(lambda: setattr(self, "found", self.in_batches(sentences)), device)
+        self.speeds.append(len(sentences.numbers) / seconds)
+        self.waits.append([1000 * timed(lambda one=one: self.alone(one), device) for one in singles])
 
 
 def choose(loaded: Loaded, args: argparse.Namespace) -> tuple[Sentences, list[Sentences], str]:
@@ -167,9 +161,10 @@ def rows(args: argparse.Namespace, subject: Subject, data: str, found: list[Syst
     lines = Path(args.reference).read_text(encoding="utf-8").splitlines()
     references = [lines[number] for number in all_.numbers]
     stock = {system.plan: system.found for system in found if system.engine == STOCK}
-    about = {name: getattr(args, name) for name in ("beam", "max_len_b", "batch_size", "singles", "rounds", "threads")}
+    names = ("beam", "max_len_b", "remove_bpe", "batch_size", "singles", "rounds", "threads")
+    about = {name: getattr(args, name) for name in names} | {"reference": Path(args.reference).name}
     about |= {"checkpoint": subject.digest, "subset": args.gen_subset, "data": data, "sentences": len(all_.numbers)}
-    about |= {"device": subject.device}
+    about["device"] = subject.device
     about["versions"] = {name: version(name) for name in ("fairseq-fixed", "torch", "ctranslate2", "sacrebleu")}
     return [_row(args, subject, system, found[0], stock[system.plan], references, about) for system in found]
 
@@ -225,10 +220,11 @@ def line(row: Row) -> str:
 def machine(args: argparse.Namespace, count: int, before: Sequence[float]) -> str:
     """The machine, its load before and after (one minute's average), and what was translated."""
     device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"threads: {args.threads}"
+    clock = "CPU time" if on_cpu_time(torch.device(args.device)) else "wall time"
     loads = f"load {before[0]:.2f} before, {os.getloadavg()[0]:.2f} after"
     work = f"{count} sentences, batches of {args.batch_size}, {args.singles} alone, beam {args.beam}"
     engines = f"torch {torch.__version__}, CTranslate2 {ctranslate2.__version__}"
-    return f"{os.cpu_count()} cores, {device}, {engines}, {loads}; {work}, rounds: {args.rounds}"
+    return f"{os.cpu_count()} cores, {device}, {clock}, {engines}, {loads}; {work}, rounds: {args.rounds}"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -257,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     subject = Subject(loaded, digest=checkpoint.digest(args.path), curve="", rates={})
     all_, singles, data = choose(loaded, args)
+    file = RowFile(args.rows) if args.rows else None
     with tempfile.TemporaryDirectory() as folder:
         plans = dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.plans.split())
         found = [system for plan in plans for system in systems(args, Path(folder), plan)]
@@ -265,11 +262,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number in track(range(args.rounds), "rounds", console=Console(stderr=True), refresh_per_second=1):
             start = number % len(found)
             for system in (*found[start:], *found[:start]):
-                system.turn(all_, singles)
+                system.turn(all_, singles, loaded.device)
     run_on = machine(args, len(all_.numbers), before)
     results = [row | {"machine": run_on} for row in rows(args, subject, data, found, all_)]
-    if args.rows:
-        RowFile(args.rows).add(results)
+    if file:
+        file.add(row for row in results if not file.find(row["signature"]))
     if args.json:
         return print("\n".join(map(json.dumps, results)))
     print(run_on, "", HEAD, *map(line, results), sep="\n")

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """``fairseq-layerdrop export``: what other programs compute of it, and read in it, is what fairseq does."""
 
+import fcntl
 import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,16 @@ def assert_same_scores(found: list[Any], expected: list[list[float]]) -> None:
     assert [len(result.log_probs) for result in found] == [len(scores) for scores in expected]
     for result, scores in zip(found, expected, strict=True):
         assert result.log_probs == pytest.approx(scores, rel=5e-4, abs=1e-4)
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[int]:
+    """A folder's descriptor, for a lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 # CTranslate2 computes the same
@@ -204,6 +217,21 @@ def test_nothing_is_replaced_without_force_and_nothing_of_others_with_it(
     (out / "notes.txt").write_text("mine")
     status, _, err = command("export", pruned(), data, out, "--to", "safetensors", "--force")
     assert (status, "notes.txt" in err, (out / "notes.txt").read_text()) == (2, True, "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_respected(
+    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
+    scratch = tmp_path / ".out.tmp"
+    (scratch / "new").mkdir(parents=True)
+    (scratch / "checkpoint.pt").write_text("half")
+    with open_folder(scratch) as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        status, _, err = command("export", pruned(), data, tmp_path / "out", "--to", "safetensors")
+    assert (status, "another process is writing" in err) == (2, True)
+    assert (scratch / "checkpoint.pt").read_text() == "half"
+    export(pruned(), data, tmp_path / "out", "--to", "safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
