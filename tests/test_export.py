@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import pickle
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from fairseq_layerdrop.cli.export import QUANTIZATIONS
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.subject import Subject
+from fairseq_layerdrop.export.ctranslate2 import convert
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 safetensors = pytest.importorskip("safetensors")
@@ -290,6 +292,26 @@ def test_shapes_of_our_own_and_other_tasks_are_refused(
     torch.save(state, tmp_path / "task.pt")
     status, _, err = command("export", tmp_path / "task.pt", data, tmp_path / "out", "--to", "ctranslate2")
     assert (status, "its task is multilingual_translation" in err) == (2, True)
+
+
+class Evil:
+    """What an unpickler of everything would run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def test_no_pickle_is_executed(command: Outcome, data: Path, tmp_path: Path) -> None:
+    source, ran = tmp_path / "evil.pt", tmp_path / "ran"
+    torch.save({"args": Evil(ran), "model": {}}, source)
+    status, _, err = command("export", source, data, tmp_path / "out", "--to", "ctranslate2")
+    assert (status, "open" in err, err.count("\n")) == (2, True, 1)
+    with pytest.raises(pickle.UnpicklingError):
+        convert(source, str(data), tmp_path / "out", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
 
 
 @pytest.mark.parametrize("form", ["ctranslate2", "safetensors"])

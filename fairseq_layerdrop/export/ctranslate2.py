@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from fairseq_layerdrop.export.taken import refusals
-from fairseq_layerdrop.pruning.config import in_style, model_section, plain
+from fairseq_layerdrop.pruning.config import in_style, plain
 
 
 def for_converter(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A stock checkpoint as the converter reads it: one Namespace with the options of the model and of its task.
+    """A stock checkpoint of plain data as the converter reads it: one Namespace of its model's and task's options.
 
     Raises:
         ValueError: naming everything that the converter does not take.
@@ -21,13 +21,12 @@ def for_converter(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 
     cfg: dict[str, Any] = plain(checkpoint["cfg"])
-    # Where the task's options are not the model's, too (hydra), the converter would guess the languages.
-    options = {**cfg["task"], **model_section(checkpoint), "_name": None}
-    model = vars(in_style({**cfg, "model": model_section(checkpoint)}, "namespace")["model"])
+    model = vars(in_style(cfg, "namespace")["model"])
     family = ARCH_MODEL_NAME_REGISTRY.get(model["arch"])
     if found := list(refusals(family, model, model["task"], checkpoint["model"])):
         raise ValueError(f"CTranslate2 cannot run this model: {'; '.join(found)}")
-    return {"args": None, "cfg": {"model": Namespace(**options | model)}, "model": checkpoint["model"]}
+    # Where the task's options are not the model's, too, the converter would guess the languages from file names.
+    return {"args": None, "cfg": {"model": Namespace(**cfg["task"] | model)}, "model": checkpoint["model"]}
 
 
 def convert(checkpoint: Path, data: str, output: Path, quantization: str | None) -> None:
@@ -40,7 +39,7 @@ def convert(checkpoint: Path, data: str, output: Path, quantization: str | None)
         quantization: how the weights are stored, in CTranslate2's words; without one they stay as they are.
 
     Raises:
-        ValueError: if CTranslate2 is not installed, or the weights do not fit the dictionaries.
+        ValueError: if the weights do not fit the dictionaries, or the converter does not take the model after all.
     """
     from ctranslate2.converters import FairseqConverter
 
@@ -49,7 +48,7 @@ def convert(checkpoint: Path, data: str, output: Path, quantization: str | None)
     torch.serialization.add_safe_globals([Namespace])
     try:
         converter.convert(str(output), quantization=quantization)
-    except ValueError as error:  # of a model that we thought it takes
+    except ValueError as error:
         raise ValueError(f"CTranslate2 cannot run this model: {error}") from error
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()

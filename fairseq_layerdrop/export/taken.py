@@ -5,7 +5,7 @@ The converter goes by the options and reads the weights that it knows; a weight 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 TASKS = {
@@ -27,8 +27,13 @@ _PLACES = re.compile(
 _OF_LANGUAGE_MODELS = re.compile(r"decoder\.project_(in|out)_dim\.weight")
 _OF_CLASSIFIERS = re.compile(r"classification_heads\..*")  # fairseq, too, leaves them out of a model that generates
 
+_ADAPTIVE = {
+    "softmax": re.compile(r"decoder\.adaptive_softmax\..*"),
+    "input": re.compile(r"decoder\.embed_tokens\.(embeddings\..*|_float_tensor)"),
+}
 
-def refusals(family: str | None, model: Mapping[str, Any], task: str | None, weights: Iterable[str]) -> Iterator[str]:
+
+def refusals(family: str | None, model: Mapping[str, Any], task: str | None, weights: Collection[str]) -> Iterator[str]:
     """Everything in a checkpoint that the converter cannot take.
 
     Args:
@@ -44,12 +49,10 @@ def refusals(family: str | None, model: Mapping[str, Any], task: str | None, wei
     elif task != TASKS[family]:
         yield f"its task is {task}; of a {family} only {TASKS[family]} is taken"
     else:
-        keys = list(weights)
         yield from _of_options(family, model)
-        yield from _of_weights(family, keys)
-        is_pre_norm = model.get("decoder_normalize_before")
-        may_lack_it = family == "transformer_lm" and model.get("no_decoder_final_norm")
-        if is_pre_norm and not may_lack_it and "decoder.layer_norm.weight" not in keys:
+        yield from _of_weights(family, weights)
+        may_lack_norm = family == "transformer_lm" and model.get("no_decoder_final_norm")
+        if model.get("decoder_normalize_before") and not may_lack_norm and "decoder.layer_norm.weight" not in weights:
             yield "its decoder has no last layer norm (--no-decoder-final-norm, or a file of 2019)"
 
 
@@ -68,16 +71,16 @@ def _of_options(family: str, model: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"--{option.replace('_', '-')} is not taken" for option in refused if model.get(option))
 
 
-def _of_weights(family: str, weights: Iterable[str]) -> Iterator[str]:
+def _of_weights(family: str, weights: Collection[str]) -> Iterator[str]:
     known = [_PLACES, _OF_CLASSIFIERS, *([_OF_LANGUAGE_MODELS] if family == "transformer_lm" else [])]
-    unknown = [key for key in weights if not any(pattern.fullmatch(key) for pattern in known)]
-    names = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", key) for key in unknown))
-    for kind in ("softmax", "input"):
-        if any(("adaptive_softmax" if kind == "softmax" else "embed_tokens.embeddings") in name for name in names):
+    for kind, pattern in _ADAPTIVE.items():
+        known.append(pattern)
+        if any(map(pattern.fullmatch, weights)):
             yield f"its {kind} is adaptive"
-    rest = [name for name in names if "adaptive_softmax" not in name and ".embed_tokens." not in name]
-    if rest:
-        yield f"it has weights that have no place in CTranslate2's model: {', '.join(rest[:3])}"
+    unknown = [key for key in weights if not any(pattern.fullmatch(key) for pattern in known)]
+    if unknown:
+        names = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", key) for key in unknown))
+        yield f"it has weights that have no place in CTranslate2's model: {', '.join(names[:3])}"
     projections = [key for key in weights if _OF_LANGUAGE_MODELS.fullmatch(key)]
     if family == "transformer_lm" and len(projections) == 1:
         yield "--decoder-input-dim and --decoder-output-dim must both differ from --decoder-embed-dim, or neither"
