@@ -9,12 +9,16 @@ The flat fields are read off fairseq's dataclass, or off the flags of a model th
 
 import dataclasses
 import inspect
+import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, _StoreFalseAction
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Type
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import II
 
 
@@ -128,6 +132,25 @@ def add_flags(parser: Any, config: Type[LayerDropConfig]) -> None:
 
 def _number_or_list(text: str) -> Any:
     return text if "," in text else float(text)
+
+
+def refuse_preset(cfg: Any) -> None:
+    """Refuse a hydra configuration that names an architecture: fairseq-hydra-train reads none of its values.
+
+    On the command line, and in what it wrote, an architecture's values have been filled in.
+
+    Raises:
+        ValueError: with the name to use instead.
+    """
+    programs = {Path(sys.argv[0]).stem}  # in the processes that it starts, too
+    if HydraConfig.initialized():
+        programs.add(HydraConfig.get().job.name)  # where a cluster's launcher started it
+    model = ARCH_MODEL_NAME_REGISTRY.get(cfg._name, cfg._name)
+    if model != cfg._name and programs & {"fairseq-hydra-train", "hydra_train"}:
+        raise ValueError(
+            f"model._name={cfg._name} is an architecture, whose values fairseq-hydra-train ignores: set "
+            f"model._name={model} and spell them out, as the files in configs/model/ do"
+        )
 
 
 def follows(other: str, text: Optional[str] = None) -> Any:

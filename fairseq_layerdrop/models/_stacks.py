@@ -8,7 +8,7 @@ import torch
 from fairseq.logging import metrics
 from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
 
-from fairseq_layerdrop.models._config import PAPER_RATE, add_flags
+from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, refuse_preset
 from fairseq_layerdrop.models._layers import drop_inside
 from fairseq_layerdrop.models._rates import check_rates, several_processes, stack_rates, structure_rates
 from fairseq_layerdrop.models._shapes import reshape
@@ -83,8 +83,9 @@ class LayerDropModel:
         """The layers to keep that a flat configuration names, as any SPEC, for one stack or both.
 
         Raises:
-            ValueError: one message that names every flag that is out of range.
+            ValueError: one message that names every flag that is out of range, or an architecture in a hydra run.
         """
+        refuse_preset(cfg)
         depths = {stack: cfg[f"{stack}_layers"] for stack in STACKS if f"{stack}_layers" in cfg}
         plan = PruningPlan.from_specs({stack: cfg[f"{stack}_layers_to_keep"] for stack in depths}, depths)
         check_rates(cfg, {stack: len(kept) for stack, kept in plan.kept.items()})

@@ -3,8 +3,8 @@
 # Train Transformer-base with LayerDrop; the same command again goes on from the last checkpoint.
 #   LAYERDROP=0.2 scripts/cnn_dm/2_train.sh 6_6|6_8 [WORK [FLAGS]]
 # Made for 8 GPUs; on N, end the command with --update-freq $((16 * 8 / N)).
-# The paper states Adam, cosine, warmup of 10K, dropout 0.2 or 0.3. Guesses, taken from its WMT model: peak rate, period,
-# batch, label smoothing, attention dropout, embeddings shared.
+# The paper states Adam, cosine, warmup of 10K, dropout 0.2 or 0.3. Guesses, taken from its WMT model: peak rate,
+# period, batch, label smoothing, attention dropout, embeddings shared.
 set -euo pipefail
 SIZE=${1:?6_6 or 6_8}
 WORK=${2:-runs/cnn_dm}

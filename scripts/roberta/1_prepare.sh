@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Text in GPT-2's byte-level BPE, then fairseq's binary form (as fairseq's RoBERTa example).
-# DATA holds train.txt and valid.txt, an empty line between documents. The paper's text cannot be downloaded: BooksCorpus
-# is no longer given out; Wikipedia's dumps, OpenWebText, CC-News and Stories are yours to collect (16 to 160 GB). To try
-# the recipe: wikitext-103-raw-v1.zip of https://s3.amazonaws.com/research.metamind.io/wikitext/.
+# DATA holds train.txt and valid.txt, an empty line between documents. The paper's text is no download: BooksCorpus,
+# Wikipedia's dumps, OpenWebText, CC-News and Stories are yours to collect. To try the recipe: wikitext-103-raw-v1.zip
+# of https://s3.amazonaws.com/research.metamind.io/wikitext/.
 #   scripts/roberta/1_prepare.sh DATA [WORK]
 set -euo pipefail
 DATA=${1:?the folder with train.txt and valid.txt}

@@ -17,5 +17,6 @@ fairseq-train "$WORK/data-bin" --user-dir "$(fairseq-layerdrop user-dir)" \
   --criterion adaptive_loss --optimizer nag --momentum 0.99 --weight-decay 0.0 --clip-norm 0.1 \
   --lr-scheduler cosine --lr 1.0 --warmup-init-lr 1e-7 --warmup-updates 16000 --min-lr 0.0001 --stop-min-lr 1e-9 \
   --lr-period-updates 270000 --t-mult 2 --lr-shrink 0.75 --max-update 286000 \
-  --max-tokens 3072 --update-freq 3 --skip-invalid-size-inputs-valid-test --seed 1 --no-epoch-checkpoints \
+  --max-tokens 3072 --update-freq 3 --skip-invalid-size-inputs-valid-test --seed 1 \
+  --ddp-backend legacy_ddp --no-epoch-checkpoints \
   --no-progress-bar --log-interval 100 --save-dir "$WORK/$LAYERS" "${@:3}"
