@@ -20,6 +20,7 @@ from fairseq_programs import (
     build_model,
     build_task,
     config,
+    fairseq,
     masked_lm_data,
     prune,
     sentence_data,
@@ -38,6 +39,7 @@ from recipes import Bench, parse
 import fairseq_layerdrop
 
 CONFIGS = REPOSITORY / "configs"
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # of a plugin that is not here
 PRESETS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 
 # A command of the recipes' scripts; the same for fairseq-hydra-train; the depths.
@@ -221,6 +223,27 @@ def test_roberta_is_pre_trained_pruned_and_fine_tuned(tmp_path: Path) -> None:
     output = hydra_train("glue", second, f"task.data={classes}", f"checkpoint.finetune_from_model={pruned}")
     assert "loading pretrained model from" in output
     assert_trained(output, second)
+    # As scripts/glue/4_score.sh: stock, no plugin.
+    model = prune(second / "checkpoints/checkpoint_last.pt", tmp_path / "tuned.pt", "--encoder-keep", "all")
+    whole = ["--valid-subset", "valid", "--batch-size", "32", "--required-batch-size-multiple", "1", "--cpu"]
+    task = ["--task", "sentence_prediction", "--criterion", "sentence_prediction"]
+    printed = fairseq("validate", classes, *task, "--path", model, *whole)
+    assert re.search(r"\| valid \| .*accuracy [\d.]+", printed)
+
+
+@pytest.mark.slow
+def test_the_trained_language_model_is_pruned_and_evaluated_by_stock_fairseq(
+    data: Path, text_data: Path, tmp_path: Path
+) -> None:
+    hydra_train("wikitext_103", tmp_path, f"task.data={text_data}")
+    model = prune(tmp_path / "checkpoints/checkpoint_last.pt", tmp_path / "small.pt", "--decoder-keep", "every:2")
+    # As scripts/wikitext_103/4_evaluate.sh, all sizes a 192nd.
+    sizes = ["--tokens-per-sample", "16", "--max-tokens", "16", "--context-window", "13", "--softmax-batch", "5"]
+    whole = ["--sample-break-mode", "complete", "--required-batch-size-multiple", "1", "--cpu"]
+    printed = fairseq("eval_lm", text_data, "--path", model, "--gen-subset", "test", *whole, *sizes)
+    (tokens,) = re.findall(r"Evaluated (\d+) tokens", printed)
+    lines = (data.parent / "test.src").read_text().splitlines()
+    assert int(tokens) == sum(len(line.split()) + 1 for line in lines)  # all words, and each line's end
 
 
 @pytest.mark.slow
@@ -244,7 +267,7 @@ def documented() -> list[list[str]]:
 def test_a_documented_command_composes(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert command[1:-1][command[1:].index("--config-dir") + 1] == "configs"
     recipe, *words = command[command.index("--config-name") + 1 :]
-    overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith("hydra/launcher")])
+    overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith(LAUNCHER)])
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     assert (len(jobs) > 1) == ("--multirun" in command)
     rates = [composed(recipe, *job).model.get("encoder_layerdrop") for job in jobs]

@@ -10,6 +10,7 @@ WORK=${2:-runs/glue}
 for model in "$WORK/$TASK".*/checkpoint_best.pt; do
   fairseq-layerdrop prune "$model" "${model%/*}/model.pt" --encoder-keep all --copy-dicts "$WORK/$TASK-bin" --force
   echo "$model: accuracy on dev"
-  fairseq-validate "$WORK/$TASK-bin" --task sentence_prediction --path "${model%/*}/model.pt" --valid-subset valid \
+  fairseq-validate "$WORK/$TASK-bin" --task sentence_prediction --criterion sentence_prediction \
+    --path "${model%/*}/model.pt" --valid-subset valid \
     --batch-size 32 --required-batch-size-multiple 1 "${@:3}"
 done
