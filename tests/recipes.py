@@ -15,7 +15,10 @@ from fairseq_cli import score
 from fairseq_programs import REPOSITORY, USER_DIR
 from recipe_stub import STAND_INS
 
+import fairseq_layerdrop
 from fairseq_layerdrop import cli
+
+fairseq_layerdrop.register()
 
 SCRIPTS = REPOSITORY / "scripts"
 _FAIRSEQ: dict[str, Callable[[], Any]] = {

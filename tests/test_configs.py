@@ -36,8 +36,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from recipes import Bench, parse
 
-import fairseq_layerdrop
-
 CONFIGS = REPOSITORY / "configs"
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # of a plugin that is not here
 PRESETS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
@@ -85,8 +83,7 @@ TOY = {
 
 
 @pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    fairseq_layerdrop.register()
+def _no_hydra_run_is_left() -> Iterator[None]:
     yield
     HydraConfig.instance().cfg = None
 

@@ -11,8 +11,6 @@ import pytest
 from fairseq_programs import WIDTH, batch, build_model
 from recipes import PARSED, parse
 
-import fairseq_layerdrop
-
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 USER_DIR = str(REPOSITORY / "fairseq_layerdrop")
@@ -27,11 +25,6 @@ def documented_commands() -> list[tuple[str, str]]:
             lines = [re.sub(r"^torchrun .*-m fairseq_cli\.train", "fairseq-train", line) for line in lines]
             found += [(document.name, line) for line in lines if line.startswith(PARSED)]
     return found
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    fairseq_layerdrop.register()
 
 
 def test_the_readme_shows_train_prune_generate_in_three_commands() -> None:

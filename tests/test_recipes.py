@@ -18,8 +18,6 @@ import sacrebleu.sacrebleu
 from fairseq_programs import REPOSITORY
 from recipes import PARSED, SCRIPTS, Bench, parse
 
-import fairseq_layerdrop
-
 # Each recipe's steps as a user takes them; DATA is his, WORK the steps'.
 STEPS = {
     "multi30k": [
@@ -46,11 +44,6 @@ STEPS = {
 }
 FILES = sorted(f"{recipe}/{path.name}" for recipe in STEPS for path in (SCRIPTS / recipe).glob("*.sh"))
 WORDS = "one well-known word\n" * 30
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    fairseq_layerdrop.register()
 
 
 @pytest.fixture
