@@ -43,7 +43,7 @@ def draw(rows: Kinds, *, title: str = "") -> list[Drawing]:
     """Every figure that these rows have enough for."""
     with settings():
         found = [_depth(rows, title), _latency(rows, title), _importance(rows, title)]
-        found += [_rates(rows, title), _search(rows, title)]
+        found += [_rates(rows, title), _speed(rows, title), _search(rows, title)]
         return [Drawing(name, caption, as_png(figure), as_svg(figure)) for name, caption, figure in filter(None, found)]
 
 
@@ -126,6 +126,18 @@ def _rates(rows: Kinds, title: str) -> _Found:
     curves = {name: best_at_each(points, quality) for name, points in pruned.items()}
     figure, _ = _figure(title, "LayerDrop rate in training", quality.label, curves)
     return "rates", f"{quality.label} against the LayerDrop rate in training, a line for each depth.", figure
+
+
+def _speed(rows: Kinds, title: str) -> _Found:
+    plans = [row for row in rows.plans if {"rate", "tokens_per_second"} <= row.keys() and quality_of([row]) is None]
+    if len({row["rate"] for row in plans}) < 2:
+        return None
+    curves: Curves = {}
+    for name, members in by_curve(sorted(plans, key=lambda row: row["rate"])).items():
+        curves[name] = [Point(row["rate"], row["tokens_per_second"], row) for row in members], []
+    figure, axes = _figure(title, "LayerDrop rate in training", "tokens/s", curves)
+    axes.set_ylim(bottom=0)
+    return "speed", "Tokens a second in training against the LayerDrop rate.", figure
 
 
 def _search(rows: Kinds, title: str) -> _Found:

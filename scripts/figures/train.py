@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run fairseq-train once: a run that was killed goes on, a run that has ended is left alone; what it took is a row.
 
-    python scripts/figures/train.py RUN -- FLAGS
+    python scripts/figures/train.py RUN -- DATA FLAGS
 
 RUN is the folder of the checkpoints; RUN/training.json is there when the run has ended.
 """
@@ -16,7 +16,10 @@ from typing import Any
 
 from fairseq_layerdrop.evaluation.origin import origin
 
-KEEP_GOING = ("--update-epoch-batch-itr", "True", "--save-interval-updates", "500", "--keep-interval-updates", "1")
+DEFAULTS = (
+    *("--update-epoch-batch-itr", "True", "--save-interval-updates", "500", "--keep-interval-updates", "1"),
+    *("--log-format", "json", "--log-interval", "50"),
+)
 
 
 def main() -> int:
@@ -29,7 +32,8 @@ def main() -> int:
     if done.exists():
         return 0
     run.mkdir(parents=True, exist_ok=True)
-    flags = [*sys.argv[cut + 1 :], *KEEP_GOING, "--log-format", "json", "--log-interval", "50"]
+    data, *rest = sys.argv[cut + 1 :]
+    flags = [data, *DEFAULTS, *rest]
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
         command = ["fairseq-train", *flags, "--save-dir", str(run)]
@@ -52,7 +56,7 @@ def describe(name: str, flags: list[str], log: str) -> dict[str, Any]:
         "run": name,
         "updates": int(train["train_num_updates"]),
         "seconds": round(float(train["train_train_wall"])),
-        "valid_loss": float(valid["valid_best_loss"]) if "valid_best_loss" in valid else float(valid["valid_loss"]),
+        **({"valid_loss": float(valid["valid_loss"])} if valid else {}),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         **origin(["fairseq-train", *flags]),
     }

@@ -64,6 +64,8 @@ def hollow(axes: Any) -> list[tuple[float, float]]:
         ([plan("a", 6, 6, bleu=3, rate=0.1), plan("a", 6, 3, bleu=3, rate=0.1)], ["figure"]),
         ([plan("a", 6, 6, bleu=3, rate=0.1), plan("a", 6, 6, bleu=3, rate=0.2)], ["figure", "rates"]),
         ([plan("a", 6, 6, bleu=3, rate=0.1), plan("a", 6, 6, rate=0.2)], ["figure"]),
+        ([plan("a", 6, 6, tokens_per_second=9, rate=0.1), plan("a", 6, 6, tokens_per_second=8, rate=0.2)], ["speed"]),
+        ([plan("a", 6, 6, tokens_per_second=9, rate=0.1), plan("a", 6, 3, tokens_per_second=8, rate=0.1)], []),
         ([importance(0, 1.0)], ["importance"]),
         ([trial(3, 4.0)], ["search"]),
     ],
@@ -103,6 +105,13 @@ def test_rows_without_the_quality_shown_are_counted_in_the_caption() -> None:
     (drawing,) = figures.draw(sort_rows(rows))
     assert "Rows in the table only: 2." in drawing.caption
     assert "table only" not in figures.draw(sort_rows(rows[:2]))[0].caption
+
+
+def test_speed_of_training_is_drawn_against_the_rate_from_zero(drawn: Any) -> None:
+    rows = [plan("a", 6, 6, rate=rate, tokens_per_second=speed) for rate, speed in ((0.5, 9.0), (0.0, 5.0), (0.2, 6.0))]
+    (axes,) = drawn(rows)["speed"].axes
+    assert line(axes) == [(0.0, 5.0), (0.2, 6.0), (0.5, 9.0)]
+    assert axes.get_ylim()[0] == 0
 
 
 def test_latency_joins_the_front_of_each_model_and_names_what_nothing_beats(drawn: Any) -> None:
