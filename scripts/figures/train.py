@@ -50,22 +50,21 @@ def main() -> int:
 
 def describe(name: str, flags: list[str], log: str) -> dict[str, Any]:
     """The row of a training: what it was told, what it took, and what it reached."""
-    train, valid = last(log, "train_num_updates"), last(log, "valid_num_updates")
+    epochs, valid = lines(log, "train_num_updates"), lines(log, "valid_num_updates")
     return {
         "kind": "training",
         "run": name,
-        "updates": int(train["train_num_updates"]),
-        "seconds": round(float(train["train_train_wall"])),
-        **({"valid_loss": float(valid["valid_loss"])} if valid else {}),
+        "updates": int(epochs[-1]["train_num_updates"]),
+        "seconds": round(sum(float(epoch["train_train_wall"]) for epoch in epochs)),
+        **({"valid_loss": float(valid[-1]["valid_loss"])} if valid else {}),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         **origin(["fairseq-train", *flags]),
     }
 
 
-def last(log: str, key: str) -> dict[str, Any]:
-    """The last line of the log that holds this number; train_wall counts from the first start, over all resumptions."""
-    lines = [line[line.index("{") :] for line in log.splitlines() if f'"{key}"' in line]
-    return json.loads(lines[-1]) if lines else {}
+def lines(log: str, key: str) -> list[dict[str, Any]]:
+    """What the log says at the ends of epochs, of training or validation; a number in it tells which."""
+    return [json.loads(line[line.index("{") :]) for line in log.splitlines() if f'"{key}"' in line]
 
 
 if __name__ == "__main__":
