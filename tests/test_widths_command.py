@@ -119,6 +119,14 @@ def test_incremental_decoding_is_that_of_the_whole_sentence(trained: Run, tmp_pa
 # Importance
 
 
+def test_heads_of_an_official_checkpoint_are_measured(official: Path, tmp_path: Path, command: Outcome) -> None:
+    """Its file has keys that fairseq's own loader does not take any more."""
+    flags = ["--path", official / "checkpoint.pt", "--structure", "head", "--batches", "1"]
+    status, _, err = command("importance", official / "data-bin", tmp_path / "scores.json", *flags)
+    assert status == 0, err
+    assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 18
+
+
 def test_the_importance_of_a_head_is_the_loss_s_derivative_by_its_mask(trained: Run, data: Path, scores: Path) -> None:
     """By a mask that is really there, on the first batch's output of a head; summed by hand."""
     (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(trained.last)], {"data": str(data)})

@@ -27,7 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="of layers (default: all): the loss without it; the mean loss of 20 random halves without it; the angle "
         "between what enters and what leaves it",
     )
-    parser.add_argument("--batches", metavar="N", type=int, default=8, help="for heads and units (default: 8)")
+    parser.add_argument(
+        "--batches", metavar="N", type=int, default=8, help="for heads and units, spread over the subset (default: 8)"
+    )
 
 
 def run(args: Namespace) -> None:
@@ -63,28 +65,20 @@ def _layer_text(row: dict[str, Any]) -> str:
 
 
 def _inside(args: Namespace, structures: list[str]) -> None:
-    from fairseq_layerdrop import checkpoint
-
-    checkpoint.load(args.path)  # says in one line what is wrong with a file
-    if not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
+    if args.batches < 1:
+        raise ValueError(f"--batches must be at least 1, got {args.batches}")
+    subject = load_subject(args)
     from fairseq_layerdrop.evaluation.files import write_files
     from fairseq_layerdrop.evaluation.importance import gradient_scores
 
-    scores, sentences = gradient_scores(
-        args.data,
-        args.path,
-        structures=structures,
-        subset=args.gen_subset,
-        batches=args.batches,
-        max_sentences=args.batch_size or 32,
-        progress=lambda samples: bar("batches")(list(samples)),
-    )
+    batches = load_batches(args, subject)
+    samples = batches.share(min(1.0, args.batches / len(batches)))
+    scores = gradient_scores(subject.loaded, samples, structures=structures, progress=bar("batches"))
     facts = {
-        "checkpoint": checkpoint.digest(args.path),
+        "checkpoint": subject.digest,
         "data": args.data,
         "subset": args.gen_subset,
-        "sentences": sentences,
+        "sentences": sum(len(sample["id"]) for sample in samples),
         "measure": "gradient x weight",
         "structures": structures,
         "scores": scores,
@@ -93,7 +87,7 @@ def _inside(args: Namespace, structures: list[str]) -> None:
     if args.json:
         print(json.dumps(facts))
     else:
-        _print(scores, args.output, sentences)
+        _print(scores, args.output, facts["sentences"])
 
 
 def _print(scores: dict[str, list[float]], output: str, sentences: int) -> None:

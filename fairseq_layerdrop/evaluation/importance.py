@@ -7,13 +7,12 @@ gradient × weight over the columns that read it; its absolute value, averaged o
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, utils
 
-import fairseq_layerdrop
+from fairseq_layerdrop.evaluation.loading import Loaded
 from fairseq_layerdrop.pruning.stacks import locate
 
 STRUCTURES = ("head", "ffn")
@@ -22,56 +21,33 @@ _LAYER = re.compile(r".+\.layers\.\d+")
 
 
 def gradient_scores(
-    data: str,
-    path: str,
+    loaded: Loaded,
+    samples: Sequence[Any],
     *,
     structures: Iterable[str] = STRUCTURES,
-    subset: str = "valid",
-    batches: int = 8,
-    max_sentences: int = 32,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> tuple[dict[str, list[float]], int]:
-    """The importance of heads and units by their path, and the number of sentences that it was measured on.
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> dict[str, list[float]]:
+    """The importance of heads and units by their path.
 
     Args:
-        data: the data set's folder; the task is the checkpoint's own.
-        path: the checkpoint.
+        loaded: the model and its criterion.
+        samples: the batches; none that a result is reported on.
         structures: of :data:`STRUCTURES`.
-        subset: of the data; none that a result is reported on.
-        batches: how many, from the beginning.
-        max_sentences: of a batch.
         progress: wraps the batches, to show how far it is.
-
-    Raises:
-        ValueError: if the subset has no sentence.
     """
-    fairseq_layerdrop.register()
-    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], {"data": data})
-    model.eval()
-    criterion = task.build_criterion(cfg.criterion)
-    task.load_dataset(subset)
-    iterator = task.get_batch_iterator(
-        task.dataset(subset), max_sentences=max_sentences, max_positions=_positions(task, model), seed=1
-    ).next_epoch_itr(shuffle=False)
-    samples = [sample for sample, _ in zip(iterator, range(batches), strict=False) if sample]
-    sentences = sum(len(sample["id"]) for sample in samples)
-    if not sentences:
-        raise ValueError(f"the importance needs sentences, got none in {subset} of {data}")
-    readers = dict(_readers(model, set(structures)))
+    readers = dict(_readers(loaded.model, set(structures)))
     totals = {name: torch.zeros(groups, dtype=torch.float64) for name, (_, groups) in readers.items()}
+    for weight, _ in readers.values():
+        weight.requires_grad_(True)
     for sample in progress(samples):
-        model.zero_grad()
-        loss, size, _ = criterion(model, sample)
+        loaded.model.zero_grad()
+        loss, size, _ = loaded.criterion(loaded.model, sample)
         (loss / size).backward()
         for name, (weight, groups) in readers.items():
             if weight.grad is not None:
                 effect = (weight.grad * weight).sum(0).double().view(groups, -1).sum(1)
-                totals[name] += effect.abs() / len(samples)
-    return {name: total.tolist() for name, total in totals.items()}, sentences
-
-
-def _positions(task: Any, model: Any) -> Any:
-    return utils.resolve_max_positions(task.max_positions(), model.max_positions())
+                totals[name] += effect.abs().cpu() / len(samples)
+    return {name: total.tolist() for name, total in totals.items()}
 
 
 def _readers(model: Any, structures: set[str]) -> Iterator[tuple[str, tuple[torch.Tensor, int]]]:
