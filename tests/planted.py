@@ -67,16 +67,16 @@ def rows(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def comparable(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows by signature, without what depends on the machine's mood."""
+    """The rows by signature, without what depends on the machine's mood or names the file."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows(path):
         key = json.dumps(row.pop("signature"), sort_keys=True)
         assert key not in found, f"a row is there twice: {key}"
-        found[key] = {name: value for name, value in row.items() if name not in TIMED}
+        found[key] = {name: value for name, value in row.items() if name not in APART}
     return found
 
 
-TIMED = ("sentences_per_second", "tokens_per_second", "latency_ms", "latency_ms_quartiles")
+APART = ("seconds", "command", "sentences_per_second", "tokens_per_second", "latency_ms", "latency_ms_quartiles")
 
 
 def count_calls(model: Any) -> list[tuple[str, int]]:
