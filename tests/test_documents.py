@@ -6,10 +6,17 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fairseq_programs import WIDTH, batch, build_model
+import torch
+from fairseq_programs import LANGUAGES, STYLE
+from planted import write_model
 from recipes import PARSED, parse
+
+from fairseq_layerdrop.evaluation import loading
+from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.modules import depths
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -38,16 +45,21 @@ def test_a_documented_command_parses(document: str, line: str) -> None:
     parse(shlex.split(line.replace('"$(fairseq-layerdrop user-dir)"', USER_DIR)))
 
 
-def test_the_python_of_the_readme_runs() -> None:
+def test_the_python_of_the_readme_runs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.S)
-    model = build_model("--arch", "layerdrop_transformer", *WIDTH).eval()
-    ran: list[int] = []
-    for i, layer in enumerate(model.decoder.layers):
-        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
-    exec(block, {"model": model, "sample": batch()})
-    assert ran == [0, 2, 4]
-    model(**batch()["net_input"])
-    assert ran[3:] == [0, 1, 2, 3, 4, 5]
+    write_model(data, tmp_path / "full.pt", *LANGUAGES, "--task", "translation", "--arch", "transformer", *STYLE)
+    (tmp_path / "DATA").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    small = loading.load("small.pt", str(data))
+    (losses,) = score_losses(small, names["batches"], [{"encoder": range(6), "decoder": range(3)}])
+    assert capsys.readouterr().out == f"{losses.loss:.3f} bits a token\n"
+    logits, _ = small.model(**names["batches"].samples[0]["net_input"])
+    assert torch.allclose(names["logits"], logits, atol=1e-5)
+    assert depths(names["loaded"].model) == {"encoder": 6, "decoder": 6}
 
 
 def test_scoring_answers_a_mistake_in_one_line(tmp_path: Path) -> None:

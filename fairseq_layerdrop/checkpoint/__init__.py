@@ -9,6 +9,7 @@ name only when it is whole, on disk and checked.
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._folder import check_folder, new_folder
 from fairseq_layerdrop.checkpoint._objects import StandIn
+from fairseq_layerdrop.checkpoint._prune import prune
 from fairseq_layerdrop.checkpoint._read import digest, file_format, load
 from fairseq_layerdrop.checkpoint._write import check_target, save
 
@@ -21,5 +22,6 @@ __all__ = [
     "file_format",
     "load",
     "new_folder",
+    "prune",
     "save",
 ]

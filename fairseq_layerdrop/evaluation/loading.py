@@ -33,7 +33,13 @@ class Loaded:
 
 
 def load(path: str, data: str, *, device: str = "cpu", threads: int | None = None) -> Loaded:
-    """Load a checkpoint with the task that is in it.
+    """Load a checkpoint with the task that is in it, ready to be evaluated: in evaluation mode, without gradients.
+
+    Args:
+        path: of any checkpoint that fairseq can load, pruned or whole, trained with this package or not.
+        data: the data set, in fairseq's binary form, whose dictionaries the model was trained with.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: of the CPU, for the whole process; by default torch's.
 
     Raises:
         ValueError: if fairseq cannot read the file, or there is no such device, naming the mend.
@@ -88,8 +94,8 @@ class Batches:
         loaded: the model, whose limits count, and the task.
         subset: the split's name.
         half: the first takes the sentences of even number, the second those of odd number.
-        max_tokens: of a batch.
-        max_sentences: of a batch.
+        max_tokens: of a batch, at most, padding counted, as in fairseq.
+        max_sentences: of a batch, at most.
 
     Raises:
         ValueError: if a sentence is too long for the model, or there is none.

@@ -49,15 +49,23 @@ class Losses:
 @torch.no_grad()
 def score_losses(
     loaded: Loaded,
-    samples: Sequence[Any],
+    samples: Iterable[Any],
     plans: Sequence[Kept],
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Losses]:
     """The losses of each plan, on the same units in the same order; equal to the criterion's on the model restricted.
 
+    Plans that begin with the same layers share what these compute; on return the model is whole.
+
+    Args:
+        loaded: the model, whose criterion is that of its training.
+        samples: collated batches, :class:`~fairseq_layerdrop.evaluation.loading.Batches` or some of them.
+        plans: the layers that stay, of each of the model's stacks: ``plan.kept``.
+        progress: wraps the loop over the samples.
+
     Raises:
-        ValueError: if a loss is no number: naming the plan.
+        ValueError: if a plan is none of this model's, or a loss is no number: naming the plan.
     """
     run_all = run_one_by_one if hasattr(loaded.criterion, "alignment_lambda") else run_each  # it reads the attention
     scored: list[list[_Unit]] = [[] for _ in plans]

@@ -51,7 +51,15 @@ def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[]
 
 @contextmanager
 def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
-    """:func:`restrict` as a scope: whole again at its end, come what may."""
+    """:func:`restrict` as a scope, which gives the model itself: whole again at its end, come what may.
+
+    Args:
+        model: any fairseq model whose stacks :data:`PATHS` finds, in evaluation or in training.
+        kept: 0-based layers by stack, ascending, e.g. a plan's ``kept``; a stack that is not named stays whole.
+
+    Raises:
+        ValueError: if the model has no such stack or layer; then nothing was changed.
+    """
     give_back = restrict(model, kept)
     try:
         yield model

@@ -120,6 +120,13 @@ class PruningPlan:
     def parse(cls, text: str, depths: dict[str, int]) -> "PruningPlan":
         """Read a plan's text: ``ENC/DEC`` (each a SPEC), ``6+3`` for ``even:6/even:3``, one SPEC for one stack.
 
+        Args:
+            text: the plan.
+            depths: of the model it is for, e.g. ``{"encoder": 6, "decoder": 6}``.
+
+        Raises:
+            ValueError: if it is none for these stacks, or one message that names every stack whose SPEC does not fit.
+
         >>> str(PruningPlan.parse("6+3", {"encoder": 6, "decoder": 6}))
         'all/0,2,4'
         """

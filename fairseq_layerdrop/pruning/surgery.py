@@ -42,13 +42,14 @@ def prune_checkpoint(
         keep_optimizer: carry the optimizer's state over to the layers that stay; else there is none.
 
     Raises:
-        ValueError: if the plan parts layers that share their weights, removes the layer of the alignment, or if
-            the optimizer's state is none that can be carried over.
+        ValueError: if the plan is one for other depths, parts layers that share their weights, removes the layer of
+            the alignment, or if the optimizer's state is none that can be carried over.
     """
     full = upgrade_checkpoint(checkpoint)
     model = model_section(full)
     rates = training_rates(model)
     state = without_gates(upgrade_state(full["model"]))
+    _check_depths(state, plan)
     check_chunks(state, plan)
     if keep_optimizer and widths:
         raise ValueError("the optimizer's state of layers that get other shapes cannot be kept; leave it out")
@@ -77,6 +78,13 @@ def prune_checkpoint(
         optimizer = checkpoint.get("last_optimizer_state")
         pruned["last_optimizer_state"] = prune_optimizer(optimizer, full["model"], plan)
     return pruned
+
+
+def _check_depths(state: Mapping[str, Tensor], plan: PruningPlan) -> None:
+    depths = stack_depths(state)
+    if wrong := [stack for stack, chosen in plan.selections.items() if chosen.depth != depths.get(stack)]:
+        planned = {stack: plan.selections[stack].depth for stack in wrong}
+        raise ValueError(f"the plan must be for the model's depths, {depths}, got one for {planned}")
 
 
 def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
