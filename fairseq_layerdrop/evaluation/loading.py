@@ -90,6 +90,8 @@ def _resolve(options: Any) -> None:
 class Batches:
     """A subset of the data in memory, collated; every sentence of it, or of one half of it, is there.
 
+    A batch is fairseq's: a dictionary, tokens ``B x T`` in its ``net_input``, and is on the model's device.
+
     Args:
         loaded: the model, whose limits count, and the task.
         subset: the split's name.

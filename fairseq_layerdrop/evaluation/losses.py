@@ -24,9 +24,9 @@ class Losses:
     """What a sub-network lost on each unit: a sentence where the criterion tells its losses apart, else a batch."""
 
     sums: Tensor
-    """The negative log-likelihood of each unit, in nats."""
+    """N: the negative log-likelihood of each unit, in nats."""
     sizes: Tensor
-    """How many tokens (or sentences to classify) each has."""
+    """N: how many tokens (or sentences to classify) each has."""
     correct: float | None = None
     """How many sentences were classified right, where the criterion says it."""
 
