@@ -209,7 +209,7 @@ def test_the_python_of_the_readme_runs(
 
 
 PROGRAMS = {
-    "python": f'{sys.executable} "$@" && sed -i "61,\\$d" quick/text/*',
+    "python": f'{sys.executable} "$@" && sed -i "61,\\$d" runs/quick/text/*',
     "fairseq-layerdrop": f'{sys.executable} -m fairseq_layerdrop.cli "$@"',
     "fairseq-preprocess": f'{sys.executable} -m fairseq_cli.preprocess "$@"',
     "fairseq-train": f'{sys.executable} -m fairseq_cli.train "$@" --max-update 2 --cpu',
