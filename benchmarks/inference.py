@@ -38,6 +38,7 @@ from benchmarks.training_speed import on_cpu_time, timed
 from fairseq_layerdrop import checkpoint, cli
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
+from fairseq_layerdrop.evaluation.origin import origin
 from fairseq_layerdrop.evaluation.rows import Row, RowFile
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.texts import quality
@@ -253,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     subject = Subject(loaded, digest=checkpoint.digest(args.path), curve="", rates={})
     all_, singles, data = choose(loaded, args)
-    file = RowFile(args.rows) if args.rows else None
+    command = ["python", "-m", "benchmarks.inference", *(sys.argv[1:] if argv is None else argv)]
+    file = RowFile(args.rows, origin(command)) if args.rows else None
     with tempfile.TemporaryDirectory() as folder:
         plans = dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.plans.split())
         found = [system for plan in plans for system in systems(args, Path(folder), plan)]
@@ -264,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for system in (*found[start:], *found[:start]):
                 system.turn(all_, singles, loaded.device)
     run_on = machine(args, len(all_.numbers), before)
-    results = [row | {"machine": run_on} for row in rows(args, subject, data, found, all_)]
+    results = [row | {"run_on": run_on} for row in rows(args, subject, data, found, all_)]
     if file:
         file.add(row for row in results if not file.find(row["signature"]))
     if args.json:
