@@ -154,7 +154,7 @@ def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: di
 
     selections = plan.selections.items()
     from_file = "--restore-file" if args.keep_optimizer else "--finetune-from-model"
-    training = [model_flags(model_section(small)), *_positions(small["model"]), from_file, shlex.quote(args.output)]
+    training = [model_flags(model_section(small)), *_positions(small), from_file, shlex.quote(args.output)]
     if isinstance(small["cfg"]["model"], Namespace) or "layerdrop_shapes" in small["cfg"]["model"]:
         training.insert(0, USER_DIR)
     return {
@@ -168,10 +168,14 @@ def _facts(args: Namespace, plan: "PruningPlan", full: dict[str, Any], small: di
     }
 
 
-def _positions(model: dict[str, Any]) -> list[str]:
-    """RoBERTa takes the number of positions from its task: another task, and the weights would not fit."""
-    positions = model.get("encoder.sentence_encoder.embed_positions.weight")
-    return [] if positions is None else [f"--max-positions {len(positions) - 2}"]  # its padding's index is 1
+def _positions(small: dict[str, Any]) -> list[str]:
+    """RoBERTa and some language models take the number of positions from their task: another, and nothing would fit."""
+    from fairseq_layerdrop.pruning.config import model_section
+
+    found = {"--max-positions": small["model"].get("encoder.sentence_encoder.embed_positions.weight")}
+    if model_section(small).get("max_target_positions") is None:
+        found["--max-target-positions"] = small["model"].get("decoder.embed_positions.weight")
+    return [f"{flag} {len(weight) - 2}" for flag, weight in found.items() if weight is not None]  # padding's index is 1
 
 
 def _notes(args: Namespace, full: dict[str, Any], small: dict[str, Any]) -> Iterator[str]:

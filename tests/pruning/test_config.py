@@ -2,6 +2,7 @@
 """The configuration of a pruned checkpoint is one that stock fairseq could have written."""
 
 import copy
+import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -351,7 +352,41 @@ def options_of(*flags: str) -> dict[str, Any]:
 
 MASKED, PLAIN_LM = ("--task", "masked_lm"), ("--task", "language_modeling")
 TINY = ("--encoder-layers", "3", "--encoder-embed-dim", "24", "--encoder-ffn-embed-dim", "40")
+REGULARISED = (
+    "--activation-fn",
+    "gelu",
+    "--dropout",
+    "0.3",
+    "--attention-dropout",
+    "0.2",
+    "--activation-dropout",
+    "0.15",
+)
+POOLED = ("--pooler-activation-fn", "relu", "--pooler-dropout", "0.25")
+LONG = ("--max-source-positions", "90", "--max-target-positions", "80")
+ADAPTIVE = ("--adaptive-softmax-cutoff", "8,12", "--adaptive-softmax-dropout", "0.1", "--adaptive-softmax-factor", "2")
+ADAPTIVE_INPUT = ("--adaptive-input", "--adaptive-input-cutoff", "8,12", "--adaptive-input-factor", "2")
+NOISE = ("--quant-noise-pq", "0.1", "--quant-noise-pq-block-size", "4", "--quant-noise-scalar", "0.1")
+CHARACTERS = ("--character-embeddings", "--character-filters", "[(1, 4), (2, 8)]", "--character-embedding-dim", "6")
 MODELS = {
+    "changed transformer": (
+        "transformer",
+        (),
+        (*TINY, *REGULARISED, *LONG, *ADAPTIVE, *NOISE, "--decoder-output-dim", "20", "--merge-src-tgt-embed"),
+    ),
+    "changed roberta": ("roberta", MASKED, (*TINY, *REGULARISED, *POOLED, "--spectral-norm-classification-head")),
+    "changed bart": ("bart_base", (), (*TINY, *REGULARISED, *POOLED, *LONG)),
+    "changed transformer_lm": (
+        "transformer_lm",
+        PLAIN_LM,
+        (*REGULARISED, *ADAPTIVE, *ADAPTIVE_INPUT, "--decoder-input-dim", "24", "--decoder-output-dim", "20"),
+    ),
+    "characters": ("transformer_lm", PLAIN_LM, (*CHARACTERS, "--char-embedder-highway-layers", "1", "--scale-heads")),
+    "changed multilingual": (
+        "multilingual_transformer",
+        ("--task", "multilingual_translation"),
+        (*TINY, "--share-encoders", "--share-decoder-embeddings"),
+    ),
     "roberta": ("roberta", MASKED, ("--untie-weights-roberta", *TINY)),
     "roberta_base": ("roberta_base", MASKED, ("--encoder-normalize-before", "--encoder-attention-heads", "2")),
     "roberta_prenorm": ("roberta_prenorm", MASKED, TINY),
@@ -370,7 +405,7 @@ MODELS = {
 def test_the_flags_of_a_model_make_the_same_model_in_fairseq(case: str) -> None:
     name, task, flags = MODELS[case]
     model = options_of("--arch", name, *task, *flags)
-    assert options_of(*model_flags(model).split(), *task) == model
+    assert options_of(*shlex.split(model_flags(model)), *task) == model
 
 
 def test_the_flags_of_a_pruned_alignment_name_its_new_layer() -> None:
@@ -378,7 +413,7 @@ def test_the_flags_of_a_pruned_alignment_name_its_new_layer() -> None:
     plan = PruningPlan.parse("all/0,4", {"encoder": 6, "decoder": 6})
     small = stock_config({"model": model}, plan)["model"]
     assert "--alignment-layer 1" in model_flags(small)
-    assert options_of(*model_flags(small).split())["alignment_layer"] == 1
+    assert options_of(*shlex.split(model_flags(small)))["alignment_layer"] == 1
 
 
 def test_only_a_model_with_an_alignment_has_its_flag() -> None:
