@@ -12,6 +12,7 @@ import torch
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
 from fairseq_layerdrop.checkpoint._objects import KNOWN, foreign, stand_ins, to_plain
+from fairseq_layerdrop.checkpoint._parts import check_name, check_whole, parts_of
 from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 
 
@@ -22,7 +23,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     statistics, dictionaries) as inert stand-ins.
 
     Raises:
-        CheckpointError: if the file is absent, damaged, no fairseq checkpoint, or would run code.
+        CheckpointError: if the file is absent, damaged, no fairseq checkpoint, one part of a model, or would run code.
     """
     path = Path(path)
     mapped = _check_readable(path)
@@ -37,7 +38,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no dictionary named 'model'")
     if not all(isinstance(value, torch.Tensor) for value in checkpoint["model"].values()):
         raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds something else than tensors")
-    return to_plain(checkpoint) if objects else checkpoint
+    checkpoint = to_plain(checkpoint) if objects else checkpoint
+    check_whole(checkpoint, path)
+    return checkpoint
 
 
 def _load_objects(path: Path, mapped: bool, error: Exception) -> Any:
@@ -96,8 +99,15 @@ def file_format(path: str | os.PathLike[str]) -> str:
 
 def _check_readable(path: Path) -> bool:
     """Name what can be wrong with a path; return whether its tensors can be mapped."""
+    check_name(path)
     if not path.exists():
-        raise CheckpointError(f"there is no file {path}")
+        parts = parts_of(path)
+        hint = (
+            f", only parts of that model ({', '.join(parts)}), which are refused: a whole one is needed"
+            if parts
+            else ""
+        )
+        raise CheckpointError(f"there is no file {path}{hint}")
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory; name a checkpoint in it, e.g. {path / 'checkpoint_best.pt'}")
     if not path.is_file():

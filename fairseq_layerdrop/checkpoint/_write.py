@@ -13,6 +13,7 @@ from typing import IO, Any
 import torch
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
+from fairseq_layerdrop.checkpoint._parts import check_name
 
 
 def save(
@@ -53,6 +54,7 @@ def save(
 def check_target(path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None, force: bool) -> None:
     """Refuse a target before any work is done for it: the input itself, a file that is there, no such folder."""
     path = Path(path)
+    check_name(path)
     if source is not None and path.exists() and path.samefile(source):
         raise CheckpointError(f"the output {path} is the input itself; name another file")
     if path.is_dir():
