@@ -7,6 +7,12 @@ plain ``import`` stay cheap.
 
 __version__ = "0.1.0"
 
+if __name__ != "fairseq_layerdrop":  # fairseq imports a --user-dir by the folder's name
+    raise ImportError(
+        f"--user-dir: the folder (or the link to it) must be called fairseq_layerdrop, got {__name__}; "
+        "`fairseq-layerdrop user-dir` prints the right one"
+    )
+
 
 def register() -> None:
     """Register models, tasks and criterions with fairseq, for Python programs that do not go through ``--user-dir``.
