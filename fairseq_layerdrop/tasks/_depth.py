@@ -54,7 +54,10 @@ class DepthOnDemand:
         if from_checkpoint:
             model.register_load_state_dict_pre_hook(_leave_out_stale_keys)
         if named:
-            plan = PruningPlan.from_specs(named, depths(model))
+            try:
+                plan = PruningPlan.from_specs(named, depths(model))
+            except ValueError as error:
+                raise ValueError(f"{_flags(named)} must fit every model of --path: {error}") from None
 
             def restrict_once_loaded(module, _):
                 restrict(module, plan.kept)
