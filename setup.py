@@ -25,7 +25,7 @@ setup(
         "search": ["optuna"],
         "rouge": ["rouge-score"],
         "export": ["ctranslate2", "safetensors"],
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "soundfile"],
+        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "soundfile", "tensorboardX"],
     },
     entry_points={"console_scripts": ["fairseq-layerdrop = fairseq_layerdrop.cli:main"]},
 )
