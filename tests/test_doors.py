@@ -168,11 +168,10 @@ def test_a_link_and_the_folder_itself_are_one_user_dir(link_first: bool, tmp_pat
     assert user_dirs(tmp_path, *paths) == "fairseq_layerdrop.models.transformer"
 
 
-@pytest.mark.parametrize("before", [[], [USER_DIR]], ids=["alone", "after the folder itself"])
-def test_a_link_of_another_name_is_refused_in_one_line(before: list[Path], tmp_path: Path) -> None:
+def test_a_link_of_another_name_is_refused_in_one_line(tmp_path: Path) -> None:
     link = tmp_path / "plugin"
     link.symlink_to(USER_DIR)
-    said = user_dirs(tmp_path, *before, link, fails=True)
+    said = user_dirs(tmp_path, USER_DIR, link, fails=True)
     assert said.startswith("ImportError: --user-dir: the folder (or the link to it) must be called fairseq_layerdrop")
 
 

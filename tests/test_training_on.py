@@ -78,7 +78,7 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("family", CHANGED)
+@pytest.mark.parametrize("family", ["transformer", "transformer_lm", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_the_printed_words_start_stock_fairseq_whatever_was_changed(
     family: str, request: pytest.FixtureRequest, command: Outcome, tmp_path: Path
 ) -> None:
