@@ -48,12 +48,11 @@ def check_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
             )
 
 
-def parts_of(path: Path) -> list[str]:
-    """The names of a model's parts where it should lie whole."""
-    if not path.parent.is_dir():
-        return []
-    names = sorted(item.name for item in path.parent.iterdir())
-    return [name for name in names if (found := _NAMES.fullmatch(name)) and found["whole"] == path.stem]
+def only_parts(path: Path) -> str:
+    """What to add where a model is not there as a whole, but in parts: their names."""
+    names = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
+    parts = [name for name in names if (found := _NAMES.fullmatch(name)) and found["whole"] == path.stem]
+    return f", only parts of that model ({', '.join(parts)}), which are refused: a whole one is needed" if parts else ""
 
 
 def _sections(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:

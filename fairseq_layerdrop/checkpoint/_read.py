@@ -12,7 +12,7 @@ import torch
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
 from fairseq_layerdrop.checkpoint._objects import KNOWN, foreign, stand_ins, to_plain
-from fairseq_layerdrop.checkpoint._parts import check_name, check_whole, parts_of
+from fairseq_layerdrop.checkpoint._parts import check_name, check_whole, only_parts
 from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 
 
@@ -101,13 +101,7 @@ def _check_readable(path: Path) -> bool:
     """Name what can be wrong with a path; return whether its tensors can be mapped."""
     check_name(path)
     if not path.exists():
-        parts = parts_of(path)
-        hint = (
-            f", only parts of that model ({', '.join(parts)}), which are refused: a whole one is needed"
-            if parts
-            else ""
-        )
-        raise CheckpointError(f"there is no file {path}{hint}")
+        raise CheckpointError(f"there is no file {path}{only_parts(path)}")
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory; name a checkpoint in it, e.g. {path / 'checkpoint_best.pt'}")
     if not path.is_file():

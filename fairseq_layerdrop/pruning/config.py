@@ -104,7 +104,7 @@ def architecture(model: Mapping[str, Any]) -> str:
 
 
 def model_flags(model: Mapping[str, Any]) -> str:
-    """The flags of ``fairseq-train`` that build this model: its architecture, sizes and form."""
+    """The flags of ``fairseq-train`` that build this model: its architecture, sizes, form, activation and dropout."""
     name = architecture(model)
     flags = [f"--arch {name}"]
     flags += [f"{_flag(value)} {_text(model[value])}" for value in _values(model, name)]
