@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Whether official fairseq 0.12.2, on Python 3.8, reads what `prune` writes and translates as today's does.
 
-python scripts/check_old_fairseq.py DATA CKPT --encoder-keep 0,2,4 --decoder-keep every:2
+python scripts/check_old_fairseq.py [--venv FOLDER] DATA CKPT --encoder-keep 0,2,4 --decoder-keep every:2
 
 Prunes the checkpoint with this package, generates the test set with both fairseqs and compares all hypotheses.
 Runs in an environment of this package; makes one of Python 3.8 (--venv, once: some GB) from the package index.
@@ -79,12 +79,13 @@ def main() -> None:
     parser.add_argument("data", help="binarised data of a translation, with a test set")
     parser.add_argument("checkpoint", help="a fairseq checkpoint (.pt)")
     parser.add_argument("--venv", type=Path, default=REPOSITORY / "runs" / "old-fairseq", help="the old environment")
-    args, plan = parser.parse_known_args()
+    parser.add_argument("plan", nargs=argparse.REMAINDER, help="what stays, as the flags of prune; last")
+    args = parser.parse_args()
     data, checkpoint = Path(args.data).resolve(), Path(args.checkpoint).resolve()
     with tempfile.TemporaryDirectory() as folder:
         logs, small = Path(folder), Path(folder) / "small.pt"
         old = python_of(args.venv.absolute(), logs)
-        prune = [sys.executable, REPOSITORY / "scripts" / "prune_checkpoint.py", checkpoint, small, *plan]
+        prune = [sys.executable, REPOSITORY / "scripts" / "prune_checkpoint.py", checkpoint, small, *args.plan]
         print(run(*prune, log=logs / "prune.log", what="prune"), end="")
         flags = [data, "--path", small, *GENERATE]
         # Only today's fairseq loses the last sentences of a test set without this flag; both know it.

@@ -21,7 +21,7 @@ def check(*arguments: str | Path, **variables: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("python", ["/nowhere/python3.8", sys.executable], ids=["none", "another version"])
 def test_no_python_3_8_is_one_line(python: str, tmp_path: Path) -> None:
-    done = check("data", "full.pt", "--venv", tmp_path / "venv", PYTHON38=python)
+    done = check("--venv", tmp_path / "venv", "data", "full.pt", PYTHON38=python)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "needs Python 3.8" in done.stderr and "PYTHON38=" in done.stderr
     assert not (tmp_path / "venv").exists()
@@ -31,7 +31,7 @@ def test_no_python_3_8_is_one_line(python: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(not ENVIRONMENT, reason="OLD_FAIRSEQ names no environment that scripts/check_old_fairseq.py made")
 @pytest.mark.parametrize("plan", [["--encoder-keep", "0,2,4", "--decoder-keep", "every:2"], []], ids=["half", "all"])
 def test_official_fairseq_translates_as_today_s(official: Path, plan: list[str]) -> None:
-    done = check(official / "data-bin", official / "checkpoint.pt", "--venv", str(ENVIRONMENT), *plan)
+    done = check("--venv", str(ENVIRONMENT), official / "data-bin", official / "checkpoint.pt", *plan)
     assert done.returncode == 0, done.stderr
     assert "100 of 100 hypotheses are the same" in done.stdout
 
@@ -39,6 +39,6 @@ def test_official_fairseq_translates_as_today_s(official: Path, plan: list[str])
 @pytest.mark.slow
 @pytest.mark.skipif(not ENVIRONMENT, reason="OLD_FAIRSEQ names no environment that scripts/check_old_fairseq.py made")
 def test_what_the_plugin_trained_is_read_too(data: Path, trained: Run) -> None:
-    done = check(data, trained.last, "--venv", str(ENVIRONMENT), "--decoder-keep", "0,2")
+    done = check("--venv", str(ENVIRONMENT), data, trained.last, "--decoder-keep", "0,2")
     assert done.returncode == 0, done.stderr
     assert "11 of 11 hypotheses are the same" in done.stdout
