@@ -34,6 +34,7 @@ def main() -> int:
     run.mkdir(parents=True, exist_ok=True)
     data, *rest = sys.argv[cut + 1 :]
     flags = [data, *DEFAULTS, *rest]
+    made = origin(["fairseq-train", *flags])  # at the beginning: the checkout may be another at the end
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
         command = ["fairseq-train", *flags, "--save-dir", str(run)]
@@ -44,21 +45,20 @@ def main() -> int:
         return status or 1
     for file in run.glob("checkpoint_*_*.pt"):  # those between epochs, for a run that is killed
         file.unlink()
-    done.write_text(json.dumps(describe(run.name, flags, text)) + "\n", encoding="utf-8")
+    done.write_text(
+        json.dumps({"kind": "training", "run": run.name, **describe(text), **made}) + "\n", encoding="utf-8"
+    )
     return 0
 
 
-def describe(name: str, flags: list[str], log: str) -> dict[str, Any]:
-    """The row of a training: what it was told, what it took, and what it reached."""
+def describe(log: str) -> dict[str, Any]:
+    """What a training took and what it reached, by its log."""
     epochs, valid = lines(log, "train_num_updates"), lines(log, "valid_num_updates")
     return {
-        "kind": "training",
-        "run": name,
         "updates": int(epochs[-1]["train_num_updates"]),
         "seconds": round(sum(float(epoch["train_train_wall"]) for epoch in epochs)),
         **({"valid_loss": float(valid[-1]["valid_loss"])} if valid else {}),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-        **origin(["fairseq-train", *flags]),
     }
 
 
