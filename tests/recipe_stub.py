@@ -39,13 +39,16 @@ def preprocess() -> None:
             reads(*(prefix + side for side in ([""] if "--only-source" in ARGUMENTS else pair)))
     if "--srcdict" in ARGUMENTS:
         reads(option("--srcdict"))
-    Path(option("--destdir")).mkdir(parents=True, exist_ok=True)
+    leaves(Path(option("--destdir"), "dict.txt"))
 
 
 def train() -> None:
     reads(ARGUMENTS[0], *filter(None, [option("--finetune-from-model")]))
     for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
         leaves(Path(option("--save-dir"), name))
+    print('train_inner | {"num_updates": "30", "wps": "7.5"}')
+    print('train | {"train_num_updates": "60", "train_train_wall": "3"}')
+    print("done training in 3 seconds")
 
 
 def generate() -> None:
@@ -63,6 +66,11 @@ def layerdrop() -> None:
     if ARGUMENTS[0] in ("prune", "average"):
         reads(ARGUMENTS[1])
         leaves(ARGUMENTS[2])
+    if ARGUMENTS[0] in ("sweep", "search", "importance"):
+        reads(ARGUMENTS[1], option("--path"))
+        leaves(ARGUMENTS[2])
+    if ARGUMENTS[0] == "search" and "--json" in ARGUMENTS:
+        print('{"winner": "0,2"}')
 
 
 def score() -> None:
@@ -88,7 +96,7 @@ def perl() -> None:
 
 
 def python() -> None:
-    if ARGUMENTS[:2] == ["-m", "zipfile"]:
+    if ARGUMENTS[:2] == ["-m", "zipfile"] or ARGUMENTS[0] == "-c" or ARGUMENTS[0].startswith("scripts/figures/"):
         os.execv(sys.executable, [sys.executable, *ARGUMENTS])
     if re.search("bpe", " ".join(ARGUMENTS[:2])) and "train" not in ARGUMENTS:
         copy()

@@ -13,13 +13,14 @@ declare -A FLAGS=(
 for round in $(seq "$ROUNDS"); do
   for rate in $RATES; do
     for system in "${!FLAGS[@]}"; do
-      run="$WORK/speed/$system.$rate.$round"
-      [ -f "$run/training.json" ] || rm -rf "$run"
+      run="speed/$system.$rate.$round"
+      [ -f "$WORK/lm/$run/training.json" ] || rm -rf "${WORK:?}/lm/$run" # a log of one run, or speeds are mixed
       # shellcheck disable=SC2086
-      language_model "../speed/$system.$rate.$round" ${FLAGS[$system]} --decoder-layerdrop "$rate" --max-update 60 --no-save --disable-validation
+      language_model "$run" ${FLAGS[$system]} --decoder-layerdrop "$rate" --max-update 60 \
+        --log-interval 10 --no-save --disable-validation
     done
   done
 done
 mkdir -p "$OUT"
-python scripts/figures/words_per_second.py "$WORK/speed" > "$OUT/rows.jsonl"
+python scripts/figures/words_per_second.py "$WORK/lm/speed" > "$OUT/rows.jsonl"
 draw "WikiText-2, 16 layers: words a second in training"

@@ -7,7 +7,7 @@ WORK=${1:-runs/figures}
 OUT=${2:-results/$(basename "$0" .sh)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # so that two trainings fit beside each other on two cores
 
-train() { python scripts/figures/train.py "$WORK/$1" -- "${@:2}"; }
+train() { python scripts/figures/train.py "$WORK/$1" "${@:2}"; }
 
 # score DATA CURVE RUN POINTS FLAGS...: rows of a model's sub-networks, and the row of its training, unless they are there.
 score() {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run fairseq-train once: a run that was killed goes on, a run that has ended is left alone; what it took is a row.
 
-    python scripts/figures/train.py RUN -- DATA FLAGS
+    python scripts/figures/train.py RUN DATA FLAGS
 
 RUN is the folder of the checkpoints; RUN/training.json is there when the run has ended.
 """
@@ -24,16 +24,16 @@ DEFAULTS = (
 
 def main() -> int:
     """Train, unless it is done."""
-    cut = sys.argv.index("--")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    run = parser.parse_args(sys.argv[1:cut]).run
-    done, log = run / "training.json", run / "train.log"
+    parser.add_argument("run", type=Path, help="the folder of the checkpoints")
+    parser.add_argument("data", help="as for fairseq-train")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of fairseq-train")
+    args = parser.parse_args()
+    run, done, log = args.run, args.run / "training.json", args.run / "train.log"
     if done.exists():
         return 0
     run.mkdir(parents=True, exist_ok=True)
-    data, *rest = sys.argv[cut + 1 :]
-    flags = [data, *DEFAULTS, *rest]
+    flags = [args.data, *DEFAULTS, *args.flags]
     made = origin(["fairseq-train", *flags])  # at the beginning: the checkout may be another at the end
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
@@ -45,9 +45,8 @@ def main() -> int:
         return status or 1
     for file in run.glob("checkpoint_*_*.pt"):  # those between epochs, for a run that is killed
         file.unlink()
-    done.write_text(
-        json.dumps({"kind": "training", "run": run.name, **describe(text), **made}) + "\n", encoding="utf-8"
-    )
+    row = {"kind": "training", "run": run.name, **describe(text), **made}
+    done.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return 0
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 WARM_UP = 20
+ORIGIN = ("command", "version", "commit", "machine", "threads")
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
             if int(facts["num_updates"]) > WARM_UP:
                 speeds.setdefault((system, float(rate)), []).append(float(facts["wps"]))
         facts = json.loads((run / "training.json").read_text(encoding="utf-8"))
-        origin[system, float(rate)] = {key: facts[key] for key in ("command", "commit", "machine", "threads")}
+        origin[system, float(rate)] = {key: facts[key] for key in facts if key in ORIGIN}
     for (system, rate), found in sorted(speeds.items()):
         row = {"curve": system, "rate": rate, "decoder_layers": 16, "tokens_per_second": statistics.median(found)}
         print(json.dumps({**row, "windows": len(found), **origin[system, rate]}))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""The scripts of the paper's figures: each runs with stand-ins, and its commands are ones that their programs take."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recipes import PARSED, SCRIPTS, Bench, parse
+
+FIGURES = sorted(path.name for path in (SCRIPTS / "figures").glob("*.sh") if path.stem not in ("models", "prepare"))
+DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", "glue/mrpc")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    for name in DATA:
+        (tmp_path / "WORK" / name / "data-bin").mkdir(parents=True)
+    (tmp_path / "WORK/roberta/half-bin").mkdir()
+    return Bench(tmp_path)
+
+
+def run(bench: Bench, script: str) -> None:
+    done = bench.run(f"figures/{script}", bench.folder / "WORK", bench.folder / "OUT")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("script", FIGURES)
+def test_a_figure_trains_scores_and_draws_with_commands_that_their_programs_take(script: str, bench: Bench) -> None:
+    run(bench, script)
+    called = [call for call in bench.calls() if call[0] in PARSED]
+    for call in called:
+        parse(call)
+    assert called[-1][:2] == ["fairseq-layerdrop", "report"]
+    runs = [call[call.index("--save-dir") + 1] for call in called if call[0] == "fairseq-train"]
+    assert runs and len(runs) == len(set(runs)), "a model is trained once"
+    for folder in runs:
+        row = json.loads(Path(folder, "training.json").read_text())
+        assert (row["kind"], row["updates"], row["seconds"]) == ("training", 60, 3)
+        assert row["command"].startswith("fairseq-train ") and row["machine"]
+
+
+def test_what_is_trained_is_not_trained_again(bench: Bench) -> None:
+    for _ in range(2):
+        run(bench, "figure5_importance.sh")
+    assert len(bench.calls("fairseq-train")) == 1
+
+
+def test_speeds_are_medians_by_system_and_rate(bench: Bench) -> None:
+    run(bench, "figure7_speed.sh")
+    rows = [json.loads(line) for line in (bench.folder / "OUT/rows.jsonl").read_text().splitlines()]
+    assert {(row["curve"], row["rate"]) for row in rows} == {
+        (system, rate) for system in ("fairseq-layerdrop", "stock fairseq") for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    }
+    assert {(row["tokens_per_second"], row["windows"]) for row in rows} == {(7.5, 3)}
+
+
+def test_the_data_are_prepared_once(tmp_path: Path) -> None:
+    bench, raw = Bench(tmp_path), tmp_path / "RAW"
+    pair = "sentence\tsentence1\tsentence2\tlabel\n" + "A B\tC\tD\t1\n" * 500
+    for name, text in {
+        **{f"multi30k/{s}.{side}": "a b\n" for s in ("train", "valid", "test2016", "test2017", "test2017mscoco")
+           for side in ("en", "de")},
+        **{f"samsum/{split}.{side}": "a b\n" for split in ("train", "valid", "test") for side in ("source", "target")},
+        **{f"wikitext-2/{split}.txt": "A b\n" * 4 for split in ("train", "valid", "test")},
+        **{f"glue/{task}/{split}.tsv": pair for task in ("sst2", "rte") for split in ("train", "dev")},
+        "glue/mrpc/train.tsv": pair,
+    }.items():  # fmt: skip
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    for _ in range(2):
+        done = bench.run("figures/prepare.sh", raw, tmp_path / "WORK")
+        assert done.returncode == 0, done.stderr[-2000:]
+    calls = bench.calls("fairseq-preprocess")
+    for call in calls:
+        parse(call)
+    folders = [call[call.index("--destdir") + 1] for call in calls]
+    assert len(folders) == len(set(folders)) == 5 + 2 + 3 + 3
+    mrpc = tmp_path / "WORK/glue/mrpc/text"
+    assert [len((mrpc / f"{split}.label").read_text().split()) for split in ("train", "dev")] == [92, 408]
+    assert (mrpc / "dev.input0").read_text().startswith("c\n"), "the first sentence, in lower case"
+    assert (tmp_path / "WORK/roberta/text/half.bpe.txt").read_text() == "a b\n" * 2
+
+
+def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/figures/train.py", str(tmp_path / "run"), "DATA", "--no-such-flag"]
+    done = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "train.log" in done.stderr and "Error" in done.stderr
+    assert not (tmp_path / "run/training.json").exists()
