@@ -9,7 +9,7 @@ name only when it is whole, on disk and checked.
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._folder import check_folder, new_folder
 from fairseq_layerdrop.checkpoint._objects import StandIn
-from fairseq_layerdrop.checkpoint._prune import prune
+from fairseq_layerdrop.checkpoint._prune import prune, save_pruned
 from fairseq_layerdrop.checkpoint._read import digest, file_format, load
 from fairseq_layerdrop.checkpoint._write import check_target, save
 
@@ -24,4 +24,5 @@ __all__ = [
     "new_folder",
     "prune",
     "save",
+    "save_pruned",
 ]

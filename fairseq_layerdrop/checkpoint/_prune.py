@@ -2,7 +2,9 @@
 """From a file to a smaller file: what the command ``prune`` does with layers, for Python programs."""
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fairseq_layerdrop import __version__
 from fairseq_layerdrop.checkpoint._read import digest, load
@@ -10,6 +12,36 @@ from fairseq_layerdrop.checkpoint._write import check_target, save
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
+
+
+def save_pruned(
+    small: dict[str, Any],
+    output: str | os.PathLike[str],
+    full: Mapping[str, Any],
+    plan: PruningPlan,
+    *,
+    inside: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    force: bool = False,
+) -> None:
+    """Write what was cut from ``full``; it takes its name when it was opened again and equals its source.
+
+    Args:
+        small: what :func:`~fairseq_layerdrop.pruning.surgery.prune_checkpoint` made.
+        output: where it goes.
+        full: the checkpoint that it was cut from.
+        plan: the layers that stay.
+        inside: what was done to the source inside its layers.
+        force: replace a file that is there.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+        ValueError: if what was written differs, naming where.
+    """
+
+    def check(written: Path) -> None:
+        check_surgery(full["model"], load(written)["model"], plan, inside)
+
+    save(small, output, force=force, check=check)
 
 
 def prune(
@@ -36,8 +68,4 @@ def prune(
     check_target(output, source=source, force=force)
     full = upgrade_checkpoint(load(source))
     small = prune_checkpoint(full, plan, source=digest(source), version=__version__)
-
-    def check(written: Path) -> None:
-        check_surgery(full["model"], load(written)["model"], plan)
-
-    save(small, output, force=force, check=check)
+    save_pruned(small, output, full, plan, force=force)

@@ -70,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop import checkpoint
-    from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
+    from fairseq_layerdrop.pruning.surgery import prune_checkpoint
     from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
 
     force = args.force or args.dry_run
@@ -94,12 +94,8 @@ def run(args: Namespace) -> None:
         raise ValueError(f"{args.checkpoint}: {error}") from error
     facts = {**_facts(args, plan, full, small), "inside": inside.facts}
     if not args.dry_run:
-
-        def check(written: Path) -> None:
-            check_surgery(full["model"], checkpoint.load(written)["model"], plan, inside.narrow)
-
         with Console(stderr=True).status(f"writing {args.output}"):
-            checkpoint.save(small, args.output, force=args.force, check=check)
+            checkpoint.save_pruned(small, args.output, full, plan, inside=inside.narrow, force=args.force)
             copy(copies)
         facts["bytes"] = [Path(name).stat().st_size for name in (args.checkpoint, args.output)]
         facts["dictionaries"] = [str(target) for target in copies.values()]

@@ -81,7 +81,7 @@ def _names(plans: list["PruningPlan"]) -> list[str]:
 def _write(full: dict[str, Any], plan: "PruningPlan", subject: "Subject", file: Path) -> None:
     """Prune, unless the file is there already, of the same source and plan."""
     from fairseq_layerdrop import checkpoint
-    from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
+    from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
     version = fairseq_layerdrop.__version__
     small = prune_checkpoint(full, plan, source=subject.digest, version=version)
@@ -90,7 +90,7 @@ def _write(full: dict[str, Any], plan: "PruningPlan", subject: "Subject", file: 
         if found != small["extra_state"]["layerdrop"]:
             raise ValueError(f"{file} is another model; name another folder, or remove it")
         return
-    checkpoint.save(small, file, check=lambda w: check_surgery(full["model"], checkpoint.load(w)["model"], plan))
+    checkpoint.save_pruned(small, file, full, plan)
 
 
 def _facts(args: Namespace, plan: "PruningPlan", file: Path) -> dict[str, Any]:
