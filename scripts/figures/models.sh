@@ -30,30 +30,30 @@ language_model() {
     --tokens-per-sample 128 --sample-break-mode none --max-tokens 2048 --max-epoch 3 --no-epoch-checkpoints --seed 1 "${@:2}"
 }
 
-# A small encoder-decoder, as in scripts/multi30k/2_train.sh.
+# A small encoder-decoder, d 64.
 pairs=(--user-dir fairseq_layerdrop --task layerdrop_translation --arch layerdrop_transformer --encoder-layers 6 --decoder-layers 6
-  --encoder-embed-dim 128 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --decoder-attention-heads 4
-  --encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout 0.2
+  --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --decoder-attention-heads 4
+  --encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout 0.1
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)'
   --weight-decay 0.0001 --clip-norm 1.0 --lr-scheduler polynomial_decay --warmup-updates 300
   --required-batch-size-multiple 1 --no-epoch-checkpoints --seed 1)
 
-# translation RUN FLAGS...: 6+6 layers, d 128, 13 epochs of Multi30k en-de.
+# translation RUN FLAGS...: 6+6 layers, 8 epochs of Multi30k en-de.
 translation() {
   train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" \
-    --lr 4e-3 --total-num-update 1690 --max-tokens 4096 --max-epoch 13 "${@:2}"
+    --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}"
 }
 
-# summarization RUN FLAGS...: 6+6 layers, d 128, 6 epochs of SAMSum, sources cut to 100 words.
+# summarization RUN FLAGS...: 6+6 layers, 4 epochs of SAMSum, sources cut to 100 words.
 summarization() {
   train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \
-    --lr 3e-3 --total-num-update 3600 --max-tokens 3000 --max-epoch 6 "${@:2}"
+    --lr 3e-3 --total-num-update 2400 --max-tokens 3000 --max-epoch 4 "${@:2}"
 }
 
 # heal RUN FROM FLAGS...: two more epochs of Multi30k for a checkpoint.
 heal() {
   train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" \
-    --finetune-from-model "$2" --lr 1e-3 --total-num-update 260 --warmup-updates 50 --max-tokens 4096 --max-epoch 2 "${@:3}"
+    --finetune-from-model "$2" --lr 1e-3 --total-num-update 520 --warmup-updates 100 --max-tokens 2048 --max-epoch 2 "${@:3}"
 }
 
 # masked_language_model RUN DATA FLAGS...: RoBERTa with 12 layers, d 128; some 5,000 updates on WikiText-2 in lower case.
