@@ -64,12 +64,15 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
         **{f"multi30k/{s}.{side}": "a b\n" for s in ("train", "valid", "test2016", "test2017", "test2017mscoco")
            for side in ("en", "de")},
         **{f"samsum/{split}.{side}": "a b\n" for split in ("train", "valid", "test") for side in ("source", "target")},
-        **{f"wikitext-2/{split}.txt": "A b\n" * 4 for split in ("train", "valid", "test")},
+        **{f"wikitext-2/{split}.txt": "A b\n" * 40 for split in ("train", "valid", "test")},
         **{f"glue/{task}/{split}.tsv": pair for task in ("sst2", "rte") for split in ("train", "dev")},
         "glue/mrpc/train.tsv": pair,
     }.items():  # fmt: skip
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    killed = tmp_path / "WORK/samsum/data-bin.part"
+    killed.mkdir(parents=True)
+    (killed / "of-a-run-that-was-killed").touch()
     for _ in range(2):
         done = bench.run("figures/prepare.sh", raw, tmp_path / "WORK")
         assert done.returncode == 0, done.stderr[-2000:]
@@ -81,7 +84,8 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
     mrpc = tmp_path / "WORK/glue/mrpc/text"
     assert [len((mrpc / f"{split}.label").read_text().split()) for split in ("train", "dev")] == [92, 408]
     assert (mrpc / "dev.input0").read_text().startswith("c\n"), "the first sentence, in lower case"
-    assert (tmp_path / "WORK/roberta/text/half.bpe.txt").read_text() == "a b\n" * 2
+    assert (tmp_path / "WORK/roberta/text/half.bpe.txt").read_text() == "a b\n" * 20
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("of-a-run-that-was-killed"))
 
 
 def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> None:

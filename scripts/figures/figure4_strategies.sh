@@ -6,10 +6,10 @@
 
 language_model p0.2-s1 --decoder-layerdrop 0.2
 full=lm/p0.2-s1
-score wikitext-2 "Every Other (even)" "$full" "even:12 even:8 even:4"
-score wikitext-2 "first layers" "$full" "first:12 first:8 first:4"
-score wikitext-2 "last layers" "$full" "last:12 last:8 last:4"
-for depth in 12 8 4; do
+score wikitext-2 "Every Other (even)" "$full" "even:8 even:4"
+score wikitext-2 "first layers" "$full" "first:8 first:4"
+score wikitext-2 "last layers" "$full" "last:8 last:4"
+for depth in 8 4; do
   plan=$(fairseq-layerdrop search "$WORK/wikitext-2/data-bin" "$OUT/trials.jsonl" --path "$WORK/$full/checkpoint_best.pt" \
     --method greedy --decoder-depth "$depth" --screen 0.2 --threads 1 --json | python -c 'import json, sys; print(json.load(sys.stdin)["winner"])')
   score wikitext-2 "Search" "$full" "$plan"
@@ -17,9 +17,9 @@ done
 
 language_model learned --decoder-layerdrop 0.5 --layerdrop-schedule learned
 language_model p0.5-s1 --decoder-layerdrop 0.5
-score wikitext-2 "Every Other, trained at 0.5" lm/p0.5-s1 "even:12 even:8 even:4"
-score wikitext-2 "Every Other, rates learned" lm/learned "even:12 even:8 even:4"
-for depth in 12 8 4; do
+score wikitext-2 "Every Other, trained at 0.5" lm/p0.5-s1 "even:8 even:4"
+score wikitext-2 "Every Other, rates learned" lm/learned "even:8 even:4"
+for depth in 8 4; do
   fairseq-layerdrop prune "$WORK/lm/learned/checkpoint_best.pt" "$WORK/lm/learned/kept-$depth.pt" --decoder-keep "learned:$depth" --force
   fairseq-layerdrop sweep "$WORK/wikitext-2/data-bin" "$OUT/rows.jsonl" --path "$WORK/lm/learned/kept-$depth.pt" \
     --curve "Data Driven, rates learned" --points all --threads 1

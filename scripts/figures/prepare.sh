@@ -11,17 +11,21 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 BPE="$HERE/../sentencepiece_bpe.py"
 
 unpack() { mkdir -p "$2" && for file in "$1"/*.gz; do gzip -dc "$file" > "$2/$(basename "$file" .gz)"; done; }
+# preprocess DEST FLAGS...: DEST is there when it is whole.
+preprocess() { rm -rf "$1.part" && fairseq-preprocess --destdir "$1.part" "${@:2}" && mv "$1.part" "$1"; }
 pieces() { for file in "${@:2}"; do python "$BPE" encode "$1" < "$file" > "${file%.*}.bpe.${file##*.}"; done; }
 
 if [ ! -d "$WORK/multi30k/data-bin" ]; then
-  "$HERE/../multi30k/1_prepare.sh" "$RAW/multi30k" "$WORK/multi30k"
+  rm -rf "$WORK/multi30k.part" && "$HERE/../multi30k/1_prepare.sh" "$RAW/multi30k" "$WORK/multi30k.part"
+  mv "$WORK/multi30k.part" "$WORK/multi30k"
 fi
 
-if [ ! -d "$WORK/wikitext-2/data-bin" ]; then # words, as the paper's Wikitext-103
+if [ ! -d "$WORK/wikitext-2/data-bin" ]; then # words, as the paper's Wikitext-103; a tenth of the valid set for what scores hundreds of sub-networks
   unpack "$RAW/wikitext-2" "$WORK/wikitext-2/text"
   text="$WORK/wikitext-2/text"
-  fairseq-preprocess --only-source --destdir "$WORK/wikitext-2/data-bin" \
-    --trainpref "$text/train.txt" --validpref "$text/valid.txt" --testpref "$text/test.txt"
+  head -n "$(($(wc -l < "$text/valid.txt") / 10))" "$text/valid.txt" > "$text/tenth.txt"
+  preprocess "$WORK/wikitext-2/data-bin" --only-source \
+    --trainpref "$text/train.txt" --validpref "$text/valid.txt,$text/tenth.txt" --testpref "$text/test.txt"
 fi
 
 if [ ! -d "$WORK/samsum/data-bin" ]; then # sources cut to 100 words; the paper cuts those of CNN-DM to 400
@@ -32,7 +36,7 @@ if [ ! -d "$WORK/samsum/data-bin" ]; then # sources cut to 100 words; the paper 
   done
   python "$BPE" train "$WORK/samsum/bpe" 8000 "$text/train.source" "$text/train.target"
   pieces "$WORK/samsum/bpe" "$text"/{train,valid,test}.{source,target}
-  fairseq-preprocess --source-lang source --target-lang target --joined-dictionary --destdir "$WORK/samsum/data-bin" \
+  preprocess "$WORK/samsum/data-bin" --source-lang source --target-lang target --joined-dictionary \
     --trainpref "$text/train.bpe" --validpref "$text/valid.bpe" --testpref "$text/test.bpe"
 fi
 
@@ -45,9 +49,9 @@ if [ ! -d "$WORK/roberta/half-bin" ]; then
   pieces "$WORK/roberta/bpe" "$text"/{train,valid,test}.txt
   head -n "$(($(wc -l < "$text/train.bpe.txt") / 2))" "$text/train.bpe.txt" > "$text/half.bpe.txt"
   rm -rf "$WORK/roberta/data-bin"
-  fairseq-preprocess --only-source --destdir "$WORK/roberta/data-bin" \
+  preprocess "$WORK/roberta/data-bin" --only-source \
     --trainpref "$text/train.bpe.txt" --validpref "$text/valid.bpe.txt" --testpref "$text/test.bpe.txt"
-  fairseq-preprocess --only-source --destdir "$WORK/roberta/half-bin" --srcdict "$WORK/roberta/data-bin/dict.txt" \
+  preprocess "$WORK/roberta/half-bin" --only-source --srcdict "$WORK/roberta/data-bin/dict.txt" \
     --trainpref "$text/half.bpe.txt" --validpref "$text/valid.bpe.txt" --testpref "$text/test.bpe.txt"
 fi
 
@@ -56,6 +60,7 @@ column() { awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i 
 glue() { # a task, and its columns: the label, then one sentence or two
   local folder="$WORK/glue/$1" label=$2 inputs=("${@:3}")
   if [ -d "$folder/data-bin/label" ]; then return; fi
+  rm -rf "$folder"
   unpack "$RAW/glue/$1" "$folder/text"
   if [ ! -f "$folder/text/dev.tsv" ]; then # MRPC: as GLUE does, 408 pairs of the training set
     { head -n 1 "$folder/text/train.tsv" && tail -n 408 "$folder/text/train.tsv"; } > "$folder/text/dev.tsv"
@@ -69,10 +74,10 @@ glue() { # a task, and its columns: the label, then one sentence or two
     done
   done
   for i in "${!inputs[@]}"; do
-    fairseq-preprocess --only-source --destdir "$folder/data-bin/input$i" --srcdict "$WORK/roberta/data-bin/dict.txt" \
+    preprocess "$folder/data-bin/input$i" --only-source --srcdict "$WORK/roberta/data-bin/dict.txt" \
       --trainpref "$folder/text/train.input$i" --validpref "$folder/text/dev.input$i"
   done
-  fairseq-preprocess --only-source --destdir "$folder/data-bin/label" \
+  preprocess "$folder/data-bin/label" --only-source \
     --trainpref "$folder/text/train.label" --validpref "$folder/text/dev.label"
 }
 glue sst2 label sentence
