@@ -4,8 +4,8 @@
 - A *plan* row (the kind of rows that name none) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
-- A *verdict* row judges the winner of a search, whose output shows it; it is left out. So is a *training* row, which
-  says how a model was made.
+- A *training* row says what the training of a model took; with no other rows there is nothing to report.
+- A *verdict* row judges the winner of a search, whose output shows it; it is left out.
 - A *test* row compares plan rows, which it names by their signatures, with one of them; where that is the whole model,
   the plan rows get its p-values.
 """
@@ -18,17 +18,20 @@ from fairseq_layerdrop.evaluation.rows import Row
 from fairseq_layerdrop.evaluation.seeds import over_seeds
 
 STACKS = ("encoder_layers", "decoder_layers")
-_TEXTS = ("curve", "plan", "stack", "measure")
-_COUNTS = (*STACKS, "layer", "parameters", "memory_bytes", "sentences", "seed")
+_TEXTS = ("curve", "plan", "stack", "measure", "run", "machine", "commit")
+_COUNTS = (*STACKS, "layer", "parameters", "memory_bytes", "sentences", "seed", "updates")
 _NUMBERS = (
     *("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy"),
     *("sentences_per_second", "tokens_per_second", "latency_ms", "p_value", "p_holm", "rate", "value", "error"),
+    *("seconds", "valid_loss"),
 )
 _NEEDED = {
     "plan": ("curve",),
     "importance": ("curve", "stack", "layer", "measure", "value"),
     "trial": ("loss",),
+    "training": ("run", "updates", "seconds"),
 }
+_SHOWN = ("plan", "importance", "trial")
 
 
 class Kinds(NamedTuple):
@@ -37,6 +40,7 @@ class Kinds(NamedTuple):
     plans: list[Row]
     importance: list[Row]
     trials: list[Row]
+    trainings: list[Row]
     others: list[str]
 
 
@@ -66,12 +70,12 @@ def sort_rows(rows: Sequence[Row]) -> Kinds:
     kinds: dict[str, list[Row]] = {kind: [] for kind in _NEEDED}
     for row in map(_clean_row, with_tests(rows)):
         kinds.setdefault(_kind(row), []).append(row)
-    others = [kind for kind in kinds if kind not in (*_NEEDED, "test", "verdict", "training")]
-    if not any(kinds[kind] for kind in _NEEDED):
+    others = [kind for kind in kinds if kind not in (*_NEEDED, "test", "verdict")]
+    if not any(kinds[kind] for kind in _SHOWN):
         found = f", only {', '.join(others)}" if others else ""
-        raise ValueError(f"there are no rows to report: need rows of kind {', '.join(_NEEDED)}, got none{found}")
+        raise ValueError(f"there are no rows to report: need rows of kind {', '.join(_SHOWN)}, got none{found}")
     trials = [{"curve": "search", **row} for row in kinds["trial"]]
-    return Kinds(over_seeds(kinds["plan"]), kinds["importance"], trials, others)
+    return Kinds(over_seeds(kinds["plan"]), kinds["importance"], trials, kinds["training"], others)
 
 
 def with_tests(rows: Sequence[Row]) -> list[Row]:
@@ -135,7 +139,7 @@ def _problems(row: Row) -> Iterator[str]:
     lacking = [key for key in _NEEDED[kind] if key not in row]
     if lacking:
         yield f"a row of kind {kind} must have {', '.join(_NEEDED[kind])}; it lacks {', '.join(lacking)}"
-    if kind != "importance" and not any(stack in row for stack in STACKS):
+    if kind in ("plan", "trial") and not any(stack in row for stack in STACKS):
         yield f"a row of kind {kind} must have {' or '.join(STACKS)}, or both"
     for key, rule, fits in _RULES:
         if key in row and not fits(row[key]):

@@ -43,14 +43,14 @@ def _text(title: str, key: str) -> _Column:
 
 
 def tables(rows: Kinds) -> list[Table]:
-    """The table of sub-networks, and that of the layers' importance, where there are rows for them.
+    """The table of sub-networks, of the layers' importance and of the trainings, where there are rows for them.
 
     Of a search's trials only the best at each depth is in the table.
     """
     trials = [{**row, "curve": f"{row['curve']} (best trials)"} for row in best_trials(rows.trials)]
     shown = [_with_derived(row) for row in (*in_order(rows.plans), *trials)]
-    both = (_table(shown, _COLUMNS), _table(rows.importance, _IMPORTANCE))
-    return [table for table in both if table.lines]
+    found = (_table(shown, _COLUMNS), _table(rows.importance, _IMPORTANCE), _table(rows.trainings, _TRAININGS))
+    return [table for table in found if table.lines]
 
 
 def notes(rows: Kinds) -> list[str]:
@@ -131,4 +131,12 @@ _IMPORTANCE = (
     _text("measure", "measure"),
     _number("importance", "value", "{:.4g}"),
     _number("standard error", "error", "{:.2g}"),
+)
+_TRAININGS = (
+    _text("training", "run"),
+    _number("updates", "updates", "{:,}"),
+    _Column("minutes", "seconds", lambda row: f"{row['seconds'] / 60:.1f}"),
+    _number("valid loss (bits/token)", "valid_loss", "{:.3f}"),
+    _text("machine", "machine"),
+    _text("commit", "commit"),
 )

@@ -48,6 +48,24 @@ def written(path: Path, rows: list[Row]) -> str:
     return str(path)
 
 
+def test_trainings_have_a_table_below_and_are_no_report_by_themselves(tmp_path: Path) -> None:
+    training = {
+        "kind": "training",
+        "run": "p0.2-s1",
+        "updates": 3060,
+        "seconds": 930,
+        "valid_loss": 7.9,
+        "commit": "abc",
+    }
+    found = markdown(sort_rows([*ROWS, training])).split("\n\n")[1].splitlines()
+    assert found[0] == "| training | updates | minutes | valid loss (bits/token) | commit |"
+    assert found[2:] == ["| p0.2-s1 | 3,060 | 15.5 | 7.900 | abc |"]
+    with pytest.raises(ValueError, match="there are no rows to report: need rows of kind plan, importance, trial"):
+        sort_rows([training])
+    path = written(tmp_path / "rows.jsonl", [*ROWS, {"kind": "training", "run": "x"}])
+    assert main(["report", path, str(tmp_path / "OUT")]) == 2
+
+
 def body(rows: list[Row]) -> list[list[str]]:
     """The cells of the first table, titles first."""
     table = markdown(sort_rows(rows)).split("\n\n")[0].splitlines()

@@ -35,11 +35,16 @@ def test_rows_that_differ_in_more_stay_as_they_are(other):
 
 
 def test_a_report_shows_how_far_the_seeds_lie_apart():
-    rows = [row(1, 4.0), row(2, 5.0), {**row(1, 3.0), "decoder_layers": 16}, {"kind": "training", "run": "x"}]
+    rows = [
+        row(1, 4.0),
+        row(2, 5.0),
+        {**row(1, 3.0), "decoder_layers": 16},
+        {"kind": "training", "run": "x", "updates": 9, "seconds": 90.0},
+    ]
     files = make_report(sort_rows(rows))
     assert "4.500 ± 0.707" in files["table.md"].decode()
     assert "one standard deviation over the seeds" in files["table.md"].decode()
-    assert sort_rows(rows).others == [], "rows of trainings belong to the figure, not into it"
+    assert sort_rows(rows).others == [], "rows of trainings are known"
 
 
 def test_a_row_cannot_bring_a_spread_of_its_own():
