@@ -7,7 +7,7 @@
 . "$(dirname "$0")/models.sh"
 results=$OUT
 
-declare -A updates=([sst2]=4000 [rte]=800 [mrpc]=1100)
+declare -A updates=([sst2]=800 [rte]=240 [mrpc]=345)
 
 fine_tune() { # CURVE PRE-TRAINED DEPTH LAYERDROP
   local file="$WORK/roberta/$2/kept-$3.pt"

@@ -44,10 +44,10 @@ translation() {
     --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}"
 }
 
-# summarization RUN FLAGS...: 6+6 layers, 4 epochs of SAMSum, sources cut to 100 words.
+# summarization RUN FLAGS...: 6+6 layers, 2 epochs of SAMSum, sources cut to 100 words.
 summarization() {
   train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \
-    --lr 3e-3 --total-num-update 2400 --max-tokens 3000 --max-epoch 4 "${@:2}"
+    --lr 3e-3 --total-num-update 1200 --max-tokens 3000 --max-epoch 2 "${@:2}"
 }
 
 # heal RUN FROM FLAGS...: two more epochs of Multi30k for a checkpoint.
@@ -56,14 +56,14 @@ heal() {
     --finetune-from-model "$2" --lr 1e-3 --total-num-update 520 --warmup-updates 100 --max-tokens 2048 --max-epoch 2 "${@:3}"
 }
 
-# masked_language_model RUN DATA FLAGS...: RoBERTa with 12 layers, d 128; some 5,000 updates on WikiText-2 in lower case.
+# masked_language_model RUN DATA FLAGS...: RoBERTa with 12 layers, d 64; 1,500 updates on WikiText-2 in lower case.
 masked_language_model() {
   train "roberta/$1" "$WORK/roberta/$2" --user-dir fairseq_layerdrop --task layerdrop_masked_lm --criterion masked_lm \
-    --arch layerdrop_roberta --encoder-layers 12 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 \
+    --arch layerdrop_roberta --encoder-layers 12 --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 \
     --encoder-attention-heads 4 --dropout 0.1 --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' \
-    --weight-decay 0.01 --clip-norm 1.0 --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 300 \
-    --total-num-update 5000 --max-update 5000 --sample-break-mode none --tokens-per-sample 128 --max-positions 512 \
-    --batch-size 16 --no-epoch-checkpoints --seed 1 "${@:3}"
+    --weight-decay 0.01 --clip-norm 1.0 --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 150 \
+    --total-num-update 1500 --max-update 1500 --sample-break-mode none --tokens-per-sample 128 --max-positions 512 \
+    --batch-size 8 --no-epoch-checkpoints --seed 1 "${@:3}"
 }
 
 # classify TASK RUN FROM UPDATES FLAGS...: fine-tuning on a task of GLUE; of the epochs, that with the best accuracy is kept.
@@ -71,9 +71,9 @@ classify() {
   train "glue/$1/$2" "$WORK/glue/$1/data-bin" --user-dir fairseq_layerdrop --task layerdrop_sentence_prediction \
     --criterion sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 --restore-file "$3" \
     --reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler --arch layerdrop_roberta \
-    --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4 --dropout 0.1 \
+    --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --dropout 0.1 \
     --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.1 --clip-norm 1.0 \
-    --lr 3e-4 --lr-scheduler polynomial_decay --warmup-updates 100 --total-num-update "$4" --max-update "$4" \
+    --lr 5e-4 --lr-scheduler polynomial_decay --warmup-updates 50 --total-num-update "$4" --max-update "$4" \
     --batch-size 32 --max-positions 512 --required-batch-size-multiple 1 --no-epoch-checkpoints \
     --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed 1 "${@:5}"
 }
