@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -822,6 +823,22 @@ def test_the_layers_that_the_model_learned_to_keep_are_kept(command: Command, le
     assert layers(out) == {"encoder": [1, 3, 5], "decoder": [5]}
     assert "the same again: --encoder-keep 1,3,5 --decoder-keep 5" in done.out
     assert not [key for key in load(out)["model"] if "layerdrop" in key]
+
+
+def test_inspect_shows_the_rates_that_were_learned(command: Command, full: Path) -> None:
+    scores = {"encoder": [0.0, 1.0, -1.0, 0.5, 0.2, -0.3], "decoder": [1.0, 0.0, 0.5]}  # the decoder's in chunks of two
+    torch.save(learned_checkpoint(scores, rate=0.3), full)
+    found = json.loads(command("inspect", full, "--json").out)["stacks"]
+    for stack, biases in scores.items():
+        whole = sum(math.exp(b) for b in biases)
+        expected = [0.3 * len(biases) * math.exp(b) / whole for b in biases for _ in range(6 // len(biases))]
+        assert found[stack]["learned_rates"] == pytest.approx(expected, abs=1e-6)
+        assert max(expected) < 0.95, "below the highest rate they are the softmax's"
+        assert f"rates learned: {' '.join(f'{rate:.2f}' for rate in expected)}\n" in command("inspect", full).out
+    torch.save(learned_checkpoint({"encoder": [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]}), full)
+    found = json.loads(command("inspect", full, "--json").out)["stacks"]
+    assert found["encoder"]["learned_rates"] == pytest.approx([0.95] + 5 * [(3 - 0.95) / 5])
+    assert "learned_rates" not in found["decoder"]
 
 
 def test_learned_and_other_layers_go_together(command: Command, learned: Path, out: Path) -> None:

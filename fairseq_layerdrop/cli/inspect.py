@@ -25,6 +25,7 @@ def run(args: Namespace) -> None:
 
     full = checkpoint.load(args.checkpoint)
     facts = {**describe(full), "not_finite": not_finite(full["model"])}
+    _add_learned_rates(facts["stacks"], full["model"])
     path = Path(args.checkpoint)
     facts = {"file": str(path), "bytes": path.stat().st_size, "format": checkpoint.file_format(path), **facts}
     facts["digest"] = checkpoint.digest(path)
@@ -32,6 +33,19 @@ def run(args: Namespace) -> None:
         print(json.dumps(facts, indent=2))
     else:
         _print_facts(facts)
+
+
+def _add_learned_rates(stacks: dict[str, Any], state: dict[str, Any]) -> None:
+    """The rate that each layer had at the end of a training with ``--layerdrop-schedule learned``."""
+    import torch
+
+    from fairseq_layerdrop.modules.learned import HIGHEST_RATE, share_out
+    from fairseq_layerdrop.pruning.gates import drop_scores
+
+    for stack, scores in drop_scores(state, {stack: about["depth"] for stack, about in stacks.items()}).items():
+        total = float(stacks[stack]["layerdrop"]) * len(scores)
+        rates = share_out(torch.tensor(scores, dtype=torch.float64), total, most=HIGHEST_RATE)
+        stacks[stack]["learned_rates"] = rates.tolist()
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -42,6 +56,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
         rows.append(
             (stack, f"{about['depth']} layers of {sizes} parameters; LayerDrop in training {about['layerdrop']}")
         )
+        if "learned_rates" in about:
+            rows.append(("", f"rates learned: {' '.join(f'{rate:.2f}' for rate in about['learned_rates'])}"))
         if about["shared"]:
             rows.append(("", f"that share their weights: {' | '.join(map(join, about['shared']))}"))
         if about["layers_of_the_original"] is not None:
