@@ -44,6 +44,12 @@ translation() {
     --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}"
 }
 
+# score_translation CURVE RUN POINTS: loss, BLEU and chrF on test2016.
+score_translation() {
+  score multi30k "$1" "multi30k/$2" "$3" \
+    --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
+}
+
 # summarization RUN FLAGS...: 6+6 layers, 2 epochs of SAMSum, sources cut to 100 words.
 summarization() {
   train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \

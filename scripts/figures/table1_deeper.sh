@@ -3,13 +3,12 @@
 # Table 1: a deeper encoder with LayerDrop against the usual one without; BLEU on Multi30k's test2016.
 #   scripts/figures/table1_deeper.sh [WORK [OUT]]
 . "$(dirname "$0")/models.sh"
-texts=(--metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de")
 
 for p in 0 0.2; do
   for depth in 6 12; do
     run=$([ "$depth" = 6 ] && echo "p$p-s1" || echo "deep-p$p")
     translation "$run" --encoder-layerdrop "$p" --decoder-layerdrop "$p" --encoder-layers "$depth"
-    score multi30k "$depth+6 layers, LayerDrop $p" "multi30k/$run" all/all "${texts[@]}"
+    score_translation "$depth+6 layers, LayerDrop $p" "$run" all/all
   done
 done
 draw "Multi30k en-de: a deeper encoder with LayerDrop"

@@ -4,20 +4,19 @@
 # or before it at a rate of 0.5, with and without self-distillation. BLEU on Multi30k's test2016.
 #   scripts/figures/table8_healing.sh [WORK [OUT]]
 . "$(dirname "$0")/models.sh"
-texts=(--metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de")
 full="$WORK/multi30k/p0.2-s1/checkpoint_best.pt" small="$WORK/multi30k/p0.2-s1/6+3.pt"
 
 translation p0.2-s1 --encoder-layerdrop 0.2 --decoder-layerdrop 0.2
 [ -f "$small" ] || fairseq-layerdrop prune "$full" "$small" --decoder-keep every:2
-score multi30k "pruned" multi30k/p0.2-s1 6+3 "${texts[@]}"
+score_translation "pruned" p0.2-s1 6+3
 
 heal healed "$small" --decoder-layers 3 --encoder-layerdrop 0 --decoder-layerdrop 0
-score multi30k "pruned, then two epochs" multi30k/healed all/all "${texts[@]}"
+score_translation "pruned, then two epochs" healed all/all
 heal healed-layerdrop "$small" --decoder-layers 3 --encoder-layerdrop 0.2 --decoder-layerdrop 0.2
-score multi30k "pruned, then two epochs with LayerDrop 0.2" multi30k/healed-layerdrop all/all "${texts[@]}"
+score_translation "pruned, then two epochs with LayerDrop 0.2" healed-layerdrop all/all
 heal before "$full" --encoder-layerdrop 0.2 --decoder-layerdrop 0.5
-score multi30k "two epochs at 0.5, then pruned" multi30k/before 6+3 "${texts[@]}"
+score_translation "two epochs at 0.5, then pruned" before 6+3
 heal distilled "$full" --encoder-layerdrop 0.2 --decoder-layerdrop 0.5 --criterion layerdrop_distill \
   --distill-criterion label_smoothed_cross_entropy --distill-weight 0.5
-score multi30k "two epochs at 0.5 with self-distillation, then pruned" multi30k/distilled 6+3 "${texts[@]}"
+score_translation "two epochs at 0.5 with self-distillation, then pruned" distilled 6+3
 draw "Multi30k en-de, 6+6 layers to 6+3: healing"
