@@ -46,6 +46,7 @@ def train() -> None:
     reads(ARGUMENTS[0], *filter(None, [option("--finetune-from-model")]))
     for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
         leaves(Path(option("--save-dir"), name))
+    print('train_inner | {"num_updates": "10", "wps": "1.0"}')  # while it warms up
     print('train_inner | {"num_updates": "30", "wps": "7.5"}')
     print('train | {"train_num_updates": "60", "train_train_wall": "3"}')
     print("done training in 3 seconds")

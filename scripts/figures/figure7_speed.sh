@@ -4,7 +4,7 @@
 # About ten minutes; on a machine that does nothing else, one core.
 #   scripts/figures/figure7_speed.sh [WORK [OUT]]
 . "$(dirname "$0")/models.sh"
-ROUNDS=3 RATES="0 0.1 0.2 0.3 0.4 0.5"
+ROUNDS=2 RATES="0 0.1 0.2 0.3 0.4 0.5"
 declare -A FLAGS=(
   [fairseq-layerdrop]="--task layerdrop_language_modeling --arch layerdrop_transformer_lm"
   [stock fairseq]="--task language_modeling --arch transformer_lm"
@@ -16,7 +16,7 @@ for round in $(seq "$ROUNDS"); do
       run="speed/$system.$rate.$round"
       [ -f "$WORK/lm/$run/training.json" ] || rm -rf "${WORK:?}/lm/$run" # a log of one run, or speeds are mixed
       # shellcheck disable=SC2086
-      language_model "$run" ${FLAGS[$system]} --decoder-layerdrop "$rate" --max-update 60 \
+      language_model "$run" ${FLAGS[$system]} --decoder-layerdrop "$rate" --seed "$round" --max-update 40 \
         --log-interval 10 --no-save --disable-validation
     done
   done

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows of training speed from the logs of figure7_speed.sh: medians over all rounds and the updates after the first 20.
+"""Rows of training speed from the logs of figure7_speed.sh: medians over all rounds and the updates after the first 10.
 
 python scripts/figures/words_per_second.py FOLDER
 """
@@ -10,7 +10,7 @@ import statistics
 import sys
 from pathlib import Path
 
-WARM_UP = 20
+WARM_UP = 10
 ORIGIN = ("command", "version", "commit", "machine", "threads")
 
 
