@@ -50,10 +50,10 @@ score_translation() {
     --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
 }
 
-# summarization RUN FLAGS...: 6+6 layers, 2 epochs of SAMSum, sources cut to 100 words.
+# summarization RUN FLAGS...: 6+6 layers, 6 epochs of SAMSum, sources cut to 100 words.
 summarization() {
   train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \
-    --lr 3e-3 --total-num-update 1200 --max-tokens 3000 --max-epoch 2 "${@:2}"
+    --lr 3e-3 --total-num-update 3600 --max-tokens 3000 --max-epoch 6 "${@:2}"
 }
 
 # heal RUN FROM FLAGS...: two more epochs of Multi30k for a checkpoint.
