@@ -18,7 +18,8 @@ DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", 
 def bench(tmp_path: Path) -> Bench:
     for name in DATA:
         (tmp_path / "WORK" / name / "data-bin").mkdir(parents=True)
-    (tmp_path / "WORK/roberta/half-bin").mkdir()
+    for name in ("wikitext-2/tenth-bin", "roberta/half-bin"):
+        (tmp_path / "WORK" / name).mkdir()
     return Bench(tmp_path)
 
 
@@ -80,7 +81,8 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
     for call in calls:
         parse(call)
     folders = [call[call.index("--destdir") + 1] for call in calls]
-    assert len(folders) == len(set(folders)) == 5 + 2 + 3 + 3
+    assert len(folders) == len(set(folders)) == 6 + 2 + 3 + 3
+    assert not [call for call in calls if "," in call[call.index("--validpref") + 1]], "fairseq-train takes one alone"
     mrpc = tmp_path / "WORK/glue/mrpc/text"
     assert [len((mrpc / f"{split}.label").read_text().split()) for split in ("train", "dev")] == [92, 408]
     assert (mrpc / "dev.input0").read_text().startswith("c\n"), "the first sentence, in lower case"

@@ -7,11 +7,11 @@
 
 language_model p0.2-s1 --decoder-layerdrop 0.2
 mkdir -p "$OUT"
-importance() {
-  fairseq-layerdrop importance "$WORK/wikitext-2/data-bin" "$OUT/rows.jsonl" --path "$WORK/lm/p0.2-s1/checkpoint_best.pt" \
-    --curve "LayerDrop 0.2" --threads 1 "$@"
+importance() { # DATA MEASURE
+  fairseq-layerdrop importance "$WORK/wikitext-2/$1" "$OUT/rows.jsonl" --path "$WORK/lm/p0.2-s1/checkpoint_best.pt" \
+    --curve "LayerDrop 0.2" --threads 1 --measure "$2"
 }
-importance --measure leave-one-out
-importance --measure angular
-importance --measure random-subsets --gen-subset valid1
+importance data-bin leave-one-out
+importance data-bin angular
+importance tenth-bin random-subsets
 draw "WikiText-2, 16 layers, LayerDrop 0.2: importance of each"

@@ -20,12 +20,15 @@ if [ ! -d "$WORK/multi30k/data-bin" ]; then
   mv "$WORK/multi30k.part" "$WORK/multi30k"
 fi
 
-if [ ! -d "$WORK/wikitext-2/data-bin" ]; then # words, as the paper's Wikitext-103; a tenth of the valid set for what scores hundreds of sub-networks
+if [ ! -d "$WORK/wikitext-2/tenth-bin" ]; then # words, as the paper's Wikitext-103; a tenth of the valid set for what scores hundreds of sub-networks
   unpack "$RAW/wikitext-2" "$WORK/wikitext-2/text"
   text="$WORK/wikitext-2/text"
   head -n "$(($(wc -l < "$text/valid.txt") / 10))" "$text/valid.txt" > "$text/tenth.txt"
+  rm -rf "$WORK/wikitext-2/data-bin"
   preprocess "$WORK/wikitext-2/data-bin" --only-source \
-    --trainpref "$text/train.txt" --validpref "$text/valid.txt,$text/tenth.txt" --testpref "$text/test.txt"
+    --trainpref "$text/train.txt" --validpref "$text/valid.txt" --testpref "$text/test.txt"
+  preprocess "$WORK/wikitext-2/tenth-bin" --only-source --srcdict "$WORK/wikitext-2/data-bin/dict.txt" \
+    --validpref "$text/tenth.txt"
 fi
 
 if [ ! -d "$WORK/samsum/data-bin" ]; then # sources cut to 100 words; the paper cuts those of CNN-DM to 400
