@@ -37,15 +37,11 @@ def run(args: Namespace) -> None:
 
 def _add_learned_rates(stacks: dict[str, Any], state: dict[str, Any]) -> None:
     """The rate that each layer had at the end of a training with ``--layerdrop-schedule learned``."""
-    import torch
-
-    from fairseq_layerdrop.modules.learned import HIGHEST_RATE, share_out
+    from fairseq_layerdrop.modules.learned import rates_of
     from fairseq_layerdrop.pruning.gates import drop_scores
 
     for stack, scores in drop_scores(state, {stack: about["depth"] for stack, about in stacks.items()}).items():
-        total = float(stacks[stack]["layerdrop"]) * len(scores)
-        rates = share_out(torch.tensor(scores, dtype=torch.float64), total, most=HIGHEST_RATE)
-        stacks[stack]["learned_rates"] = rates.tolist()
+        stacks[stack]["learned_rates"] = rates_of(scores, target=float(stacks[stack]["layerdrop"]))
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ does not say, and how it is read here:
   high a variance for one draw a step.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,6 +73,13 @@ class LearnedRates(nn.Module):
         """Note what reaches a layer (``T x B x C``), whether it runs or not."""
         mean = x.detach().float().mean(dim=tuple(range(x.dim() - 1))).to(self.activation)
         self.activation[layer].lerp_(mean, momentum)
+
+
+def rates_of(scores: Sequence[float], *, target: float) -> list[float]:
+    """The drop rates of layers with these scores; their mean is the target."""
+    total = target * len(scores)
+    rates: list[float] = share_out(torch.tensor(scores, dtype=torch.float64), total, most=HIGHEST_RATE).tolist()
+    return rates
 
 
 def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
