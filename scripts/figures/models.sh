@@ -63,11 +63,12 @@ heal() {
 }
 
 # masked_language_model RUN DATA FLAGS...: RoBERTa with 12 layers, d 64, 30 % of the words masked; 3,000 updates on WikiText-2.
+# Norms before, no dropout: with RoBERTa's norms after, so few updates teach it hardly more than how often words are.
 masked_language_model() {
   train "roberta/$1" "$WORK/roberta/$2" --user-dir fairseq_layerdrop --task layerdrop_masked_lm --criterion masked_lm \
     --arch layerdrop_roberta --encoder-layers 12 --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 \
-    --encoder-attention-heads 4 --dropout 0.1 --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' \
-    --weight-decay 0.01 --clip-norm 1.0 --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 300 \
+    --encoder-attention-heads 4 --encoder-normalize-before --dropout 0 --attention-dropout 0 --optimizer adam \
+    --adam-betas '(0.9, 0.98)' --weight-decay 0.01 --clip-norm 1.0 --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 300 \
     --mask-prob 0.3 --total-num-update 3000 --max-update 3000 --sample-break-mode none --tokens-per-sample 128 \
     --max-positions 512 --batch-size 16 --no-epoch-checkpoints --seed 1 "${@:3}"
 }
@@ -77,8 +78,8 @@ classify() {
   train "glue/$1/$2" "$WORK/glue/$1/data-bin" --user-dir fairseq_layerdrop --task layerdrop_sentence_prediction \
     --criterion sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 --restore-file "$3" \
     --reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler --arch layerdrop_roberta \
-    --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --dropout 0.1 \
-    --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.1 --clip-norm 1.0 \
+    --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --encoder-normalize-before \
+    --dropout 0.1 --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.1 --clip-norm 1.0 \
     --lr 5e-4 --lr-scheduler polynomial_decay --warmup-updates 50 --total-num-update "$4" --max-update "$4" \
     --batch-size 32 --max-positions 512 --required-batch-size-multiple 1 --no-epoch-checkpoints \
     --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed 1 "${@:5}"
