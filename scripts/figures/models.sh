@@ -79,7 +79,7 @@ classify() {
     --criterion sentence_prediction --num-classes 2 --init-token 0 --separator-token 2 --restore-file "$3" \
     --reset-optimizer --reset-dataloader --reset-meters --reset-lr-scheduler --arch layerdrop_roberta \
     --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --encoder-normalize-before \
-    --dropout 0.1 --attention-dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.1 --clip-norm 1.0 \
+    --dropout 0.1 --attention-dropout 0 --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.1 --clip-norm 1.0 \
     --lr 5e-4 --lr-scheduler polynomial_decay --warmup-updates 50 --total-num-update "$4" --max-update "$4" \
     --batch-size 32 --max-positions 512 --required-batch-size-multiple 1 --no-epoch-checkpoints \
     --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed 1 "${@:5}"
