@@ -7,29 +7,28 @@
 . "$(dirname "$0")/models.sh"
 results=$OUT
 
-declare -A updates=([sst2]=800 [rte]=156 [mrpc]=230) # of 32: of RTE and MRPC two epochs
+for p in 0.1 0.2 0.5; do masked_language_model "p$p" data-bin --encoder-layerdrop "$p"; done
+masked_language_model half half-bin --encoder-layerdrop 0.2
+for depth in 6 3; do masked_language_model "scratch$depth" data-bin --encoder-layerdrop 0 --encoder-layers "$depth"; done
 
-fine_tune() { # CURVE PRE-TRAINED DEPTH LAYERDROP
+fine_tune() { # CURVE PRE-TRAINED DEPTH LAYERDROP: on TASK, for UPDATES
   local file="$WORK/roberta/$2/kept-$3.pt"
   [ -f "$file" ] || fairseq-layerdrop prune "$WORK/roberta/$2/checkpoint_best.pt" "$file" --encoder-keep "even:$3"
-  for task in sst2 rte mrpc; do
-    classify "$task" "$2-$3" "$file" "${updates[$task]}" --encoder-layers "$3" --encoder-layerdrop "$4"
-    OUT="$results/$task" score "glue/$task" "$1" "glue/$task/$2-$3" all --gen-subset valid
-  done
+  classify "$TASK" "$2-$3" "$file" "$UPDATES" --encoder-layers "$3" --encoder-layerdrop "$4"
+  score "glue/$TASK" "$1" "glue/$TASK/$2-$3" all --gen-subset valid
 }
 
-for p in 0.1 0.2 0.5; do
-  masked_language_model "p$p" data-bin --encoder-layerdrop "$p"
-  fine_tune "LayerDrop $p" "p$p" 12 "$p"
-  for depth in 6 3; do fine_tune "LayerDrop $p" "p$p" "$depth" 0; done
-done
-masked_language_model half half-bin --encoder-layerdrop 0.2
-fine_tune "LayerDrop 0.2, half of the text" half 12 0.2
-for depth in 6 3; do fine_tune "LayerDrop 0.2, half of the text" half "$depth" 0; done
-for depth in 6 3; do
-  masked_language_model "scratch$depth" data-bin --encoder-layerdrop 0 --encoder-layers "$depth"
-  fine_tune "pre-trained from scratch" "scratch$depth" "$depth" 0
-done
-for task in sst2 rte mrpc; do
-  OUT="$results/$task" draw "RoBERTa of 12 layers, pruned, then fine-tuned on $task"
-done
+depths() { # CURVE PRE-TRAINED RATE
+  fine_tune "$1" "$2" 12 "$3"
+  for depth in 6 3; do fine_tune "$1" "$2" "$depth" 0; done
+}
+
+while read -r TASK UPDATES; do
+  OUT="$results/$TASK"
+  for p in 0.1 0.2 0.5; do depths "LayerDrop $p" "p$p" "$p"; done
+  depths "LayerDrop 0.2, half of the text" half 0.2
+  for depth in 6 3; do fine_tune "pre-trained from scratch" "scratch$depth" "$depth" 0; done
+  draw "RoBERTa of 12 layers, pruned, then fine-tuned on $TASK"
+done <<< "sst2 800
+mrpc 230
+rte 156"
