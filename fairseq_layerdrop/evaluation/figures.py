@@ -56,7 +56,7 @@ def _depth(rows: Kinds, title: str) -> _Found:
         return None
     axis = depths(plans)
     figure, axes = _figure_of_depth(title, axis.label, quality, _curves_of_depth(axis, quality))
-    if quality is not LOSS:
+    if quality.from_zero:
         axes.set_ylim(bottom=0)
     missing = len(rows.plans) - sum(map(len, axis.curves.values()))
     caption = f"{quality.label} against {axis.label}; hollow: other plans of the same depth."

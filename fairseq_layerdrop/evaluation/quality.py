@@ -11,15 +11,19 @@ SIGNIFICANT = 0.05
 
 
 class Quality(NamedTuple):
-    """A score: its key in rows, its name on an axis, and 1 where more is better, -1 where less is."""
+    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; 0 may be what is worst."""
 
     key: str
     label: str
     sign: int
+    from_zero: bool = False
 
 
 LOSS = Quality("loss", "loss (bits per token, lower is better)", -1)
-QUALITIES = (Quality("bleu", "BLEU", 1), Quality("rougeL", "ROUGE-L", 1), Quality("accuracy", "accuracy (%)", 1), LOSS)
+QUALITIES = (
+    *(Quality("bleu", "BLEU", 1, from_zero=True), Quality("rougeL", "ROUGE-L", 1, from_zero=True)),
+    *(Quality("accuracy", "accuracy (%)", 1), LOSS),
+)
 
 
 class Point(NamedTuple):

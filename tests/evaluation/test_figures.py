@@ -95,6 +95,12 @@ def test_loss_is_drawn_as_it_is_and_said_to_be_better_low(drawn: Any) -> None:
     assert (line(axes), hollow(axes)) == ([(4, 4.5), (8, 4)], [(4, 5)])
 
 
+def test_accuracies_are_not_drawn_from_zero_which_guessing_does_not_give(drawn: Any) -> None:
+    rows = [{"curve": "a", "encoder_layers": d, "accuracy": accuracy} for d, accuracy in ((12, 79.0), (3, 77.0))]
+    (axes,) = drawn(rows)["figure"].axes
+    assert 70 < axes.get_ylim()[0] < 77 and 79 < axes.get_ylim()[1] < 85
+
+
 def test_rows_without_the_quality_shown_are_counted_in_the_caption() -> None:
     rows = [
         plan("a", 6, 6, bleu=36.0),
