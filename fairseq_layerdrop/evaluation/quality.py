@@ -11,7 +11,7 @@ SIGNIFICANT = 0.05
 
 
 class Quality(NamedTuple):
-    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; 0 may be what is worst."""
+    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; is its worst 0."""
 
     key: str
     label: str
