@@ -84,7 +84,8 @@ def curl() -> None:
 
 
 def git() -> None:
-    Path(ARGUMENTS[-1], "scripts").mkdir(parents=True)
+    if "clone" in ARGUMENTS:  # else it is asked for the commit that a row names
+        Path(ARGUMENTS[-1], "scripts").mkdir(parents=True)
 
 
 def perl() -> None:
