@@ -11,7 +11,7 @@ SIGNIFICANT = 0.05
 
 
 class Quality(NamedTuple):
-    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; is its worst 0."""
+    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; is 0 its worst?"""
 
     key: str
     label: str
