@@ -563,7 +563,8 @@ def test_checkpointed_activations_give_the_same_gradients(case: str, style: str)
             runs.append((loss.item(), {name: list(ran) for name, ran in run.items()}, grads))
         found.append(runs)
     for (loss, run, grads), (other_loss, other_run, others) in zip(*found, strict=True):
-        assert (loss, run) == (other_loss, other_run)
+        # Not to the bit: the last one hangs on where in memory a matrix lies.
+        assert run == other_run and loss == pytest.approx(other_loss, abs=1e-6)
         for name, gradient in grads.items():
             torch.testing.assert_close(others[name], gradient, rtol=1e-6, atol=1e-7)
 
