@@ -63,7 +63,7 @@ heal() {
 }
 
 # masked_language_model RUN DATA FLAGS...: RoBERTa with 12 layers, d 64, 30 % of the words masked; 3,000 updates on WikiText-2.
-# Norms before, no dropout: with RoBERTa's norms after, so few updates teach it hardly more than how often words are.
+# Norms before, no dropout, lr 2e-3: the loss fell faster in 450 updates than with RoBERTa's norms after, at 1e-3.
 masked_language_model() {
   train "roberta/$1" "$WORK/roberta/$2" --user-dir fairseq_layerdrop --task layerdrop_masked_lm --criterion masked_lm \
     --arch layerdrop_roberta --encoder-layers 12 --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 \
