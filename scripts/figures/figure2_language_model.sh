@@ -10,7 +10,7 @@ language_model p0.2-s1 --decoder-layerdrop 0.2
 score wikitext-2 "LayerDrop 0.2, pruned" lm/p0.2-s1 "$POINTS"
 language_model p0-s1 --decoder-layerdrop 0
 score wikitext-2 "no LayerDrop, pruned" lm/p0-s1 "$POINTS"
-for depth in 8 4; do
+for depth in 12 8 6 4 2; do
   language_model "scratch$depth-s1" --decoder-layerdrop 0 --decoder-layers "$depth"
   score wikitext-2 "from scratch" "lm/scratch$depth-s1" all
 done

@@ -11,7 +11,7 @@ for p in 0.2 0; do
 done
 score samsum "LayerDrop 0.2, pruned" samsum/p0.2-s1 "$POINTS" "${texts[@]}"
 score samsum "no LayerDrop, pruned" samsum/p0-s1 "$POINTS" "${texts[@]}"
-for depth in 3 1; do
+for depth in 4 3 2 1; do
   summarization "scratch$depth-s1" --encoder-layerdrop 0 --decoder-layerdrop 0 --decoder-layers "$depth"
   score samsum "from scratch" "samsum/scratch$depth-s1" all/all "${texts[@]}"
 done
