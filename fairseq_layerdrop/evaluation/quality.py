@@ -21,8 +21,10 @@ class Quality(NamedTuple):
 
 LOSS = Quality("loss", "loss (bits per token, lower is better)", -1)
 QUALITIES = (
-    *(Quality("bleu", "BLEU", 1, from_zero=True), Quality("rougeL", "ROUGE-L", 1, from_zero=True)),
-    *(Quality("accuracy", "accuracy (%)", 1), LOSS),
+    Quality("bleu", "BLEU", 1, from_zero=True),
+    Quality("rougeL", "ROUGE-L", 1, from_zero=True),
+    Quality("accuracy", "accuracy (%)", 1),
+    LOSS,
 )
 
 
