@@ -7,7 +7,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "fairseq_layerdrop/__init__.py").read_text(), re.M)[1]
+VERSION = re.search(
+    r'^__version__ = "(.+)"', (HERE / "fairseq_layerdrop/__init__.py").read_text(), re.M
+)[1]
 
 setup(
     name="fairseq-layerdrop",
@@ -19,13 +21,27 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["fairseq_layerdrop", "fairseq_layerdrop.*"]),
     package_data={"fairseq_layerdrop": ["py.typed"]},
-    install_requires=["fairseq-fixed==0.12.3.1", "torch>=2.6", "rich", "sacrebleu", "sentencepiece"],
+    install_requires=[
+        "fairseq-fixed==0.12.3.1",
+        "torch>=2.6",
+        "rich",
+        "sacrebleu",
+        "sentencepiece",
+    ],
     extras_require={
         "report": ["matplotlib"],
         "search": ["optuna"],
         "rouge": ["rouge-score"],
         "export": ["ctranslate2", "safetensors"],
-        "dev": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "soundfile", "tensorboardX"],
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "soundfile",
+            "tensorboardX",
+        ],
     },
     entry_points={"console_scripts": ["fairseq-layerdrop = fairseq_layerdrop.cli:main"]},
 )

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""What does each way of data-parallel training cost beside the default one, and what do gradients of zero cost?
+"""What does each way of data-parallel training cost beside the default one, and what do gradients
+of zero cost?
 
-Two processes over gloo train small Transformers, all variants in turn after each update, so that whatever else the
-machine does hits all alike. An update is fairseq's own ``train_step`` (forward and backward, with the sharing of
-gradients), clipping and Adam, on a synthetic batch; it takes as long as the slower process does.
+Two processes over gloo train small Transformers, all variants in turn after each update, so that
+whatever else the machine does hits all alike. An update is fairseq's own ``train_step`` (forward
+and backward, with the sharing of gradients), clipping and Adam, on a synthetic batch; it takes as
+long as the slower process does.
 
     python -m benchmarks.data_parallel [--rounds 8] [--updates 4] [--json]
 
-*Of the default* is a variant's time over that of ``pytorch_ddp`` at p = 0: the median of the rounds, with quartiles.
+*Of the default* is a variant's time over that of ``pytorch_ddp`` at p = 0: the median of the
+rounds, with quartiles.
 
-*Of the ideal* is, where layers drop, the time over that of a model that has only the layers that ran, by the line
-through a full model and one of half its depth, both measured in the same round. A dropped layer is not computed, but
-its gradients of zero are shared and optimized as any others, which the ideal's are not.
+*Of the ideal* is, where layers drop, the time over that of a model that has only the layers that
+ran, by the line through a full model and one of half its depth, both measured in the same round. A
+dropped layer is not computed, but its gradients of zero are shared and optimized as any others,
+which the ideal's are not.
 """
 
 import argparse
@@ -36,8 +40,16 @@ WAYS = {
     "pytorch_ddp, --find-unused-parameters": ("--find-unused-parameters",),
     "pytorch_ddp, --checkpoint-activations": ("--checkpoint-activations",),
     "legacy_ddp": ("--ddp-backend", "legacy_ddp"),
-    "legacy_ddp, --find-unused-parameters": ("--ddp-backend", "legacy_ddp", "--find-unused-parameters"),
-    "legacy_ddp, --checkpoint-activations": ("--ddp-backend", "legacy_ddp", "--checkpoint-activations"),
+    "legacy_ddp, --find-unused-parameters": (
+        "--ddp-backend",
+        "legacy_ddp",
+        "--find-unused-parameters",
+    ),
+    "legacy_ddp, --checkpoint-activations": (
+        "--ddp-backend",
+        "legacy_ddp",
+        "--checkpoint-activations",
+    ),
 }
 DEFAULT, HALF = "pytorch_ddp, p 0", "pytorch_ddp, half the layers"
 
@@ -51,7 +63,10 @@ def variants(args: argparse.Namespace) -> list[Variant]:
         return Variant(name, rate, ("--arch", "layerdrop_transformer", *rates, *flags), "", depths)
 
     half = variant(HALF, 0.0, (), (full[0] // 2, full[1] // 2))
-    return [*(variant(f"{way}, p {p:g}", p, flags, full) for way, flags in WAYS.items() for p in RATES), half]
+    return [
+        *(variant(f"{way}, p {p:g}", p, flags, full) for way, flags in WAYS.items() for p in RATES),
+        half,
+    ]
 
 
 class Parallel(Training):
@@ -71,7 +86,9 @@ class Parallel(Training):
         self.optimizer.all_reduce_grads(self.model)
         self._optimize()
         self.optimizer.zero_grad()
-        return time.perf_counter() - start, sum(n for (_, kind), n in self.ran.items() if kind == "fc1")
+        return time.perf_counter() - start, sum(
+            n for (_, kind), n in self.ran.items() if kind == "fc1"
+        )
 
 
 Seconds = list[dict[str, float]]
@@ -79,7 +96,9 @@ Seconds = list[dict[str, float]]
 
 
 def measure(args: argparse.Namespace) -> tuple[Seconds, list[float]]:
-    """The times of each round, and the mean share of the layers that ran at the higher rate: one for all variants."""
+    """The times of each round, and the mean share of the layers that ran at the higher rate: one
+    for all variants.
+    """
     models = variants(args)
     trainings = {variant.name: Parallel(variant, args) for variant in models}
     for _ in range(args.warm_up):
@@ -87,9 +106,14 @@ def measure(args: argparse.Namespace) -> tuple[Seconds, list[float]]:
             training.timed_update()
     rounds, shares, depth = [], [], args.encoder_layers + args.decoder_layers
     for _ in range(args.rounds):
-        turns = [{name: training.timed_update() for name, training in trainings.items()} for _ in range(args.updates)]
+        turns = [
+            {name: training.timed_update() for name, training in trainings.items()}
+            for _ in range(args.updates)
+        ]
         rounds.append({name: _slowest([turn[name][0] for turn in turns]) for name in trainings})
-        shares.append(statistics.fmean(turn[f"pytorch_ddp, p {RATES[-1]:g}"][1] / depth for turn in turns))
+        shares.append(
+            statistics.fmean(turn[f"pytorch_ddp, p {RATES[-1]:g}"][1] / depth for turn in turns)
+        )
     return rounds, shares
 
 
@@ -110,13 +134,19 @@ class Row:
     of_ideal: list[float] | None
 
     def __str__(self) -> str:
-        ratios = ["" if r is None else f"{r[1]:.2f} ({r[0]:.2f}–{r[2]:.2f})" for r in (self.of_default, self.of_ideal)]
+        ratios = [
+            "" if r is None else f"{r[1]:.2f} ({r[0]:.2f}–{r[2]:.2f})"
+            for r in (self.of_default, self.of_ideal)
+        ]
         return " | ".join(["", self.variant, f"{self.ms:.1f}", *ratios, ""]).strip()
 
 
 def rows(rounds: Seconds, shares: list[float]) -> list[Row]:
     """Judge each variant, round by round."""
-    ideals = [r[HALF] + (2 * share - 1) * (r[DEFAULT] - r[HALF]) for r, share in zip(rounds, shares, strict=True)]
+    ideals = [
+        r[HALF] + (2 * share - 1) * (r[DEFAULT] - r[HALF])
+        for r, share in zip(rounds, shares, strict=True)
+    ]
     return [_row(name, rounds, ideals) for name in rounds[0]]
 
 
@@ -124,12 +154,16 @@ def _row(name: str, rounds: Seconds, ideals: list[float]) -> Row:
     times = [r[name] for r in rounds]
     of_default = _quartiles([t / r[DEFAULT] for t, r in zip(times, rounds, strict=True)])
     drops = name.endswith(f"p {RATES[-1]:g}")
-    of_ideal = _quartiles([t / ideal for t, ideal in zip(times, ideals, strict=True)]) if drops else None
+    of_ideal = (
+        _quartiles([t / ideal for t, ideal in zip(times, ideals, strict=True)]) if drops else None
+    )
     return Row(name, 1000 * statistics.median(times), of_default, of_ideal)
 
 
 def _quartiles(values: Sequence[float]) -> list[float]:
-    return statistics.quantiles(values, method="inclusive") if len(values) > 1 else [*values] * 3  # of one round alone
+    return (
+        statistics.quantiles(values, method="inclusive") if len(values) > 1 else [*values] * 3
+    )  # of one round alone
 
 
 def work(rank: int, port: int, args: argparse.Namespace) -> None:
@@ -142,17 +176,26 @@ def work(rank: int, port: int, args: argparse.Namespace) -> None:
     load = os.getloadavg()[0]
     rounds, shares = measure(args)
     if rank == 0:
-        machine = f"{os.cpu_count()} cores, {RANKS} processes, torch {torch.__version__}, load {load:.1f} before; "
-        machine += f"{args.encoder_layers}+{args.decoder_layers} layers, d {args.dim}, FFN {args.ffn}, "
+        machine = (
+            f"{os.cpu_count()} cores, {RANKS} processes, torch {torch.__version__}, load "
+            f"{load:.1f} before; "
+        )
         machine += (
-            f"{args.sentences} x {args.length} tokens a process; {args.rounds} rounds of {args.updates} updates; "
+            f"{args.encoder_layers}+{args.decoder_layers} layers, d {args.dim}, FFN {args.ffn}, "
+        )
+        machine += (
+            f"{args.sentences} x {args.length} tokens a process; {args.rounds} rounds of "
+            f"{args.updates} updates; "
         )
         machine += f"{statistics.fmean(shares):.0%} of the layers ran at p {RATES[-1]:g}"
         found = rows(rounds, shares)
         if args.json:
             print("\n".join(json.dumps(asdict(row) | {"machine": machine}) for row in found))
         else:
-            head = "| variant | ms an update | of the default | of the ideal |\n| --- | ---: | ---: | ---: |"
+            head = (
+                "| variant | ms an update | of the default | of the ideal |\n| --- | ---: | "
+                "---: | ---: |"
+            )
             print(machine, "", head, *found, sep="\n")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -160,12 +203,27 @@ def work(rank: int, port: int, args: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; the defaults take 76 s of CPU time in all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"encoder-layers": 4, "decoder-layers": 4, "dim": 128, "ffn": 512, "heads": 4, "vocabulary": 1000}
-    for name, default in (sizes | {"sentences": 8, "length": 16, "rounds": 8, "updates": 4}).items():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = {
+        "encoder-layers": 4,
+        "decoder-layers": 4,
+        "dim": 128,
+        "ffn": 512,
+        "heads": 4,
+        "vocabulary": 1000,
+    }
+    for name, default in (
+        sizes | {"sentences": 8, "length": 16, "rounds": 8, "updates": 4}
+    ).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
-    parser.add_argument("--warm-up", type=int, default=2, help="updates of each variant before (default: 2)")
-    parser.add_argument("--json", action="store_true", help="print a JSON line a variant, not a table")
+    parser.add_argument(
+        "--warm-up", type=int, default=2, help="updates of each variant before (default: 2)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON line a variant, not a table"
+    )
     return parser.parse_args(argv)
 
 

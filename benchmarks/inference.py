@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
 """How fast are sub-networks in stock fairseq and in CTranslate2, and do they say the same?
 
-Every plan's stock checkpoint and its exports (single precision, int8) translate the same sentences in turn, a round
-after the other, so that whatever else the machine does hits all alike: all of them in batches, then some one by one.
+Every plan's stock checkpoint and its exports (single precision, int8) translate the same sentences
+in turn, a round after the other, so that whatever else the machine does hits all alike: all of them
+in batches, then some one by one.
 
-    python -m benchmarks.inference DATA --path CKPT --reference TEXT [--plans "6+6 all/every:2"] [--rounds 5]
-    python -m benchmarks.inference DATA --path CKPT --reference TEXT --rows ROWS.jsonl
+    python -m benchmarks.inference DATA --path CKPT --reference TEXT [--plans "6+6 all/every:2"]
+    [--rounds 5] python -m benchmarks.inference DATA --path CKPT --reference TEXT --rows ROWS.jsonl
 
-*times* is how many times as fast a system is as fairseq with the first plan in the same round: medians over the
-rounds, with their quartiles. *same* is the share of sentences that fairseq translates alike with the same plan.
-``--rows`` adds a row a system that has none yet, which ``fairseq-layerdrop report`` draws: a curve an engine.
-On one thread of the CPU times are CPU time, which others on the machine do not lengthen.
+*times* is how many times as fast a system is as fairseq with the first plan in the same round:
+medians over the rounds, with their quartiles. *same* is the share of sentences that fairseq
+translates alike with the same plan. ``--rows`` adds a row a system that has none yet, which
+``fairseq-layerdrop report`` draws: a curve an engine. On one thread of the CPU times are CPU time,
+which others on the machine do not lengthen.
 """
 
 import argparse
@@ -52,7 +54,9 @@ Pieces = list[list[str]]
 
 
 class Sentences(NamedTuple):
-    """What is translated: its numbers in the data, batches for fairseq, and pieces for CTranslate2, in one order."""
+    """What is translated: its numbers in the data, batches for fairseq, and pieces for CTranslate2,
+    in one order.
+    """
 
     numbers: list[int]
     samples: list[Any]
@@ -77,11 +81,15 @@ class System:
     waits: list[list[float]] = field(default_factory=list)
     """Milliseconds of each sentence alone."""
 
-    def turn(self, sentences: Sentences, singles: Sequence[Sentences], device: torch.device) -> None:
+    def turn(
+        self, sentences: Sentences, singles: Sequence[Sentences], device: torch.device
+    ) -> None:
         """Translate everything once."""
         seconds = timed(lambda: setattr(self, "found", self.in_batches(sentences)), device)
         self.speeds.append(len(sentences.numbers) / seconds)
-        self.waits.append([1000 * timed(lambda one=one: self.alone(one), device) for one in singles])
+        self.waits.append(
+            [1000 * timed(lambda one=one: self.alone(one), device) for one in singles]
+        )
 
 
 def choose(loaded: Loaded, args: argparse.Namespace) -> tuple[Sentences, list[Sentences], str]:
@@ -90,17 +98,29 @@ def choose(loaded: Loaded, args: argparse.Namespace) -> tuple[Sentences, list[Se
     ordered = [int(number) for sample in batches for number in sample["id"]]
     numbers = evenly(ordered, args.sentences or len(ordered))
     batches.samples = Batches.collate(
-        loaded, batches.dataset, [numbers[i : i + args.batch_size] for i in range(0, len(numbers), args.batch_size)]
+        loaded,
+        batches.dataset,
+        [numbers[i : i + args.batch_size] for i in range(0, len(numbers), args.batch_size)],
     )
-    singles = [Batches.collate(loaded, batches.dataset, [[n]]) for n in evenly(numbers, args.singles)]
-    return _sentences(loaded, batches.samples), [_sentences(loaded, single) for single in singles], batches.digest
+    singles = [
+        Batches.collate(loaded, batches.dataset, [[n]]) for n in evenly(numbers, args.singles)
+    ]
+    return (
+        _sentences(loaded, batches.samples),
+        [_sentences(loaded, single) for single in singles],
+        batches.digest,
+    )
 
 
 def _sentences(loaded: Loaded, samples: list[Any]) -> Sentences:
     words = loaded.task.source_dictionary
     rows = [row for sample in samples for row in sample["net_input"]["src_tokens"].tolist()]
-    sources = [[words[token] for token in row if token not in (words.pad(), words.eos())] for row in rows]
-    return Sentences([int(number) for sample in samples for number in sample["id"]], samples, sources)
+    sources = [
+        [words[token] for token in row if token not in (words.pad(), words.eos())] for row in rows
+    ]
+    return Sentences(
+        [int(number) for sample in samples for number in sample["id"]], samples, sources
+    )
 
 
 def evenly(numbers: Sequence[int], count: int) -> list[int]:
@@ -112,15 +132,23 @@ def evenly(numbers: Sequence[int], count: int) -> list[int]:
 def systems(args: argparse.Namespace, folder: Path, plan: PruningPlan) -> list[System]:
     """A plan's file in fairseq, and what is exported of it in CTranslate2."""
     small = folder / f"{len(list(folder.iterdir()))}.pt"
-    keep = [word for stack, kept in plan.kept.items() for word in (f"--{stack}-keep", ",".join(map(str, kept)))]
+    keep = [
+        word
+        for stack, kept in plan.kept.items()
+        for word in (f"--{stack}-keep", ",".join(map(str, kept)))
+    ]
     _run("prune", args.path, small, *keep)
-    in_fairseq = fairseq_translates(load(str(small), args.data, device=args.device, threads=args.threads), args)
+    in_fairseq = fairseq_translates(
+        load(str(small), args.data, device=args.device, threads=args.threads), args
+    )
     found = [System(plan, STOCK, small.stat().st_size, in_fairseq, in_fairseq)]
     for engine, quantization in EXPORTS.items():
         out = small.with_suffix(f".{quantization}")
         _run("export", small, args.data, out, "--to", "ctranslate2", "--quantization", quantization)
         threads = {"inter_threads": 1, "intra_threads": args.threads}
-        translator = ctranslate2.Translator(str(out), device=args.device, compute_type=quantization, **threads)
+        translator = ctranslate2.Translator(
+            str(out), device=args.device, compute_type=quantization, **threads
+        )
         size = sum(path.stat().st_size for path in out.iterdir())
         ways = (ctranslate2_translates(translator, args, batch) for batch in (args.batch_size, 1))
         found.append(System(plan, engine, size, *ways))
@@ -137,10 +165,17 @@ def _run(*arguments: object) -> None:
 
 def fairseq_translates(loaded: Loaded, args: argparse.Namespace) -> Translate:
     """By a model that fairseq loaded."""
-    decoder, words = Decoder(loaded, beam=args.beam, max_len_b=args.max_len_b), loaded.task.target_dictionary
+    decoder, words = (
+        Decoder(loaded, beam=args.beam, max_len_b=args.max_len_b),
+        loaded.task.target_dictionary,
+    )
 
     def translate(sentences: Sentences) -> Pieces:
-        found = [best["tokens"].tolist() for sample in sentences.samples for best, *_ in decoder.run(sample)]
+        found = [
+            best["tokens"].tolist()
+            for sample in sentences.samples
+            for best, *_ in decoder.run(sample)
+        ]
         return [[words[token] for token in tokens if token != words.eos()] for tokens in found]
 
     return translate
@@ -148,7 +183,11 @@ def fairseq_translates(loaded: Loaded, args: argparse.Namespace) -> Translate:
 
 def ctranslate2_translates(translator: Any, args: argparse.Namespace, batch: int) -> Translate:
     """By an exported model, with fairseq's settings."""
-    settings = {"beam_size": args.beam, "max_decoding_length": args.max_len_b, "max_input_length": 0}
+    settings = {
+        "beam_size": args.beam,
+        "max_decoding_length": args.max_len_b,
+        "max_input_length": 0,
+    }
 
     def translate(sentences: Sentences) -> Pieces:
         results = translator.translate_batch(sentences.sources, max_batch_size=batch, **settings)
@@ -157,17 +196,29 @@ def ctranslate2_translates(translator: Any, args: argparse.Namespace, batch: int
     return translate
 
 
-def rows(args: argparse.Namespace, subject: Subject, data: str, found: list[System], all_: Sentences) -> list[Row]:
+def rows(
+    args: argparse.Namespace, subject: Subject, data: str, found: list[System], all_: Sentences
+) -> list[Row]:
     """What there is to say of each system; the first is what the others are compared with."""
     lines = Path(args.reference).read_text(encoding="utf-8").splitlines()
     references = [lines[number] for number in all_.numbers]
     stock = {system.plan: system.found for system in found if system.engine == STOCK}
     names = ("beam", "max_len_b", "remove_bpe", "batch_size", "singles", "rounds", "threads")
     about = {name: getattr(args, name) for name in names} | {"reference": Path(args.reference).name}
-    about |= {"checkpoint": subject.digest, "subset": args.gen_subset, "data": data, "sentences": len(all_.numbers)}
+    about |= {
+        "checkpoint": subject.digest,
+        "subset": args.gen_subset,
+        "data": data,
+        "sentences": len(all_.numbers),
+    }
     about["device"] = subject.device
-    about["versions"] = {name: version(name) for name in ("fairseq-fixed", "torch", "ctranslate2", "sacrebleu")}
-    return [_row(args, subject, system, found[0], stock[system.plan], references, about) for system in found]
+    about["versions"] = {
+        name: version(name) for name in ("fairseq-fixed", "torch", "ctranslate2", "sacrebleu")
+    }
+    return [
+        _row(args, subject, system, found[0], stock[system.plan], references, about)
+        for system in found
+    ]
 
 
 def _row(
@@ -183,7 +234,9 @@ def _row(
     waits = [statistics.median(of_sentence) for of_sentence in zip(*system.waits, strict=True)]
     _, alone, _ = low_middle_high = quartiles(waits)
     in_batches = [ours / base for ours, base in zip(system.speeds, first.speeds, strict=True)]
-    one_by_one = [sum(base) / sum(ours) for ours, base in zip(system.waits, first.waits, strict=True)]
+    one_by_one = [
+        sum(base) / sum(ours) for ours, base in zip(system.waits, first.waits, strict=True)
+    ]
     return {
         **subject.describe(system.plan),
         "curve": system.engine,
@@ -212,38 +265,73 @@ HEAD = """\
 
 def line(row: Row) -> str:
     """A row of the table."""
-    times, alone = (f"{middle:.2f} ({low:.2f}–{high:.2f})" for low, middle, high in (row["times"], row["times_alone"]))
-    cells = [row["plan"], row["curve"], f"{row['bytes'] / 1e6:.1f}", f"{row['bleu']:.2f}", f"{row['same']:.1%}"]
+    times, alone = (
+        f"{middle:.2f} ({low:.2f}–{high:.2f})"
+        for low, middle, high in (row["times"], row["times_alone"])
+    )
+    cells = [
+        row["plan"],
+        row["curve"],
+        f"{row['bytes'] / 1e6:.1f}",
+        f"{row['bleu']:.2f}",
+        f"{row['same']:.1%}",
+    ]
     cells += [f"{row['sentences_per_second']:.1f}", times, f"{row['latency_ms']:.1f}", alone]
     return f"| {' | '.join(cells)} |"
 
 
 def machine(args: argparse.Namespace, count: int, before: Sequence[float]) -> str:
     """The machine, its load before and after (one minute's average), and what was translated."""
-    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"threads: {args.threads}"
+    device = (
+        torch.cuda.get_device_name()
+        if args.device.startswith("cuda")
+        else f"threads: {args.threads}"
+    )
     clock = "CPU time" if on_cpu_time(torch.device(args.device)) else "wall time"
     loads = f"load {before[0]:.2f} before, {os.getloadavg()[0]:.2f} after"
-    work = f"{count} sentences, batches of {args.batch_size}, {args.singles} alone, beam {args.beam}"
+    work = (
+        f"{count} sentences, batches of {args.batch_size}, {args.singles} alone, beam {args.beam}"
+    )
     engines = f"torch {torch.__version__}, CTranslate2 {ctranslate2.__version__}"
-    return f"{os.cpu_count()} cores, {device}, {clock}, {engines}, {loads}; {work}, rounds: {args.rounds}"
+    return (
+        f"{os.cpu_count()} cores, {device}, {clock}, {engines}, {loads}; {work}, rounds: "
+        f"{args.rounds}"
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", metavar="DATA", help="a data set in fairseq's binary form")
     parser.add_argument("--path", metavar="CKPT", required=True, help="a fairseq checkpoint (.pt)")
-    parser.add_argument("--reference", metavar="TEXT", required=True, help="the subset's target side as plain text")
-    parser.add_argument("--plans", default="all/all all/every:2 every:2/every:2", help="default: %(default)s")
+    parser.add_argument(
+        "--reference", metavar="TEXT", required=True, help="the subset's target side as plain text"
+    )
+    parser.add_argument(
+        "--plans", default="all/all all/every:2 every:2/every:2", help="default: %(default)s"
+    )
     parser.add_argument("--gen-subset", metavar="SPLIT", default="test", help="default: test")
-    parser.add_argument("--remove-bpe", metavar="HOW", help="how pieces become words: sentencepiece, '@@ ', …")
+    parser.add_argument(
+        "--remove-bpe", metavar="HOW", help="how pieces become words: sentencepiece, '@@ ', …"
+    )
     parser.add_argument("--sentences", type=int, default=0, help="evenly spread (default: 0, all)")
-    counts = {"singles": 50, "beam": 5, "max-len-b": 200, "batch-size": 64, "rounds": 5, "threads": 1}
+    counts = {
+        "singles": 50,
+        "beam": 5,
+        "max-len-b": 200,
+        "batch-size": 64,
+        "rounds": 5,
+        "threads": 1,
+    }
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--rows", metavar="FILE", help="add the rows to this file (JSON Lines)")
-    parser.add_argument("--json", action="store_true", help="print a JSON line a system, not a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON line a system, not a table"
+    )
     return parser.parse_args(argv)
 
 
@@ -257,11 +345,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = ["python", "-m", "benchmarks.inference", *(sys.argv[1:] if argv is None else argv)]
     file = RowFile(args.rows, origin(command)) if args.rows else None
     with tempfile.TemporaryDirectory() as folder:
-        plans = dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.plans.split())
+        plans = dict.fromkeys(
+            PruningPlan.parse(text, subject.depths) for text in args.plans.split()
+        )
         found = [system for plan in plans for system in systems(args, Path(folder), plan)]
         for system in found:
             system.alone(singles[0])  # warms it up
-        for number in track(range(args.rounds), "rounds", console=Console(stderr=True), refresh_per_second=1):
+        for number in track(
+            range(args.rounds), "rounds", console=Console(stderr=True), refresh_per_second=1
+        ):
             start = number % len(found)
             for system in (*found[start:], *found[:start]):
                 system.turn(all_, singles, loaded.device)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """How long does it take to prune a large training checkpoint, and how much memory?
 
-Makes a checkpoint of a 12+6 Transformer-big (fp32 weights and Adam's state, 3.4 GB), keeps every other layer, and
-measures side by side, in alternation: (a) what a user of stock fairseq does today, torch.load, prune_state_dict and
-torch.save, once as it is and once dropping Adam's state by hand; (b) `fairseq-layerdrop prune` with its check; (c) a
-plain copy of (b)'s output. (b) and (c) end when the file is on the disk, (a) when torch.save returns. Each runs in a
-process of its own; imports do not count.
+Makes a checkpoint of a 12+6 Transformer-big (fp32 weights and Adam's state, 3.4 GB), keeps every
+other layer, and measures side by side, in alternation: (a) what a user of stock fairseq does today,
+torch.load, prune_state_dict and torch.save, once as it is and once dropping Adam's state by hand;
+(b) `fairseq-layerdrop prune` with its check; (c) a plain copy of (b)'s output. (b) and (c) end when
+the file is on the disk, (a) when torch.save returns. Each runs in a process of its own; imports do
+not count.
 
     python benchmarks/prune_checkpoint.py [--folder FOLDER] [--rounds 3]
 """
@@ -37,7 +38,9 @@ def make_checkpoint(path: Path) -> None:
 
     def attention(name: str) -> dict[str, torch.Tensor]:
         parts = [linear(f"{name}.{part}_proj", DIM, DIM) for part in ("k", "v", "q", "out")]
-        return {key: value for part in parts for key, value in part.items()} | norm(f"{name}_layer_norm")
+        return {key: value for part in parts for key, value in part.items()} | norm(
+            f"{name}_layer_norm"
+        )
 
     def norm(name: str) -> dict[str, torch.Tensor]:
         return {f"{name}.weight": torch.randn(DIM), f"{name}.bias": torch.randn(DIM)}
@@ -49,13 +52,17 @@ def make_checkpoint(path: Path) -> None:
     for stack, depth in DEPTHS.items():
         for layer in (f"{stack}.layers.{i}" for i in range(depth)):
             model |= (
-                attention(f"{layer}.self_attn") | linear(f"{layer}.fc1", FFN, DIM) | linear(f"{layer}.fc2", DIM, FFN)
+                attention(f"{layer}.self_attn")
+                | linear(f"{layer}.fc1", FFN, DIM)
+                | linear(f"{layer}.fc2", DIM, FFN)
             )
             model |= norm(f"{layer}.final_layer_norm")
             if stack == "decoder":
                 model |= attention(f"{layer}.encoder_attn")
     unique = list({value.data_ptr(): value for value in model.values()}.values())
-    moments = {i: {"step": 1, "exp_avg": p.clone(), "exp_avg_sq": p.clone()} for i, p in enumerate(unique)}
+    moments = {
+        i: {"step": 1, "exp_avg": p.clone(), "exp_avg_sq": p.clone()} for i, p in enumerate(unique)
+    }
     options = {f"{stack}_layers": depth for stack, depth in DEPTHS.items()}
     torch.save(
         {
@@ -78,7 +85,9 @@ def stock(full: Path, small: Path, *, drop_optimizer: bool = False) -> Callable[
     def run() -> None:
         checkpoint = torch.load(full, map_location="cpu", weights_only=True)
         keep = {f"{stack}_layers_to_keep": layers for stack, layers in KEPT.items()}
-        checkpoint["model"] = prune_state_dict(checkpoint["model"], Namespace(arch="transformer", **keep))
+        checkpoint["model"] = prune_state_dict(
+            checkpoint["model"], Namespace(arch="transformer", **keep)
+        )
         if drop_optimizer:
             del checkpoint["last_optimizer_state"]
         torch.save(checkpoint, small)
@@ -121,9 +130,13 @@ WAYS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
 
 
 def measure(way: str, source: Path, target: Path) -> dict[str, float]:
-    """Run one way in a fresh process: seconds, and the peak of anonymous memory in MB above that of the imports."""
+    """Run one way in a fresh process: seconds, and the peak of anonymous memory in MB above that of
+    the imports.
+    """
     command = [sys.executable, __file__, "--way", way, str(source), str(target)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 def run_one(way: str, source: Path, target: Path) -> None:
@@ -153,10 +166,14 @@ def anonymous_mb() -> float:
 
 def main() -> None:
     """Measure all ways in alternation and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, help="where 5 GB have room (default: the system's)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", nargs=3, metavar=("WAY", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--way", nargs=3, metavar=("WAY", "SOURCE", "TARGET"), help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
     if args.way:
         return run_one(args.way[0], Path(args.way[1]), Path(args.way[2]))
@@ -180,10 +197,16 @@ def report(rounds: list[dict[str, dict[str, float]]], full: Path, small: Path) -
         return f"{statistics.median(r[way]['seconds'] / r[other]['seconds'] for r in rounds):.1f}"
 
     prune = "fairseq-layerdrop prune"
-    print(f"{full.stat().st_size / 1e9:.2f} GB -> {small.stat().st_size / 1e9:.2f} GB, {len(rounds)} rounds, medians")
+    print(
+        f"{full.stat().st_size / 1e9:.2f} GB -> {small.stat().st_size / 1e9:.2f} GB, "
+        f"{len(rounds)} rounds, medians"
+    )
     print("| way | seconds | times prune | peak anonymous memory |\n| --- | ---: | ---: | ---: |")
     for way in WAYS:
-        print(f"| {way} | {median(way, 'seconds'):.2f} | {ratio(way, prune)} | {median(way, 'peak_mb'):,.0f} MB |")
+        print(
+            f"| {way} | {median(way, 'seconds'):.2f} | {ratio(way, prune)} | "
+            f"{median(way, 'peak_mb'):,.0f} MB |"
+        )
     print(f"prune takes {ratio(prune, 'copy of the output')} copies of its output")
 
 

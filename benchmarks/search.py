@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""How much faster are shared prefixes and screening than scoring one by one, and what does a sweep add to its scoring?
+"""How much faster are shared prefixes and screening than scoring one by one, and what does a sweep
+add to its scoring?
 
 Four pairs of ways to the same numbers (they must agree within 1e-6), in alternation in one process:
 
-- all sub-networks: one by one (the model restricted, its criterion) against ``score_losses``, where plans that begin
-  with the same layers share them; one by one takes ``--sample`` plans, evenly by their sizes, and is scaled up;
+- all sub-networks: one by one (the model restricted, its criterion) against ``score_losses``, where
+  plans that begin with the same layers share them; one by one takes ``--sample`` plans, evenly by
+  their sizes, and is scaled up;
 - the rounds of greedy elimination over all stacks: one by one against ``LossObjective``;
-- an exhaustive search at half the depth: on all batches against screened on a fifth of them, the same winner;
+- an exhaustive search at half the depth: on all batches against screened on a fifth of them, the
+  same winner;
 - a sweep of eight plans against scoring these one by one.
 
     python -m benchmarks.search [--rounds 5] [--sample 60] [--json]
-    python -m benchmarks.search --dim 256 --ffn 1024 --vocabulary 8000 --sentences 4 --sample 30 --rounds 3
-    python -m benchmarks.search --path CKPT DATA
+    python -m benchmarks.search --dim 256 --ffn 1024 --vocabulary 8000 --sentences 4 --sample 30
+    --rounds 3 python -m benchmarks.search --path CKPT DATA
 
-There is a batch a round: the first two score one a round, the others all. The *bound* is the ratio of both ways'
-multiply-adds (matrix products and attention, counted as they run). Ratios are medians of the rounds' own, with their
-quartiles. Without ``--path`` words and weights are random, and the targets what the whole model says, so that losses
-tell plans apart. *Held* are the most activations of a stack that the walk holds at once, the stack's input among them:
-at most the depth + 2.
+There is a batch a round: the first two score one a round, the others all. The *bound* is the ratio
+of both ways' multiply-adds (matrix products and attention, counted as they run). Ratios are medians
+of the rounds' own, with their quartiles. Without ``--path`` words and weights are random, and the
+targets what the whole model says, so that losses tell plans apart. *Held* are the most activations
+of a stack that the walk holds at once, the stack's input among them: at most the depth + 2.
 """
 
 import argparse
@@ -86,17 +89,40 @@ class Bench:
 
     def pairs(self) -> list[Pair]:
         """What is compared."""
-        tried, points = list(itertools.chain(*self.eliminations)), evenly(self.plans, self.subject, 8)
+        tried, points = (
+            list(itertools.chain(*self.eliminations)),
+            evenly(self.plans, self.subject, 8),
+        )
         best, scale = "at least 0.85 of the bound", len(self.plans) / len(self.sample)
         return [
-            Pair(f"all {len(self.plans):,}", best, lambda r: self.each(self.sample, r), self.all_shared, scale),
-            Pair(f"greedy, {len(tried)} plans", best, lambda r: self.each(tried, r), self.eliminate),
-            Pair(f"screening, {SCREEN:.0%}", "at least 2", lambda _: self.search(1), lambda _: self.search(SCREEN)),
-            Pair("sweep, 8 plans", "at most 1.05", lambda _: self.swept(points), lambda _: self.each(points)),
+            Pair(
+                f"all {len(self.plans):,}",
+                best,
+                lambda r: self.each(self.sample, r),
+                self.all_shared,
+                scale,
+            ),
+            Pair(
+                f"greedy, {len(tried)} plans", best, lambda r: self.each(tried, r), self.eliminate
+            ),
+            Pair(
+                f"screening, {SCREEN:.0%}",
+                "at least 2",
+                lambda _: self.search(1),
+                lambda _: self.search(SCREEN),
+            ),
+            Pair(
+                "sweep, 8 plans",
+                "at most 1.05",
+                lambda _: self.swept(points),
+                lambda _: self.each(points),
+            ),
         ]
 
     def objective(self, number: int | None = None, part: float = 1.0) -> LossObjective:
-        """As ``fairseq-layerdrop search`` makes it, on one batch or all, with a new file of rows."""
+        """As ``fairseq-layerdrop search`` makes it, on one batch or all, with a new file of
+        rows.
+        """
         rows = RowFile(next(self.files))
         score = LossObjective(self.subject, self.batches, rows=rows, workers=Workers(), part=part)
         score.samples = score.samples if number is None else self.samples(number)
@@ -125,7 +151,11 @@ class Bench:
     def eliminate(self, number: int) -> Numbers:
         """The rounds of the elimination."""
         score = self.objective(number)
-        return {p: loss for plans in self.eliminations for p, loss in zip(plans, score(plans), strict=True)}
+        return {
+            p: loss
+            for plans in self.eliminations
+            for p, loss in zip(plans, score(plans), strict=True)
+        }
 
     def search(self, share: float) -> Numbers:
         """The best at half the depth."""
@@ -135,7 +165,9 @@ class Bench:
 
     def swept(self, plans: Sequence[PruningPlan]) -> Numbers:
         """The rows of a sweep."""
-        rows = sweep(self.subject, plans, Measures(self.batches, ["loss"]), Results(str(next(self.files))))
+        rows = sweep(
+            self.subject, plans, Measures(self.batches, ["loss"]), Results(str(next(self.files)))
+        )
         return {plan: row["loss"] for plan, row in rows.items()}
 
     def held(self) -> dict[str, int]:
@@ -144,7 +176,9 @@ class Bench:
 
         def note(stack: str, output: Any) -> None:
             alive[stack] += 1
-            weakref.finalize(output[0] if isinstance(output, tuple) else output, alive.subtract, [stack])
+            weakref.finalize(
+                output[0] if isinstance(output, tuple) else output, alive.subtract, [stack]
+            )
             most[stack] = max(most[stack], alive[stack])
 
         hooks = [
@@ -160,7 +194,9 @@ class Bench:
 
 
 def evenly(plans: Sequence[PruningPlan], subject: Subject, count: int) -> list[PruningPlan]:
-    """So many of the plans, at even distances in the order of their sizes; those of one size are in a random order."""
+    """So many of the plans, at even distances in the order of their sizes; those of one size are in
+    a random order.
+    """
     ranked = sorted(random.Random(1).sample(plans, len(plans)), key=subject.parameters)
     count = min(count, len(plans))
     return [ranked[(2 * i + 1) * len(ranked) // (2 * count)] for i in range(count)]
@@ -179,8 +215,14 @@ class Row:
 
     def __str__(self) -> str:
         low, middle, high = self.ratio
-        cells = [self.pair, *(f"{s:.2f}" for s in self.seconds), f"{middle:.2f} ({low:.2f}–{high:.2f})"]
-        return f"| {' | '.join([*cells, f'{self.bound:.2f}', f'{self.of_bound:.3f}', self.target])} |"
+        cells = [
+            self.pair,
+            *(f"{s:.2f}" for s in self.seconds),
+            f"{middle:.2f} ({low:.2f}–{high:.2f})",
+        ]
+        return (
+            f"| {' | '.join([*cells, f'{self.bound:.2f}', f'{self.of_bound:.3f}', self.target])} |"
+        )
 
 
 HEAD = """\
@@ -195,14 +237,18 @@ def measure(pair: Pair, rounds: int, device: torch.device) -> Row:
     times = [turn(pair, number, device) for number in progress]
     one, other = zip(*times, strict=True)
     ratios = [a / b for a, b in times]
-    ratio = tuple(statistics.quantiles(ratios, method="inclusive")) if rounds > 1 else (ratios[0],) * 3
+    ratio = (
+        tuple(statistics.quantiles(ratios, method="inclusive")) if rounds > 1 else (ratios[0],) * 3
+    )
     seconds = statistics.median(one), statistics.median(other)
     return Row(pair.name, seconds, ratio, bound, ratio[1] / bound, pair.target)
 
 
 def multiply_adds(run: Callable[[], object]) -> int:
     """Of all matrix products and attention."""
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch counts those of GPUs only
+    on_cpu = (
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    )  # torch counts those of GPUs only
     count = lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
     with FlopCounterMode(display=False, custom_mapping={on_cpu: count}) as counter:
         run()
@@ -218,15 +264,26 @@ def turn(pair: Pair, number: int, device: torch.device) -> tuple[float, float]:
     }
     for plan, loss in found["one"].items():
         got = found["other"].get(plan, math.nan)
-        assert math.isclose(loss, got, rel_tol=1e-6), f"{pair.name}: {plan}: {loss} one way, {got} the other"
+        assert math.isclose(loss, got, rel_tol=1e-6), (
+            f"{pair.name}: {plan}: {loss} one way, {got} the other"
+        )
     return pair.scale * seconds["one"], seconds["other"]
 
 
 def synthetic(args: argparse.Namespace) -> tuple[Subject, Batches]:
     """A translation model with random weights, and batches of random words."""
     fairseq_layerdrop.register()
-    arch = ("--arch", "layerdrop_transformer", "--encoder-layerdrop", "0", "--decoder-layerdrop", "0")
-    cfg = configuration(Variant("", 0.0, arch, "", (args.encoder_layers, args.decoder_layers)), args)
+    arch = (
+        "--arch",
+        "layerdrop_transformer",
+        "--encoder-layerdrop",
+        "0",
+        "--decoder-layerdrop",
+        "0",
+    )
+    cfg = configuration(
+        Variant("", 0.0, arch, "", (args.encoder_layers, args.decoder_layers)), args
+    )
     words = Dictionary()
     for i in range(args.vocabulary - words.nspecial):
         words.add_symbol(f"w{i}")
@@ -253,7 +310,12 @@ class Synthetic(Batches):
         lengths = torch.full(shape[:1], args.length, device=args.device)
         inputs = {"src_tokens": source, "src_lengths": lengths, "prev_output_tokens": previous}
         target = model(**inputs)[0].argmax(-1)
-        return {"nsentences": shape[0], "ntokens": target.numel(), "net_input": inputs, "target": target}
+        return {
+            "nsentences": shape[0],
+            "ntokens": target.numel(),
+            "net_input": inputs,
+            "target": target,
+        }
 
 
 def real(args: argparse.Namespace) -> tuple[Subject, Batches]:
@@ -265,26 +327,49 @@ def real(args: argparse.Namespace) -> tuple[Subject, Batches]:
 
 
 def machine(args: argparse.Namespace, bench: Bench, load: Sequence[float]) -> str:
-    """The machine, its load before and after (one minute's average), the sizes, and what is held."""
-    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"threads: {torch.get_num_threads()}"
+    """The machine, its load before and after (one minute's average), the sizes, and what is
+    held.
+    """
+    device = (
+        torch.cuda.get_device_name()
+        if args.device.startswith("cuda")
+        else f"threads: {torch.get_num_threads()}"
+    )
     clock = "CPU time" if on_cpu_time(torch.device(args.device)) else "wall time"
     loads = f"load {load[0]:.2f} before, {os.getloadavg()[0]:.2f} after"
     layers = " + ".join(map(str, bench.subject.depths.values()))
     decoder = bench.loaded.model.decoder
     sizes = f"{layers} layers, d {decoder.embed_dim}, FFN {decoder.layers[0].fc1.out_features}, "
-    sizes += f"{len(bench.loaded.task.target_dictionary)} words, {args.sentences} x {args.length} tokens a batch"
+    sizes += (
+        f"{len(bench.loaded.task.target_dictionary)} words, {args.sentences} x "
+        f"{args.length} tokens a batch"
+    )
     held = ", ".join(f"{stack} {count}" for stack, count in bench.held().items())
-    return f"{os.cpu_count()} cores, {device}, {clock}, torch {torch.__version__}, {loads}; {sizes}; held: {held}"
+    return (
+        f"{os.cpu_count()} cores, {device}, {clock}, torch {torch.__version__}, {loads}; "
+        f"{sizes}; held: {held}"
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags; the defaults take about five minutes on one core."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"encoder-layers": 6, "decoder-layers": 6, "dim": 128, "ffn": 512, "heads": 4, "vocabulary": 200}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = {
+        "encoder-layers": 6,
+        "decoder-layers": 6,
+        "dim": 128,
+        "ffn": 512,
+        "heads": 4,
+        "vocabulary": 200,
+    }
     more = {"sentences": 16, "length": 24, "rounds": 5, "sample": 60, "threads": 1}
     for name, default in (sizes | more).items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
-    parser.add_argument("--path", nargs=2, metavar=("CKPT", "DATA"), help="a checkpoint and its data")
+    parser.add_argument(
+        "--path", nargs=2, metavar=("CKPT", "DATA"), help="a checkpoint and its data"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--json", action="store_true", help="print a JSON line a pair, not a table")
     return parser.parse_args(argv)

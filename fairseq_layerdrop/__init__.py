@@ -9,16 +9,18 @@ __version__ = "0.1.0"
 
 if __name__ != "fairseq_layerdrop":  # fairseq imports a --user-dir by the folder's name
     raise ImportError(
-        f"--user-dir: the folder (or the link to it) must be called fairseq_layerdrop, got {__name__}; "
+        "--user-dir: the folder (or the link to it) must be called fairseq_layerdrop, got "
+        f"{__name__}; "
         "`fairseq-layerdrop user-dir` prints the right one"
     )
 
 
 def register() -> None:
-    """Register models, tasks and criterions with fairseq, for Python programs that do not go through ``--user-dir``.
+    """Register models, tasks and criterions with fairseq, for Python programs that do not go
+    through ``--user-dir``.
 
-    fairseq skips ``--user-dir`` for a package that was imported before; whoever imports this one first
-    calls ``register()``. Calling it again does nothing.
+    fairseq skips ``--user-dir`` for a package that was imported before; whoever imports this one
+    first calls ``register()``. Calling it again does nothing.
     """
     import fairseq_layerdrop.criterions
     import fairseq_layerdrop.criterions.layerdrop_distill

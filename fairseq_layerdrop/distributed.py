@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What fairseq's launchers need to train in several processes without a GPU.
 
-Stock fairseq starts as many processes as there are GPUs. Without one, ``--distributed-world-size 2`` with an init
-method starts none and exits 0 (nothing was trained), ``torchrun`` divides by zero, and torch's data-parallel wrapper is
-told to use GPU 0. Here, where torch sees no GPU, the same command lines train:
+Stock fairseq starts as many processes as there are GPUs. Without one, ``--distributed-world-size
+2`` with an init method starts none and exits 0 (nothing was trained), ``torchrun`` divides by zero,
+and torch's data-parallel wrapper is told to use GPU 0. Here, where torch sees no GPU, the same
+command lines train:
 
     fairseq-train … --distributed-world-size 2 --cpu
     torchrun --nproc-per-node 2 $(which fairseq-train) … --cpu
 
-Where there is a GPU nothing of this is changed. Processes that fairseq spawns import ``--user-dir`` themselves.
+Where there is a GPU nothing of this is changed. Processes that fairseq spawns import ``--user-dir``
+themselves.
 """
 
 import os
@@ -32,7 +34,9 @@ class CpuDataParallel(DistributedDataParallel):
 
 
 def mend() -> None:
-    """Put what is below in the places of fairseq's, the launchers only if there is no GPU; again does nothing."""
+    """Put what is below in the places of fairseq's, the launchers only if there is no GPU; again
+    does nothing.
+    """
     utils._broadcast_object_slow = _broadcast_object
     if torch.cuda.is_available():
         return
@@ -45,8 +49,9 @@ def mend() -> None:
 def _broadcast_object(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
     """What one rank has, for all: a checkpoint that is resumed from.
 
-    fairseq's sends it through ``torch.save`` and ``torch.load``, which on torch >= 2.6 refuses what rank 0 has made of
-    the options. It comes from a process of this training, which has read the file safely.
+    fairseq's sends it through ``torch.save`` and ``torch.load``, which on torch >= 2.6 refuses what
+    rank 0 has made of the options. It comes from a process of this training, which has read the
+    file safely.
     """
     held = [obj]
     torch.distributed.broadcast_object_list(held, src=src_rank, group=group, device=dist_device)
@@ -61,7 +66,9 @@ def call_main(cfg: Any, main: Any, **named: Any) -> None:
     """
     training = cfg.distributed_training
     if training.ddp_backend in ("fully_sharded", "slowmo") and training.distributed_world_size > 1:
-        raise ValueError(f"--ddp-backend {training.ddp_backend} needs GPUs and fairscale; take pytorch_ddp")
+        raise ValueError(
+            f"--ddp-backend {training.ddp_backend} needs GPUs and fairscale; take pytorch_ddp"
+        )
     _find_the_others(training)
     if training.distributed_init_method is None:
         main(cfg, **named)
@@ -72,21 +79,27 @@ def call_main(cfg: Any, main: Any, **named: Any) -> None:
         return
     named["start_rank"], training.distributed_rank = training.distributed_rank, None
     arguments = (main, cfg, named)
-    torch.multiprocessing.spawn(utils.distributed_main, arguments, nprocs=training.distributed_world_size, join=True)
+    torch.multiprocessing.spawn(
+        utils.distributed_main, arguments, nprocs=training.distributed_world_size, join=True
+    )
 
 
 def _find_the_others(training: Any) -> None:
     """Set how the processes meet, if there are several and no flag says it."""
     if training.distributed_init_method is not None:
         return
-    if os.environ.keys() >= TORCHRUN and int(os.environ["WORLD_SIZE"]) > 1:  # whatever the flag says
+    if (
+        os.environ.keys() >= TORCHRUN and int(os.environ["WORLD_SIZE"]) > 1
+    ):  # whatever the flag says
         _from_torchrun(training)
     elif training.distributed_world_size > 1:
         utils.infer_init_method(training)
         if training.distributed_init_method is None:
             _on_this_machine(training)
     if training.distributed_world_size < 1:
-        raise ValueError("SLURM: fairseq counts a process a GPU, and there is none; ask for several tasks a node")
+        raise ValueError(
+            "SLURM: fairseq counts a process a GPU, and there is none; ask for several tasks a node"
+        )
 
 
 def _from_torchrun(training: Any) -> None:

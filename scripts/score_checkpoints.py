@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Score checkpoints with stock fairseq-generate and sacreBLEU; one row each, as it comes; rows that are there are kept.
+"""Score checkpoints with stock fairseq-generate and sacreBLEU; one row each, as it comes; rows that
+are there are kept.
 
-    python scripts/score_checkpoints.py DATA --reference TEXT --rows ROWS.jsonl --curve NAME CKPT... [-- FLAGS]
+    python scripts/score_checkpoints.py DATA --reference TEXT --rows ROWS.jsonl --curve NAME CKPT...
+    [-- FLAGS]
 
 What stands after `--` goes to fairseq-generate.
 """
@@ -29,17 +31,28 @@ def main() -> None:
     """Score every checkpoint that has no row yet."""
     argv = sys.argv[1:]
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", metavar="DATA", help="binarised data, as for fairseq-generate")
     parser.add_argument("checkpoints", metavar="CKPT", nargs="+")
-    parser.add_argument("--reference", type=Path, required=True, help="the subset's target side as plain text")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="the subset's target side as plain text"
+    )
     parser.add_argument("--rows", type=Path, required=True, help="JSON Lines; rows are added")
     parser.add_argument("--curve", required=True, help="the model's name in tables and figures")
     args = parser.parse_args(argv[:cut])
     references = args.reference.read_text(encoding="utf-8").splitlines()
     rows = RowFile(args.rows)
     for path in track(args.checkpoints, f"scoring {args.curve}", console=Console(stderr=True)):
-        command = [args.data, "--path", path, "--required-batch-size-multiple", "1", *argv[cut + 1 :]]
+        command = [
+            args.data,
+            "--path",
+            path,
+            "--required-batch-size-multiple",
+            "1",
+            *argv[cut + 1 :],
+        ]
         signature = sign(path, command, args.reference)
         if not rows.find(signature):
             rows.add([make_row(path, command, references, signature, args.curve)])
@@ -53,10 +66,14 @@ def make_row(
     scores = quality(generation.hypotheses, references, ["bleu", "chrf"])
     facts = describe(checkpoint.load(path))
     steps = (facts["provenance"] or {}).get("steps", [])
-    kept = {stack: about["layers_of_the_original"] or "all" for stack, about in facts["stacks"].items()}
+    kept = {
+        stack: about["layers_of_the_original"] or "all" for stack, about in facts["stacks"].items()
+    }
     return {
         "curve": curve,
-        "plan": "/".join(",".join(map(str, layers)) if layers != "all" else layers for layers in kept.values()),
+        "plan": "/".join(
+            ",".join(map(str, layers)) if layers != "all" else layers for layers in kept.values()
+        ),
         **{f"{stack}_layers": about["depth"] for stack, about in facts["stacks"].items()},
         "parameters": facts["parameters"]["total"],
         **scores,

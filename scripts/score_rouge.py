@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Print ROUGE-1, -2 and -L (F1, by rouge-score, with its signature) of what ``fairseq-generate`` printed into a file.
+"""Print ROUGE-1, -2 and -L (F1, by rouge-score, with its signature) of what ``fairseq-generate``
+printed into a file.
 
 python scripts/score_rouge.py GEN
 """
@@ -12,16 +13,25 @@ from fairseq_layerdrop.evaluation.texts import quality
 
 
 def main(path: str) -> None:
-    """Hypotheses against the targets that fairseq printed beside them; sentences without a hypothesis are an error."""
+    """Hypotheses against the targets that fairseq printed beside them; sentences without a
+    hypothesis are an error.
+    """
     output = Path(path).read_text(encoding="utf-8")
     targets = dict(re.findall(r"^T-(\d+)\t(.*)$", output, re.MULTILINE))
     hypotheses = dict(re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.MULTILINE))
     numbers = sorted(targets, key=int)
     if not numbers or targets.keys() != hypotheses.keys():
-        raise ValueError(f"{path}: {len(targets)} targets and {len(hypotheses)} hypotheses; let fairseq-generate end")
+        raise ValueError(
+            f"{path}: {len(targets)} targets and {len(hypotheses)} hypotheses; let "
+            "fairseq-generate end"
+        )
     scores = quality([hypotheses[i] for i in numbers], [targets[i] for i in numbers], ["rouge"])
     signature = scores.pop("metrics")["rouge"]
-    print(path, *(f"{name} {score:.2f}" for name, score in scores.items()), f"({len(numbers)} texts, {signature})")
+    print(
+        path,
+        *(f"{name} {score:.2f}" for name, score in scores.items()),
+        f"({len(numbers)} texts, {signature})",
+    )
 
 
 if __name__ == "__main__":

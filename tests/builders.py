@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Tiny checkpoint dictionaries as fairseq's trainer writes them; layer i of a stack is filled with the value i."""
+"""Tiny checkpoint dictionaries as fairseq's trainer writes them; layer i of a stack is filled with
+the value i.
+"""
 
 import copy
 from argparse import Namespace
@@ -28,7 +30,11 @@ ENCODER_LAYER = {
 }
 DECODER_LAYER = {
     **ENCODER_LAYER,
-    **{key.replace("self_attn", "encoder_attn"): shape for key, shape in ENCODER_LAYER.items() if "self_attn" in key},
+    **{
+        key.replace("self_attn", "encoder_attn"): shape
+        for key, shape in ENCODER_LAYER.items()
+        if "self_attn" in key
+    },
 }
 
 
@@ -47,15 +53,24 @@ WHERE = {
 """The modules that hold each stack's layers, by family."""
 
 
-def layer_list(path: str, depth: int, shapes: Mapping[str, tuple[int, ...]] = ENCODER_LAYER) -> dict[str, Tensor]:
+def layer_list(
+    path: str, depth: int, shapes: Mapping[str, tuple[int, ...]] = ENCODER_LAYER
+) -> dict[str, Tensor]:
     """The weights of a list of layers at a path."""
-    return {f"{path}.{i}.{key}": torch.full(shape, float(i)) for i in range(depth) for key, shape in shapes.items()}
+    return {
+        f"{path}.{i}.{key}": torch.full(shape, float(i))
+        for i in range(depth)
+        for key, shape in shapes.items()
+    }
 
 
 def model_state(encoder: int = 6, decoder: int = 6, *, tied: bool = True) -> dict[str, Tensor]:
     """A Transformer's state dict; a stack of no layers is a stack that the model lacks."""
     state: dict[str, Tensor] = {}
-    for stack, depth, shapes in (("encoder", encoder, ENCODER_LAYER), ("decoder", decoder, DECODER_LAYER)):
+    for stack, depth, shapes in (
+        ("encoder", encoder, ENCODER_LAYER),
+        ("decoder", decoder, DECODER_LAYER),
+    ):
         if depth:
             state[f"{stack}.version"] = torch.tensor([3.0])
             words = torch.arange(WORDS * DIM).float().view(WORDS, DIM)
@@ -73,13 +88,19 @@ def model_state(encoder: int = 6, decoder: int = 6, *, tied: bool = True) -> dic
 def family_state(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, Tensor]:
     """The state dict of a model of any family, with what each has beside its layers."""
     state: dict[str, Tensor] = {}
-    depths, shapes = {"encoder": encoder, "decoder": decoder}, {"encoder": ENCODER_LAYER, "decoder": DECODER_LAYER}
+    depths, shapes = (
+        {"encoder": encoder, "decoder": decoder},
+        {"encoder": ENCODER_LAYER, "decoder": DECODER_LAYER},
+    )
     for stack, modules in WHERE[family].items():
         for module in modules:
             if "w2v" not in module and family != "wav2vec2":
                 state[f"{module}.embed_tokens.weight"] = torch.full((WORDS, DIM), 1.0 + len(state))
             state |= layer_list(f"{module}.layers", depths[stack], shapes[stack])
-            state |= {f"{module}.layer_norm.weight": torch.ones(DIM), f"{module}.layer_norm.bias": torch.zeros(DIM)}
+            state |= {
+                f"{module}.layer_norm.weight": torch.ones(DIM),
+                f"{module}.layer_norm.bias": torch.zeros(DIM),
+            }
     if family == "roberta":
         state["encoder.lm_head.weight"] = state["encoder.sentence_encoder.embed_tokens.weight"]
         state["encoder.lm_head.dense.weight"] = torch.ones(DIM, DIM)
@@ -87,26 +108,39 @@ def family_state(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, T
     if family.startswith("wav2vec"):
         wav2vec = WHERE[family]["encoder"][0].removesuffix("encoder")
         state[f"{wav2vec}mask_emb"] = torch.ones(DIM)
-        state |= {f"{wav2vec}feature_extractor.conv_layers.{i}.0.weight": torch.ones(DIM, 1, 3) for i in range(7)}
+        state |= {
+            f"{wav2vec}feature_extractor.conv_layers.{i}.0.weight": torch.ones(DIM, 1, 3)
+            for i in range(7)
+        }
         state[f"{wav2vec}encoder.pos_conv.0.weight_g"] = torch.ones(1, 1, 2)
     return state
 
 
-def share(state: Mapping[str, Tensor], path: str, chunks: Sequence[Sequence[int]], part: str = "") -> dict[str, Tensor]:
-    """The layers of each chunk at a path have the weights of its first; only those whose names begin with ``part``."""
+def share(
+    state: Mapping[str, Tensor], path: str, chunks: Sequence[Sequence[int]], part: str = ""
+) -> dict[str, Tensor]:
+    """The layers of each chunk at a path have the weights of its first; only those whose names
+    begin with ``part``.
+    """
     shared = dict(state)
     for first, *others in chunks:
         for layer in others:
             own = f"{path}.{layer}.{part}"
             shared |= {
-                key: state[f"{path}.{first}.{part}{key.removeprefix(own)}"] for key in state if key.startswith(own)
+                key: state[f"{path}.{first}.{part}{key.removeprefix(own)}"]
+                for key in state
+                if key.startswith(own)
             }
     return shared
 
 
 def model_options(encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
     """The model section of stock fairseq, flat."""
-    options: dict[str, Any] = {"_name": "transformer", "dropout": 0.1, "share_decoder_input_output_embed": True}
+    options: dict[str, Any] = {
+        "_name": "transformer",
+        "dropout": 0.1,
+        "share_decoder_input_output_embed": True,
+    }
     for stack, depth in (("encoder", encoder), ("decoder", decoder)):
         if depth:
             options |= {
@@ -118,15 +152,29 @@ def model_options(encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
     return options
 
 
-def config(encoder: int = 6, decoder: int = 6, *, ours: bool = False, namespace: bool = False) -> dict[str, Any]:
-    """A configuration: of stock fairseq, or of this package's model and task; the model's options flat either way."""
+def config(
+    encoder: int = 6, decoder: int = 6, *, ours: bool = False, namespace: bool = False
+) -> dict[str, Any]:
+    """A configuration: of stock fairseq, or of this package's model and task; the model's options
+    flat either way.
+    """
     model: dict[str, Any] | Namespace = model_options(encoder, decoder)
     task: dict[str, Any] = {"_name": "translation", "data": "data-bin", "source_lang": "en"}
     if ours:
         model |= {"_name": "layerdrop_transformer", "layerdrop_min_layers": 1, "seed": 7}
-        task |= {"_name": "layerdrop_translation", "encoder_keep": None, "decoder_keep": None, "valid_plans": "6+3"}
+        task |= {
+            "_name": "layerdrop_translation",
+            "encoder_keep": None,
+            "decoder_keep": None,
+            "valid_plans": "6+3",
+        }
     if namespace:  # every option there was, the other sections' too
-        others = {"arch": model["_name"], "task": task["_name"], "criterion": "cross_entropy", "user_dir": "/home/me/p"}
+        others = {
+            "arch": model["_name"],
+            "task": task["_name"],
+            "criterion": "cross_entropy",
+            "user_dir": "/home/me/p",
+        }
         model = Namespace(**model | others | {"seed": 3, "save_dir": "layerdrop_transformer"})
     return {
         "_name": None,
@@ -172,7 +220,10 @@ def training_checkpoint(
             "val_loss": 2.5,
             "best": 2.5,
         },
-        "last_optimizer_state": {"state": {0: {"step": 1200, "exp_avg": torch.ones(2000)}}, "param_groups": []},
+        "last_optimizer_state": {
+            "state": {0: {"step": 1200, "exp_avg": torch.ones(2000)}},
+            "param_groups": [],
+        },
     }
     if ema:
         checkpoint["extra_state"]["ema"] = copy.deepcopy(state)
@@ -182,17 +233,24 @@ def training_checkpoint(
 def family_checkpoint(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
     """A checkpoint of a model of any family, in the middle of its training."""
     stacks = WHERE[family]
-    checkpoint = training_checkpoint(encoder if "encoder" in stacks else 0, decoder if "decoder" in stacks else 0)
+    checkpoint = training_checkpoint(
+        encoder if "encoder" in stacks else 0, decoder if "decoder" in stacks else 0
+    )
     model = checkpoint["cfg"]["model"] | {"_name": family}
     if family in ("wav2vec_ctc", "wav2vec_seq2seq"):
         inner = {key: model.pop(key) for key in list(model) if key.startswith("encoder_")}
-        model["w2v_args"] = {"model": {"_name": "wav2vec2", **inner}, "task": {"_name": "audio_pretraining"}}
+        model["w2v_args"] = {
+            "model": {"_name": "wav2vec2", **inner},
+            "task": {"_name": "audio_pretraining"},
+        }
     checkpoint["cfg"]["model"] = model
     return checkpoint | {"model": family_state(family, encoder, decoder)}
 
 
 def layer_values(state: dict[str, Tensor], stack: str) -> list[int]:
-    """Which layers of the original a stack consists of, read off its weights; of a stack elsewhere, its module."""
+    """Which layers of the original a stack consists of, read off its weights; of a stack elsewhere,
+    its module.
+    """
     layers: dict[int, set[float]] = {}
     for key, tensor in state.items():
         if key.startswith(f"{stack}.layers."):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Made once for all tests: a tiny data set, a tiny model trained on it with LayerDrop, its pruned files."""
+"""Made once for all tests: a tiny data set, a tiny model trained on it with LayerDrop, its pruned
+files.
+"""
 
 import functools
 import os
@@ -9,7 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: results must not depend on the machine's cores
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch comes: results must not depend on the machine's cores
 
 from fairseq_programs import (
     FIXTURES,
@@ -28,15 +32,44 @@ from fairseq_programs import (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-docs", action="store_true", help="write what the tests find into docs/")
+    parser.addoption(
+        "--write-docs", action="store_true", help="write what the tests find into docs/"
+    )
 
 
 SENTENCES = {"train": 60, "valid": 14, "test": 11}
 LAYERDROP_TRAINING = [
-    *("--user-dir", str(USER_DIR), "--task", "layerdrop_translation", "--arch", "layerdrop_transformer", *STYLE),
-    *("--encoder-layers", "4", "--decoder-layers", "4", "--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"),
-    *("--dropout", "0.1", "--update-freq", "2", "--save-interval", "10", "--validate-interval", "10"),
-    # Or fairseq keeps the batches of the epoch in which a process began, and a resumed run meets others.
+    *(
+        "--user-dir",
+        str(USER_DIR),
+        "--task",
+        "layerdrop_translation",
+        "--arch",
+        "layerdrop_transformer",
+        *STYLE,
+    ),
+    *(
+        "--encoder-layers",
+        "4",
+        "--decoder-layers",
+        "4",
+        "--encoder-layerdrop",
+        "0.5",
+        "--decoder-layerdrop",
+        "0.5",
+    ),
+    *(
+        "--dropout",
+        "0.1",
+        "--update-freq",
+        "2",
+        "--save-interval",
+        "10",
+        "--validate-interval",
+        "10",
+    ),
+    # Or fairseq keeps the batches of the epoch in which a process began, and a resumed run meets
+    # others.
     *("--update-epoch-batch-itr", "True"),
     *("--batch-size-valid", "5", "--valid-plans", "4+2 every:2/first:1"),
     *("--eval-bleu", "--eval-bleu-args", '{"beam": 2, "max_len_b": 10}'),
@@ -57,7 +90,9 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy data set in fairseq's binary form: 60 pairs to train on, 14 valid, 11 test, one dictionary."""
+    """A toy data set in fairseq's binary form: 60 pairs to train on, 14 valid, 11 test, one
+    dictionary.
+    """
     folder = tmp_path_factory.mktemp("data")
     write_corpus(folder, SENTENCES)
     prefixes = [item for split in SENTENCES for item in (f"--{split}pref", str(folder / split))]
@@ -69,14 +104,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy data's sources alone, in fairseq's binary form: for language models."""
     folder = tmp_path_factory.mktemp("text")
-    prefixes = [item for split in SENTENCES for item in (f"--{split}pref", str(data.parent / f"{split}.src"))]
+    prefixes = [
+        item
+        for split in SENTENCES
+        for item in (f"--{split}pref", str(data.parent / f"{split}.src"))
+    ]
     fairseq("preprocess", "--only-source", "--destdir", folder, *prefixes)
     return folder
 
 
 @pytest.fixture(scope="session")
 def audio_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quarter of a second of noise eleven times, as fairseq's speech tasks read it, with labels for HuBERT."""
+    """A quarter of a second of noise eleven times, as fairseq's speech tasks read it, with labels
+    for HuBERT.
+    """
     folder = tmp_path_factory.mktemp("audio")
     write_audio(folder, {"train": 8, "valid": 3})
     return folder
@@ -84,14 +125,18 @@ def audio_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A 4+4 model trained for 60 updates with LayerDrop 0.5, dropout, two micro-batches, plans and BLEU."""
+    """A 4+4 model trained for 60 updates with LayerDrop 0.5, dropout, two micro-batches, plans and
+    BLEU.
+    """
     folder = tmp_path_factory.mktemp("trained")
     return Run(folder, train(data, folder, *LAYERDROP_TRAINING, "--max-update", "60"))
 
 
 @pytest.fixture(scope="session")
 def pruned(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``pruned("--decoder-keep", "0,2")``: the trained model's file with these layers, written once."""
+    """``pruned("--decoder-keep", "0,2")``: the trained model's file with these layers, written
+    once.
+    """
     folder = tmp_path_factory.mktemp("pruned")
 
     @functools.cache
@@ -103,7 +148,9 @@ def pruned(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 @pytest.fixture(scope="session")
 def stock_hypotheses(data: Path, pruned: Callable[..., Path]) -> Callable[..., Hypotheses]:
-    """``stock_hypotheses("--decoder-keep", "0,2")``: what stock fairseq generates from that file, run once."""
+    """``stock_hypotheses("--decoder-keep", "0,2")``: what stock fairseq generates from that file,
+    run once.
+    """
 
     @functools.cache
     def run(*keep: str) -> Hypotheses:
@@ -116,7 +163,9 @@ def stock_hypotheses(data: Path, pruned: Callable[..., Path]) -> Callable[..., H
 def fixtures() -> Path:
     """The checkpoints that official fairseq wrote; they travel beside the repository, not in it."""
     if not FIXTURES.is_dir():
-        pytest.skip("the official checkpoints are not there: ../shared/fixtures, beside the repository")
+        pytest.skip(
+            "the official checkpoints are not there: ../shared/fixtures, beside the repository"
+        )
     return FIXTURES
 
 

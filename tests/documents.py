@@ -19,7 +19,8 @@ PAGES = sorted(
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _PROGRAM = re.compile(
-    r"(\w+=\S+ )*((sbatch )?scripts/\S+\.sh|python (-m )?(benchmarks|scripts)\S+|torchrun|fairseq-\S+)( |$)"
+    r"(\w+=\S+ )*((sbatch )?scripts/\S+\.sh|python (-m "
+    r")?(benchmarks|scripts)\S+|torchrun|fairseq-\S+)( |$)"
 )
 OTHERS = ("echo", "fairseq-hydra-train", "torchrun", "python", "sbatch")
 """Programs of documented commands, beside those whose parsers fairseq and this package have."""
@@ -46,26 +47,39 @@ def spans(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The commands on a page, in words: those in blocks, in indented lines, and whole ones in running text.
+    """The commands on a page, in words: those in blocks, in indented lines, and whole ones in
+    running text.
 
     What is cut by an ellipsis is none, nor is a program's name alone.
     """
     prose = _FENCE.sub("", text(page))
-    indented = re.sub(r"\\\n\s*", "", "\n".join(line[4:] for line in prose.splitlines() if line.startswith("    ")))
+    indented = re.sub(
+        r"\\\n\s*",
+        "",
+        "\n".join(line[4:] for line in prose.splitlines() if line.startswith("    ")),
+    )
     lines = [line for line in indented.splitlines() if _PROGRAM.match(line)]
-    lines += [span for span in spans(page) if _PROGRAM.match(span) and " " in span and "…" not in span]
+    lines += [
+        span for span in spans(page) if _PROGRAM.match(span) and " " in span and "…" not in span
+    ]
     for block in blocks(page, "bash"):
         lines += block.replace("\\\n", " ").splitlines()
     for line in lines:
         for part in line.replace('"$(fairseq-layerdrop user-dir)"', str(USER_DIR)).split(" | "):
             words = shlex.split(re.sub(r" [<>] \S+", "", part), comments=True)
-            if words := words[next((i for i, word in enumerate(words) if not re.match(r"\w+=", word)), len(words)) :]:
+            if words := words[
+                next(
+                    (i for i, word in enumerate(words) if not re.match(r"\w+=", word)), len(words)
+                ) :
+            ]:
                 yield words
 
 
 def is_known(program: str) -> bool:
     """Whether the tests have a parser for a command, or something like it."""
-    return program in (*PARSED, *OTHERS) or (program.startswith("scripts/") and program.endswith(".sh"))
+    return program in (*PARSED, *OTHERS) or (
+        program.startswith("scripts/") and program.endswith(".sh")
+    )
 
 
 def flags(page: Path) -> set[str]:
@@ -77,7 +91,11 @@ def flags(page: Path) -> set[str]:
 def links(page: Path) -> list[str]:
     """Where the page's links lead, but for those into the network."""
     prose = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", text(page)))
-    return [target for target in re.findall(r"\]\(([^)\s]+)\)", prose) if not target.startswith(("http:", "https:"))]
+    return [
+        target
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose)
+        if not target.startswith(("http:", "https:"))
+    ]
 
 
 def anchors(page: Path) -> set[str]:

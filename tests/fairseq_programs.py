@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Helpers: fairseq's programs as processes of their own, its parsers in process, models of some thousand parameters."""
+"""Helpers: fairseq's programs as processes of their own, its parsers in process, models of some
+thousand parameters.
+"""
 
 import copy
 import functools
@@ -26,21 +28,52 @@ Hypotheses = dict[int, tuple[float, str, list[float]]]
 """What fairseq-generate printed, by sentence: score and text of ``H-``, the scores of ``P-``."""
 
 WIDTH = [
-    *("--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "32", "--encoder-attention-heads", "2"),
-    *("--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2"),
+    *(
+        "--encoder-embed-dim",
+        "32",
+        "--encoder-ffn-embed-dim",
+        "32",
+        "--encoder-attention-heads",
+        "2",
+    ),
+    *(
+        "--decoder-embed-dim",
+        "32",
+        "--decoder-ffn-embed-dim",
+        "32",
+        "--decoder-attention-heads",
+        "2",
+    ),
 ]
-"""A tiny model's sizes; an architecture may set its own for the decoder, so that both stacks are named."""
+"""A tiny model's sizes; an architecture may set its own for the decoder, so that both stacks are
+named.
+"""
 
 TRAINING = [
     *LANGUAGES,
     *("--optimizer", "adam", "--lr", "0.01", "--clip-norm", "1.0", "--lr-scheduler", "fixed"),
     *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
-    *("--batch-size", "10", "--required-batch-size-multiple", "1", "--seed", "3", "--cpu", "--num-workers", "0"),
+    *(
+        "--batch-size",
+        "10",
+        "--required-batch-size-multiple",
+        "1",
+        "--seed",
+        "3",
+        "--cpu",
+        "--num-workers",
+        "0",
+    ),
     *("--no-epoch-checkpoints", "--no-progress-bar", "--log-format", "json", "--log-interval", "1"),
 ]
 """What every training here has in common."""
 
-STYLE = [*WIDTH, "--encoder-normalize-before", "--decoder-normalize-before", "--share-all-embeddings"]
+STYLE = [
+    *WIDTH,
+    "--encoder-normalize-before",
+    "--decoder-normalize-before",
+    "--share-all-embeddings",
+]
 """All that a training's flags say of the trained model's form, but for its depth."""
 
 SHORT = ["--max-len-a", "0", "--max-len-b", "12"]
@@ -48,31 +81,46 @@ SHORT = ["--max-len-a", "0", "--max-len-b", "12"]
 
 
 def python(*arguments: str | Path, cwd: Path | None = None, fails: bool = False) -> str:
-    """Run Python in a process of its own, on one thread; return what it printed, stdout and stderr together.
+    """Run Python in a process of its own, on one thread; return what it printed, stdout and stderr
+    together.
 
-    ``cwd`` defaults to the repository, from where the package can be imported without being installed.
+    ``cwd`` defaults to the repository, from where the package can be imported without being
+    installed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=cwd or REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=cwd or REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert (done.returncode != 0) == fails, f"exit {done.returncode}: {' '.join(command)}\n{done.stdout[-3000:]}"
+    assert (done.returncode != 0) == fails, (
+        f"exit {done.returncode}: {' '.join(command)}\n{done.stdout[-3000:]}"
+    )
     return done.stdout
 
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
-    """The process that forks fairseq's programs; it ends when this one does, at the end of its input."""
+    """The process that forks fairseq's programs; it ends when this one does, at the end of its
+    input.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, Path(__file__).with_name("fairseq_server.py")]
-    return subprocess.Popen(command, cwd="/", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd="/", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def in_stock(program: str, *arguments: str | Path, fails: bool = False) -> str:
-    """Run a module, or a script, in a process of stock fairseq, far from the repository; return all that it printed."""
+    """Run a module, or a script, in a process of stock fairseq, far from the repository; return all
+    that it printed.
+    """
     server = _server()
     assert server.stdin and server.stdout
     with tempfile.NamedTemporaryFile("r") as output:
@@ -105,25 +153,48 @@ def prune(source: Path, target: Path, *flags: str) -> Path:
 
 def hypotheses(output: str) -> Hypotheses:
     """Read fairseq-generate's output, which goes by the length of the sentences."""
-    heads = {int(n): (float(score), text) for n, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", output, re.M)}
-    scores = {int(n): [float(s) for s in row.split()] for n, row in re.findall(r"^P-(\d+)\t(.*)$", output, re.M)}
+    heads = {
+        int(n): (float(score), text)
+        for n, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", output, re.M)
+    }
+    scores = {
+        int(n): [float(s) for s in row.split()]
+        for n, row in re.findall(r"^P-(\d+)\t(.*)$", output, re.M)
+    }
     return {n: (*heads[n], scores[n]) for n in heads}
 
 
 def generate(data: Path, checkpoint: Path, *flags: str | Path) -> Hypotheses:
     """Run ``fairseq-generate`` on the whole test set; nothing is added, not even ``--user-dir``."""
-    sure = ["--gen-subset", "test", "--batch-size", "32", "--required-batch-size-multiple", "1", "--beam", "5"]
+    sure = [
+        "--gen-subset",
+        "test",
+        "--batch-size",
+        "32",
+        "--required-batch-size-multiple",
+        "1",
+        "--beam",
+        "5",
+    ]
     return hypotheses(fairseq("generate", data, "--path", checkpoint, *sure, "--cpu", *flags))
 
 
 def assert_same_hypotheses(one: Hypotheses, two: Hypotheses, *, sentences: int) -> None:
-    """Every sentence is there, every text equal, every score within 1e-5; those of words as far as they are printed."""
+    """Every sentence is there, every text equal, every score within 1e-5; those of words as far as
+    they are printed.
+    """
     assert len(one) == sentences
-    assert {n: text for n, (_, text, _) in one.items()} == {n: text for n, (_, text, _) in two.items()}
+    assert {n: text for n, (_, text, _) in one.items()} == {
+        n: text for n, (_, text, _) in two.items()
+    }
     for n, (score, _, scores) in one.items():
-        assert abs(score - two[n][0]) < 1e-5, f"sentence {n}: scores differ by {abs(score - two[n][0])}"
+        assert abs(score - two[n][0]) < 1e-5, (
+            f"sentence {n}: scores differ by {abs(score - two[n][0])}"
+        )
         worst = max(abs(a - b) for a, b in zip(scores, two[n][2], strict=True))
-        assert worst < 1.1e-4, f"sentence {n}: a word's scores differ by {worst}"  # four decimals, the last rounded
+        assert worst < 1.1e-4, (
+            f"sentence {n}: a word's scores differ by {worst}"
+        )  # four decimals, the last rounded
 
 
 def logged(output: str, tag: str) -> list[dict[str, Any]]:
@@ -152,24 +223,33 @@ def write_corpus(folder: Path, sizes: dict[str, int]) -> None:
     """A toy language: the target is the source in capitals, a swapped pair of words at its head."""
     rng = random.Random(7)
     for split, sentences in sizes.items():
-        sources = [[rng.choice("abcdefghij") for _ in range(rng.randint(3, 8))] for _ in range(sentences)]
+        sources = [
+            [rng.choice("abcdefghij") for _ in range(rng.randint(3, 8))] for _ in range(sentences)
+        ]
         targets = [[words[1], words[0], *words[2:]] for words in sources]
         (folder / f"{split}.src").write_text("".join(" ".join(words) + "\n" for words in sources))
-        (folder / f"{split}.tgt").write_text("".join(" ".join(words).upper() + "\n" for words in targets))
+        (folder / f"{split}.tgt").write_text(
+            "".join(" ".join(words).upper() + "\n" for words in targets)
+        )
 
 
 def masked_lm_data(folder: Path) -> Path:
-    """Sentences that run through an alphabet, for masked language modelling: 60 to train on, 14 valid, 11 test."""
+    """Sentences that run through an alphabet, for masked language modelling: 60 to train on, 14
+    valid, 11 test.
+    """
     rng = random.Random(5)
     for split, sentences in {"train": 60, "valid": 14, "test": 11}.items():
         starts = [rng.randrange(10) for _ in range(sentences)]
-        runs = [" ".join(_WORDS[(start + i) % 10] for i in range(rng.randint(4, 9))) for start in starts]
+        runs = [
+            " ".join(_WORDS[(start + i) % 10] for i in range(rng.randint(4, 9))) for start in starts
+        ]
         (folder / f"{split}.text").write_text("\n".join(runs) + "\n")
     return preprocess(folder, "text", folder / "bin")
 
 
 def sentence_data(folder: Path, dictionary: Path) -> Path:
-    """Sentences of two classes, up and down the alphabet, in a folder as for GLUE: 120 to train on, 15 valid, 11 test.
+    """Sentences of two classes, up and down the alphabet, in a folder as for GLUE: 120 to train on,
+    15 valid, 11 test.
 
     ``dictionary`` is the one that the model to fine-tune was trained with.
     """
@@ -189,12 +269,16 @@ def sentence_data(folder: Path, dictionary: Path) -> Path:
 
 
 def preprocess(folder: Path, name: str, target: Path, *flags: str) -> Path:
-    """Run ``fairseq-preprocess --only-source`` in this process on ``train.NAME``, ``valid.NAME`` and ``test.NAME``."""
+    """Run ``fairseq-preprocess --only-source`` in this process on ``train.NAME``, ``valid.NAME``
+    and ``test.NAME``.
+    """
     from fairseq import options
     from fairseq_cli import preprocess as program
 
     prefixes = [
-        item for split in ("train", "valid", "test") for item in (f"--{split}pref", str(folder / f"{split}.{name}"))
+        item
+        for split in ("train", "valid", "test")
+        for item in (f"--{split}pref", str(folder / f"{split}.{name}"))
     ]
     arguments = ["--only-source", "--destdir", str(target), *prefixes, *flags]
     program.main(options.get_preprocessing_parser().parse_args(arguments))
@@ -202,7 +286,9 @@ def preprocess(folder: Path, name: str, target: Path, *flags: str) -> Path:
 
 
 def write_audio(folder: Path, sizes: dict[str, int]) -> None:
-    """Noise of a quarter of a second, with lists of files, labels of twelve frames a file, and letters."""
+    """Noise of a quarter of a second, with lists of files, labels of twelve frames a file, and
+    letters.
+    """
     import numpy
     import soundfile
 
@@ -211,7 +297,9 @@ def write_audio(folder: Path, sizes: dict[str, int]) -> None:
         names = [f"clip-{split}-{i}.wav" for i in range(clips)]
         for name in names:
             soundfile.write(folder / name, rng.standard_normal(4000) * 0.1, 16000)
-        (folder / f"{split}.tsv").write_text(f"{folder}\n" + "".join(f"{name}\t4000\n" for name in names))
+        (folder / f"{split}.tsv").write_text(
+            f"{folder}\n" + "".join(f"{name}\t4000\n" for name in names)
+        )
         labels = [" ".join(map(str, rng.integers(0, 5, 12))) for _ in names]
         (folder / f"{split}.km").write_text("".join(f"{line}\n" for line in labels))
         (folder / f"{split}.ltr").write_text("a b | c\n" * clips)
@@ -220,7 +308,8 @@ def write_audio(folder: Path, sizes: dict[str, int]) -> None:
 
 
 def evaluate(checkpoint: Path, **overrides: Any) -> dict[str, Any]:
-    """The metrics of a checkpoint on its validation set, as ``fairseq-validate`` computes them, means not rounded.
+    """The metrics of a checkpoint on its validation set, as ``fairseq-validate`` computes them,
+    means not rounded.
 
     The whole set is one batch; ``overrides`` are of the configuration that was saved.
     """
@@ -232,10 +321,14 @@ def evaluate(checkpoint: Path, **overrides: Any) -> dict[str, Any]:
     (model,), cfg, task = load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides)
     criterion = task.build_criterion(cfg.criterion)
     task.load_dataset("valid")
-    (sample,) = task.get_batch_iterator(task.dataset("valid"), max_sentences=100).next_epoch_itr(shuffle=False)
+    (sample,) = task.get_batch_iterator(task.dataset("valid"), max_sentences=100).next_epoch_itr(
+        shuffle=False
+    )
     with torch.no_grad(), metrics.aggregate(new_root=True) as meters:
         task.reduce_metrics([task.valid_step(sample, model.eval(), criterion)[2]], criterion)
-    exact = {name: float(meter.avg) for name, meter in meters.items() if isinstance(meter, AverageMeter)}
+    exact = {
+        name: float(meter.avg) for name, meter in meters.items() if isinstance(meter, AverageMeter)
+    }
     return meters.get_smoothed_values() | exact
 
 
@@ -281,7 +374,9 @@ def build_task(cfg: Any) -> Any:
 
 
 def build_model(*flags: str, seed: int = 5) -> Any:
-    """The model that ``fairseq-train`` would build from these flags, its weights drawn from ``seed``."""
+    """The model that ``fairseq-train`` would build from these flags, its weights drawn from
+    ``seed``.
+    """
     import torch
 
     cfg = config(*flags)
@@ -300,12 +395,17 @@ def build_shapes(*flags: str) -> Any:
 
 
 def batch(sentences: int = 3, length: int = 6, seed: int = 11) -> dict[str, Any]:
-    """A sample as fairseq's translation task feeds it; the second sentence is shorter on both sides."""
+    """A sample as fairseq's translation task feeds it; the second sentence is shorter on both
+    sides.
+    """
     import torch
 
     words = dictionary()
     generator = torch.Generator().manual_seed(seed)
-    source, target = (torch.randint(words.nspecial, len(words), (sentences, length), generator=generator) for _ in "ab")
+    source, target = (
+        torch.randint(words.nspecial, len(words), (sentences, length), generator=generator)
+        for _ in "ab"
+    )
     source[:, -1] = target[:, -1] = words.eos()
     source[1, :2] = words.pad()  # padded on the left, as fairseq does
     target[1, -3:] = torch.tensor([words.eos(), words.pad(), words.pad()])
@@ -332,8 +432,12 @@ def loss_of(model: Any, sample: dict[str, Any] | None = None) -> Any:
     )
 
 
-def after_training(samples: list[dict[str, Any]], *flags: str) -> tuple[list[float], dict[str, Any]]:
-    """The losses of one update a sample, and the weights after them, of the model that these flags build."""
+def after_training(
+    samples: list[dict[str, Any]], *flags: str
+) -> tuple[list[float], dict[str, Any]]:
+    """The losses of one update a sample, and the weights after them, of the model that these flags
+    build.
+    """
     import torch
 
     model = build_model(*flags).train()
@@ -352,7 +456,9 @@ def after_training(samples: list[dict[str, Any]], *flags: str) -> tuple[list[flo
 def stacks(model: Any) -> dict[str, Any]:
     """The modules that have ``layers``, by the stack's name, encoder first."""
     found = {name: getattr(model, name) for name in ("encoder", "decoder") if hasattr(model, name)}
-    return {name: getattr(stack, "sentence_encoder", stack) for name, stack in found.items()}  # RoBERTa's
+    return {
+        name: getattr(stack, "sentence_encoder", stack) for name, stack in found.items()
+    }  # RoBERTa's
 
 
 @contextmanager

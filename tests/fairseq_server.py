@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Runs fairseq's programs, each in a process of its own, without the six seconds that importing fairseq takes.
+"""Runs fairseq's programs, each in a process of its own, without the six seconds that importing
+fairseq takes.
 
-A process that has imported stock fairseq, and nothing of this package, forks for every program; the child runs the
-program's module as ``python -m`` does. Requests and exit statuses go through pipes, one JSON line each.
+A process that has imported stock fairseq, and nothing of this package, forks for every program; the
+child runs the program's module as ``python -m`` does. Requests and exit statuses go through pipes,
+one JSON line each.
 """
 
 import json
@@ -37,7 +39,8 @@ def run(program: str, arguments: list[str], output: str) -> None:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    logging.root.handlers.clear()  # an import has logged something; the programs set up the logging themselves
+    # an import has logged something; the programs set up the logging themselves
+    logging.root.handlers.clear()
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What ``from_pretrained`` of stock fairseq makes of a checkpoint and sentences; run where this package is not.
+"""What ``from_pretrained`` of stock fairseq makes of a checkpoint and sentences; run where this
+package is not.
 
 hub_in_stock.py translate|score CHECKPOINT SENTENCES OUT
 """
@@ -15,7 +16,9 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 
 
 def scores(hub: Any, sentence: str) -> list[float]:
-    """The log probability of each token; ``hub.score`` itself fails on numpy 2, for any model (``numpy.compat``)."""
+    """The log probability of each token; ``hub.score`` itself fails on numpy 2, for any model
+    (``numpy.compat``).
+    """
     tokens = hub.encode(sentence)
     (logits, _) = hub.models[0](torch.cat([tokens[-1:], tokens[:-1]])[None])
     found: list[float] = logits[0].log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Load checkpoints with stock fairseq, no override, and write what each computes; run where this package is not.
+"""Load checkpoints with stock fairseq, no override, and write what each computes; run where this
+package is not.
 
 outputs_in_stock.py OUT CHECKPOINT...                        stock fairseq alone
 outputs_in_stock.py OUT --user-dir FOLDER CHECKPOINT...      with a plugin
@@ -24,5 +25,7 @@ if __name__ == "__main__":
     for path in paths:
         (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path])
         layers = [name for name, _ in model.named_modules() if re.search(r"\.layers\.\d+$", name)]
-        results.append({"model": type(model).__name__, "layers": len(layers), "outputs": outputs(model)})
+        results.append(
+            {"model": type(model).__name__, "layers": len(layers), "outputs": outputs(model)}
+        )
     torch.save(results, target)

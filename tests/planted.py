@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Tiny models in files, and what evaluates them: without training, with layers that are known to be useful or not."""
+"""Tiny models in files, and what evaluates them: without training, with layers that are known to be
+useful or not.
+"""
 
 import json
 import shutil
@@ -21,11 +23,18 @@ from fairseq_layerdrop.modules.subnetwork import stacks
 def subject(checkpoint: Path, data: Path, **rates: Any) -> Subject:
     """A checkpoint, ready to be evaluated."""
     rates = rates or {"encoder": 0.2, "decoder": 0.2}
-    return Subject(loading.load(str(checkpoint), str(data)), digest=digest(checkpoint), curve="tiny", rates=rates)
+    return Subject(
+        loading.load(str(checkpoint), str(data)),
+        digest=digest(checkpoint),
+        curve="tiny",
+        rates=rates,
+    )
 
 
 def plant(source: Path, target: Path, useful: Mapping[str, Collection[int]]) -> Path:
-    """A pre-norm checkpoint in which all layers but these add nothing, and so can go without any loss."""
+    """A pre-norm checkpoint in which all layers but these add nothing, and so can go without any
+    loss.
+    """
     state = load(source)
     for key, tensor in list(state["model"].items()):
         stack, layers, number, *rest = [*key.split("."), "", "", ""][:7]
@@ -37,10 +46,27 @@ def plant(source: Path, target: Path, useful: Mapping[str, Collection[int]]) -> 
 
 
 def write_language_model(data: Path, folder: Path) -> Path:
-    """A language model of four layers, as it was drawn, in a file as fairseq's trainer writes it."""
-    sizes = ["--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2"]
+    """A language model of four layers, as it was drawn, in a file as fairseq's trainer writes
+    it.
+    """
+    sizes = [
+        "--decoder-embed-dim",
+        "32",
+        "--decoder-ffn-embed-dim",
+        "32",
+        "--decoder-attention-heads",
+        "2",
+    ]
     sizes += ["--decoder-input-dim", "32", "--decoder-output-dim", "32", "--decoder-layers", "4"]
-    flags = ["--task", "language_modeling", "--arch", "transformer_lm", *sizes, "--tokens-per-sample", "16"]
+    flags = [
+        "--task",
+        "language_modeling",
+        "--arch",
+        "transformer_lm",
+        *sizes,
+        "--tokens-per-sample",
+        "16",
+    ]
     return write_model(data, folder / "lm.pt", *flags)
 
 
@@ -53,8 +79,17 @@ def write_model(data: Path, target: Path, *flags: str) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # so that its layers differ
-    history = {"optimizer_name": "Adam", "criterion_name": "x", "lr_scheduler_state": {"best": None}, "num_updates": 0}
-    checkpoint = {"cfg": OmegaConf.to_container(cfg, enum_to_str=True), "args": None, "model": model.state_dict()}
+    history = {
+        "optimizer_name": "Adam",
+        "criterion_name": "x",
+        "lr_scheduler_state": {"best": None},
+        "num_updates": 0,
+    }
+    checkpoint = {
+        "cfg": OmegaConf.to_container(cfg, enum_to_str=True),
+        "args": None,
+        "model": model.state_dict(),
+    }
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
     torch.save({**checkpoint, "optimizer_history": [history], "extra_state": extra}, target)
     return target
@@ -76,7 +111,14 @@ def comparable(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-APART = ("seconds", "command", "sentences_per_second", "tokens_per_second", "latency_ms", "latency_ms_quartiles")
+APART = (
+    "seconds",
+    "command",
+    "sentences_per_second",
+    "tokens_per_second",
+    "latency_ms",
+    "latency_ms_quartiles",
+)
 
 
 def count_calls(model: Any) -> list[tuple[str, int]]:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Run by a process that has imported fairseq: ``fairseq-train`` in N processes, as torchrun starts them, forked after
-the flags are read, which takes two seconds.
+"""Run by a process that has imported fairseq: ``fairseq-train`` in N processes, as torchrun starts
+them, forked after the flags are read, which takes two seconds.
 
     ranks.py N SECONDS FOLDER ARGUMENTS…
 
-FOLDER gets from each rank, beside what the training itself prints and saves, ``RANK.jsonl`` (a line for every draw: the
-layers that ran and the learned rates) and ``RANK.pt`` (the model's tensors at the end). The exit status is that of the
-first process that failed; the others are then killed, as they all are after SECONDS (124). One process is started
-without anything of torchrun's.
+FOLDER gets from each rank, beside what the training itself prints and saves, ``RANK.jsonl`` (a line
+for every draw: the layers that ran and the learned rates) and ``RANK.pt`` (the model's tensors at
+the end). The exit status is that of the first process that failed; the others are then killed, as
+they all are after SECONDS (124). One process is started without anything of torchrun's.
 """
 
 import json
@@ -34,7 +34,12 @@ def fork(size: int, seconds: float) -> int:
         child = os.fork()
         if child == 0:
             if size > 1:
-                torchruns = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": size, "RANK": rank}
+                torchruns = {
+                    "MASTER_ADDR": "localhost",
+                    "MASTER_PORT": port,
+                    "WORLD_SIZE": size,
+                    "RANK": rank,
+                }
                 os.environ.update({name: str(value) for name, value in torchruns.items()})
             return rank
         running[child] = rank
@@ -63,7 +68,12 @@ def watch(layers: Any, trainer: Any, notes: list[Any]) -> None:
         drawn = draw()
         if layers.training:
             keep = None if drawn.keep is None else drawn.keep.tolist()
-            note = {"update": trainer.get_num_updates(), "stack": layers.stack, "active": drawn.active, "keep": keep}
+            note = {
+                "update": trainer.get_num_updates(),
+                "stack": layers.stack,
+                "active": drawn.active,
+                "keep": keep,
+            }
             notes.append(note)
         return drawn
 
@@ -71,7 +81,9 @@ def watch(layers: Any, trainer: Any, notes: list[Any]) -> None:
 
 
 def main() -> None:
-    """Become ``fairseq-train``, fork as soon as the flags are read, and write down what there is to note."""
+    """Become ``fairseq-train``, fork as soon as the flags are read, and write down what there is to
+    note.
+    """
     size, seconds, folder, *arguments = sys.argv[1:]
     ranks: list[int] = []
     trainers: list[Any] = []

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Stands in for every program of a recipe: writes down how it was called, reads what it would read, leaves its files.
+"""Stands in for every program of a recipe: writes down how it was called, reads what it would read,
+leaves its files.
 
-It is called by the program's name; ``RECIPE_TEST`` names a folder with ``calls.jsonl`` and ``served/``, the downloads,
-and ``RECIPE_USER_DIR`` the plugin.
+It is called by the program's name; ``RECIPE_TEST`` names a folder with ``calls.jsonl`` and
+``served/``, the downloads, and ``RECIPE_USER_DIR`` the plugin.
 """
 
 import json
@@ -98,7 +99,11 @@ def perl() -> None:
 
 
 def python() -> None:
-    if ARGUMENTS[:2] == ["-m", "zipfile"] or ARGUMENTS[0] == "-c" or ARGUMENTS[0].startswith("scripts/figures/"):
+    if (
+        ARGUMENTS[:2] == ["-m", "zipfile"]
+        or ARGUMENTS[0] == "-c"
+        or ARGUMENTS[0].startswith("scripts/figures/")
+    ):
         os.execv(sys.executable, [sys.executable, *ARGUMENTS])
     if re.search("bpe", " ".join(ARGUMENTS[:2])) and "train" not in ARGUMENTS:
         copy()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Commands of documents and recipes: given to the real parsers; recipes run with stand-ins for all programs."""
+"""Commands of documents and recipes: given to the real parsers; recipes run with stand-ins for all
+programs.
+"""
 
 import json
 import os
@@ -44,7 +46,9 @@ def parse(command: Sequence[str]) -> Any:
         SystemExit: if it refuses them.
     """
     program, arguments = command[0], list(command[1:])
-    with mock.patch.object(sys, "argv", list(command)):  # fairseq reads --user-dir and --task off it
+    with mock.patch.object(
+        sys, "argv", list(command)
+    ):  # fairseq reads --user-dir and --task off it
         parser = (_FAIRSEQ | _PLAIN)[program]()
     if program in _PLAIN:
         return parser.parse_args(arguments)
@@ -52,7 +56,9 @@ def parse(command: Sequence[str]) -> Any:
 
 
 class Bench:
-    """A folder in which recipes run, no program of which does more than to write down how it was called."""
+    """A folder in which recipes run, no program of which does more than to write down how it was
+    called.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,13 +69,17 @@ class Bench:
             (folder / "bin" / program).write_text(f"#!{sys.executable}\n{stub}")
             (folder / "bin" / program).chmod(0o755)
 
-    def run(self, script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, script: str, *arguments: object, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a script of ``scripts/`` in the folder."""
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         variables = {**os.environ, "PATH": path, "RECIPE_TEST": str(self.folder), **environment}
         variables["RECIPE_USER_DIR"] = str(USER_DIR)
         command = ["bash", str(SCRIPTS / script), *map(str, arguments)]
-        return subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=self.folder, env=variables, capture_output=True, text=True, check=False
+        )
 
     def calls(self, program: str = "") -> list[list[str]]:
         """What was called so far, in order; of one program, or of all."""

@@ -49,7 +49,9 @@ LIBRARIES = {
 
 
 class Import(NamedTuple):
-    """One imported module, by its full name, and whether the import runs as soon as the file is imported."""
+    """One imported module, by its full name, and whether the import runs as soon as the file is
+    imported.
+    """
 
     name: str
     at_once: bool
@@ -57,7 +59,12 @@ class Import(NamedTuple):
 
 def imports(path: Path) -> Iterator[Import]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    inner = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f)}
+    inner = {
+        id(n)
+        for f in ast.walk(tree)
+        if isinstance(f, (ast.FunctionDef, ast.Lambda))
+        for n in ast.walk(f)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -106,7 +113,11 @@ def test_the_package_itself_imports_nothing_at_once() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_a_room_uses_only_its_libraries(path: Path) -> None:
-    foreign = {found.name.partition(".")[0] for found in imports(path)} - sys.stdlib_module_names - {PACKAGE.name}
+    foreign = (
+        {found.name.partition(".")[0] for found in imports(path)}
+        - sys.stdlib_module_names
+        - {PACKAGE.name}
+    )
     assert foreign <= LIBRARIES[room(path)]
 
 
@@ -115,21 +126,31 @@ def test_only_checkpoint_reads_and_writes_files_of_torch(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     used |= {found.name for found in imports(path)}
-    assert used & {"torch.load", "torch.save", "torch.serialization.load", "torch.serialization.save"} == set()
+    assert (
+        used & {"torch.load", "torch.save", "torch.serialization.load", "torch.serialization.save"}
+        == set()
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
 def source_files() -> list[Path]:
-    folders = [folder for folder in REPOSITORY.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    folders = [
+        folder
+        for folder in REPOSITORY.iterdir()
+        if folder.is_dir() and not folder.name.startswith(".")
+    ]
     folders = [folder for folder in folders if folder.name not in ("build", "runs")]
     return [
         path
         for suffix in ("py", "sh")
-        for path in (*REPOSITORY.glob(f"*.{suffix}"), *(p for folder in folders for p in folder.rglob(f"*.{suffix}")))
+        for path in (
+            *REPOSITORY.glob(f"*.{suffix}"),
+            *(p for folder in folders for p in folder.rglob(f"*.{suffix}")),
+        )
     ]
 
 

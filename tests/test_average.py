@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop average``: which files are taken, what is said and written, and what is refused in one line."""
+"""``fairseq-layerdrop average``: which files are taken, what is said and written, and what is
+refused in one line.
+"""
 
 import json
 import os
@@ -16,7 +18,14 @@ import numpy
 import pytest
 import torch
 from builders import FFN, training_checkpoint
-from fairseq_programs import assert_same_hypotheses, assert_same_tensors, generate, hypotheses, prune, weights
+from fairseq_programs import (
+    assert_same_hypotheses,
+    assert_same_tensors,
+    generate,
+    hypotheses,
+    prune,
+    weights,
+)
 
 from fairseq_layerdrop import checkpoint as files
 from fairseq_layerdrop.checkpoint import digest, load
@@ -57,7 +66,9 @@ def out(tmp_path: Path) -> Path:
 
 
 def write(path: Path, value: float, *, maximize: bool | None = None, **form: Any) -> Path:
-    """A training checkpoint that is recognised by ``value``: one of its weights, and its updates."""
+    """A training checkpoint that is recognised by ``value``: one of its weights, and its
+    updates.
+    """
     found = training_checkpoint(2, 2, **form)
     found["model"]["encoder.layer_norm.bias"].fill_(value)
     found["optimizer_history"][-1]["num_updates"] = int(value)
@@ -90,7 +101,9 @@ def three(save_dir: Folder) -> list[Path]:
 
 
 def rewrite(path: Path, found: dict[str, Any], **options: Any) -> None:
-    """Put another file in a checkpoint's place; to write over it would change what ``load`` has mapped."""
+    """Put another file in a checkpoint's place; to write over it would change what ``load`` has
+    mapped.
+    """
     torch.save(found, path.with_suffix(".new"), **options)
     path.with_suffix(".new").rename(path)
 
@@ -114,10 +127,15 @@ def test_the_mean_of_the_files_is_written(average: Command, three: list[Path], o
     status, text, err = average(*three, out)
     assert (status, err) == (0, "")
     assert value(out) == torch.tensor(7.0).div(3).item()
-    assert [line for line in text.splitlines() if line.startswith("input: ")] == [f"input: {path}" for path in three]
+    assert [line for line in text.splitlines() if line.startswith("input: ")] == [
+        f"input: {path}" for path in three
+    ]
     assert f"bytes: {out.stat().st_size:,}\n" in text
     assert ", float32\n" in text
-    assert "dropped: optimizer state, best, val_loss, metrics; all else but the weights is that of the first" in text
+    assert (
+        "dropped: optimizer state, best, val_loss, metrics; all else but the weights is that of "
+        "the first" in text
+    )
     assert text.endswith(f"\nwritten and checked: {out}\n")
 
 
@@ -136,25 +154,37 @@ def test_as_json(average: Command, three: list[Path], out: Path) -> None:
     assert facts["namespaces"] == []
     assert facts["dtypes"] == [["float32"], ["float32"]]
     inspected = subprocess.run(
-        [sys.executable, "-m", "fairseq_layerdrop.cli", "inspect", out, "--json"], capture_output=True, check=True
+        [sys.executable, "-m", "fairseq_layerdrop.cli", "inspect", out, "--json"],
+        capture_output=True,
+        check=True,
     )
     assert facts["parameters"] == json.loads(inspected.stdout)["parameters"]["total"]
 
 
-def test_half_precision_is_said_to_be_summed_in_single(average: Command, three: list[Path], out: Path) -> None:
+def test_half_precision_is_said_to_be_summed_in_single(
+    average: Command, three: list[Path], out: Path
+) -> None:
     found = load(three[1])
-    rewrite(three[1], found | {"model": {key: tensor.half() for key, tensor in found["model"].items()}})
+    rewrite(
+        three[1], found | {"model": {key: tensor.half() for key, tensor in found["model"].items()}}
+    )
     assert ", float16, float32 -> float32\n" in average(*three, out).out
 
 
-def test_all_else_is_the_firsts_and_the_sources_are_named(average: Command, three: list[Path], out: Path) -> None:
+def test_all_else_is_the_firsts_and_the_sources_are_named(
+    average: Command, three: list[Path], out: Path
+) -> None:
     average(three[2], three[0], three[1], out)
     mean = load(out)
     assert mean["optimizer_history"][-1]["num_updates"] == 4
-    assert mean["extra_state"]["layerdrop_average"]["sources"] == [digest(three[n]) for n in (2, 0, 1)]
+    assert mean["extra_state"]["layerdrop_average"]["sources"] == [
+        digest(three[n]) for n in (2, 0, 1)
+    ]
 
 
-def test_the_mean_is_read_by_torchs_safe_defaults(average: Command, save_dir: Folder, out: Path) -> None:
+def test_the_mean_is_read_by_torchs_safe_defaults(
+    average: Command, save_dir: Folder, out: Path
+) -> None:
     folder = save_dir("a.pt", "b.pt", namespace=True, ema=True)
     for path in list(folder.iterdir()):
         found = load(path)
@@ -185,7 +215,9 @@ def test_files_of_the_old_format_go_in_too(average: Command, three: list[Path], 
     assert value(out) == torch.tensor(7.0).div(3).item()
 
 
-def test_the_same_command_writes_the_same_file(average: Command, three: list[Path], out: Path) -> None:
+def test_the_same_command_writes_the_same_file(
+    average: Command, three: list[Path], out: Path
+) -> None:
     for target in (out, out.with_name("again.pt")):
         average(*three, target)
     assert digest(out) == digest(out.with_name("again.pt"))
@@ -214,13 +246,17 @@ def test_one_file_is_read_at_a_time(
     folder = save_dir(*(f"checkpoint{n}.pt" for n in range(6)))
     monkeypatch.setattr(files, "load", watched)
     assert average(folder, out, "--num-epoch-checkpoints", 6).status == 0
-    assert most == [0] * 7, "six inputs and the check of the output, none read while another was held"
+    assert most == [0] * 7, (
+        "six inputs and the check of the output, none read while another was held"
+    )
 
 
 def test_what_was_written_wrong_is_not_kept(
     average: Command, three: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_with_a_flaw(checkpoint: dict[str, Any], file: Any, write: Callable[..., None] = torch.save) -> None:
+    def save_with_a_flaw(
+        checkpoint: dict[str, Any], file: Any, write: Callable[..., None] = torch.save
+    ) -> None:
         flaw = {"encoder.layers.1.fc1.bias": torch.full((FFN,), 3.0)}
         write(checkpoint | {"model": checkpoint["model"] | flaw}, file)
 
@@ -229,7 +265,9 @@ def test_what_was_written_wrong_is_not_kept(
     assert os.listdir(out.parent) == []
 
 
-def test_average_then_prune_is_prune_then_average(average: Command, three: list[Path], out: Path) -> None:
+def test_average_then_prune_is_prune_then_average(
+    average: Command, three: list[Path], out: Path
+) -> None:
     keep = ["--encoder-keep", "1", "--decoder-keep", "0"]
     small = [prune(path, path.with_name(f"small_{path.name}"), *keep) for path in three]
     average(*three, out.with_name("full.pt"))
@@ -248,12 +286,22 @@ def test_average_then_prune_is_prune_then_average(average: Command, three: list[
 
 def taken(done: Done) -> list[str]:
     assert (done.status, done.err) == (0, "")
-    return [Path(line.removeprefix("input: ")).name for line in done.out.splitlines() if line.startswith("input: ")]
+    return [
+        Path(line.removeprefix("input: ")).name
+        for line in done.out.splitlines()
+        if line.startswith("input: ")
+    ]
 
 
 EPOCHS = ["checkpoint9.pt", "checkpoint10.pt", "checkpoint8.pt", "checkpoint100.pt"]
 UPDATES = ["checkpoint_9_900.pt", "checkpoint_1_1000.pt", "checkpoint_2_50.pt"]
-OTHERS = ["checkpoint_best.pt", "checkpoint_last.pt", "xcheckpoint11.pt", "checkpoint12.pt.tmp", "checkpoint13_x.pt"]
+OTHERS = [
+    "checkpoint_best.pt",
+    "checkpoint_last.pt",
+    "xcheckpoint11.pt",
+    "checkpoint12.pt.tmp",
+    "checkpoint13_x.pt",
+]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +329,10 @@ def test_the_last_epochs_newest_first(
     ("flags", "expected"),
     [
         (["--num-update-checkpoints", "2"], ["checkpoint_1_1000.pt", "checkpoint_9_900.pt"]),
-        (["--num-update-checkpoints", "2", "--checkpoint-upper-bound", "900"], ["checkpoint_9_900.pt", UPDATES[2]]),
+        (
+            ["--num-update-checkpoints", "2", "--checkpoint-upper-bound", "900"],
+            ["checkpoint_9_900.pt", UPDATES[2]],
+        ),
     ],
     ids=str,
 )
@@ -305,7 +356,9 @@ BEST = ["9.500", "10.2501", "-0.5004", "9.4999", "100.0"]
 def test_the_best_are_those_that_the_training_called_so(
     average: Command, save_dir: Folder, out: Path, maximize: bool | None, expected: list[str]
 ) -> None:
-    folder = save_dir(*(f"checkpoint.best_bleu_4-2_{number}.pt" for number in BEST), maximize=maximize)
+    folder = save_dir(
+        *(f"checkpoint.best_bleu_4-2_{number}.pt" for number in BEST), maximize=maximize
+    )
     for name in ("checkpoint_best.pt", "checkpoint.best_bleu_4-2_nan3.pt", "checkpoint5.pt"):
         write(folder / name, 77)
     done = average(folder, out, "--num-best-checkpoints", "3")
@@ -315,30 +368,59 @@ def test_the_best_are_those_that_the_training_called_so(
 def test_the_best_of_options_in_args(average: Command, save_dir: Folder, out: Path) -> None:
     folder = save_dir("checkpoint.best_bleu_9.5.pt", "checkpoint.best_bleu_10.5.pt")
     for path in list(folder.iterdir()):
-        options = {"arch": "transformer", "task": "translation", "maximize_best_checkpoint_metric": True}
+        options = {
+            "arch": "transformer",
+            "task": "translation",
+            "maximize_best_checkpoint_metric": True,
+        }
         rewrite(path, load(path) | {"cfg": None, "args": Namespace(**options)})
-    assert taken(average(folder, out, "--num-best-checkpoints", "1")) == ["checkpoint.best_bleu_10.5.pt"]
+    assert taken(average(folder, out, "--num-best-checkpoints", "1")) == [
+        "checkpoint.best_bleu_10.5.pt"
+    ]
 
 
-def test_the_best_by_several_metrics_are_refused(average: Command, save_dir: Folder, out: Path) -> None:
+def test_the_best_by_several_metrics_are_refused(
+    average: Command, save_dir: Folder, out: Path
+) -> None:
     folder = save_dir("checkpoint.best_bleu_9.5.pt", "checkpoint.best_loss_4.5.pt")
-    assert_one_line(average(folder, out, "--num-best-checkpoints", "1"), "several metrics, bleu, loss; name the files")
+    assert_one_line(
+        average(folder, out, "--num-best-checkpoints", "1"),
+        "several metrics, bleu, loss; name the files",
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--num-epoch-checkpoints", "5"], "holds 4 files named checkpointEPOCH.pt, not the 5 asked for"),
-        (["--num-epoch-checkpoints", "4", "--checkpoint-upper-bound", "99"], "holds 3 files named checkpointEPOCH.pt"),
-        (["--num-epoch-checkpoints", "4", "--checkpoint-upper-bound", "99"], "up to 99, not the 4 asked for"),
-        (["--num-update-checkpoints", "4"], "holds 3 files named checkpoint_EPOCH_UPDATE.pt, not the 4 asked for"),
-        (["--num-best-checkpoints", "1"], "holds 0 files named checkpoint.best_METRIC_VALUE.pt, not the 1 asked for"),
+        (
+            ["--num-epoch-checkpoints", "5"],
+            "holds 4 files named checkpointEPOCH.pt, not the 5 asked for",
+        ),
+        (
+            ["--num-epoch-checkpoints", "4", "--checkpoint-upper-bound", "99"],
+            "holds 3 files named checkpointEPOCH.pt",
+        ),
+        (
+            ["--num-epoch-checkpoints", "4", "--checkpoint-upper-bound", "99"],
+            "up to 99, not the 4 asked for",
+        ),
+        (
+            ["--num-update-checkpoints", "4"],
+            "holds 3 files named checkpoint_EPOCH_UPDATE.pt, not the 4 asked for",
+        ),
+        (
+            ["--num-best-checkpoints", "1"],
+            "holds 0 files named checkpoint.best_METRIC_VALUE.pt, not the 1 asked for",
+        ),
         (["--num-epoch-checkpoints", "0"], "1 or more, got '0'"),
         (["--num-epoch-checkpoints", "-1"], "-1"),
         (["--num-best-checkpoints", "few"], "1 or more, got 'few'"),
         (["--num-epoch-checkpoints", "1", "--num-update-checkpoints", "1"], "not allowed with"),
         (["--num-epoch-checkpoints", "1", "--num-best-checkpoints", "1"], "not allowed with"),
-        (["--num-best-checkpoints", "1", "--checkpoint-upper-bound", "3"], "goes with --num-epoch-checkpoints"),
+        (
+            ["--num-best-checkpoints", "1", "--checkpoint-upper-bound", "3"],
+            "goes with --num-epoch-checkpoints",
+        ),
         (["--checkpoint-upper-bound", "3"], "goes with --num-epoch-checkpoints"),
         ([], "is a directory; say which of its files, e.g. by --num-epoch-checkpoints 5"),
     ],
@@ -356,14 +438,20 @@ def test_files_where_a_folder_is_asked_for_are_one_line(
     average: Command, three: list[Path], out: Path, kind: str
 ) -> None:
     for paths in (three, three[:1], [three[0].parent] * 2, [out.parent / "nowhere"]):
-        assert_one_line(average(*paths, out, f"--num-{kind}-checkpoints", "1"), f"--num-{kind}-checkpoints takes one")
+        assert_one_line(
+            average(*paths, out, f"--num-{kind}-checkpoints", "1"),
+            f"--num-{kind}-checkpoints takes one",
+        )
 
 
 # What is refused
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def another_depth(path: Path) -> None:
@@ -387,13 +475,21 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (truncated, "is damaged"),
     "text": (lambda path: path.write_text("| epoch 001 | loss 5.3\n"), "not a checkpoint"),
     "another depth": (another_depth, "b.pt: it does not fit"),
-    "wrong projections": (no_projections, "b.pt: decoder.layers.0.self_attn.in_proj_weight must hold three"),
-    "a copy": (lambda path: shutil.copy(path.with_name("a.pt"), path), "b.pt: it is the same checkpoint as"),
+    "wrong projections": (
+        no_projections,
+        "b.pt: decoder.layers.0.self_attn.in_proj_weight must hold three",
+    ),
+    "a copy": (
+        lambda path: shutil.copy(path.with_name("a.pt"), path),
+        "b.pt: it is the same checkpoint as",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
-def test_a_bad_input_is_one_line_and_changes_nothing(average: Command, three: list[Path], out: Path, case: str) -> None:
+def test_a_bad_input_is_one_line_and_changes_nothing(
+    average: Command, three: list[Path], out: Path, case: str
+) -> None:
     make, reason = BAD_INPUTS[case]
     make(three[1])
     before = snapshot(out.parents[1])
@@ -405,15 +501,24 @@ def test_the_same_file_twice_is_one_line(average: Command, three: list[Path], ou
     link = three[0].with_name("link.pt")
     link.symlink_to(three[0])
     for again in (three[0], link):
-        assert_one_line(average(*three, again, out), f"{again}: it is the same checkpoint as {three[0]}")
+        assert_one_line(
+            average(*three, again, out), f"{again}: it is the same checkpoint as {three[0]}"
+        )
 
 
-def test_other_layers_of_one_model_are_one_line(average: Command, three: list[Path], out: Path) -> None:
-    small = [prune(path, path.with_name(f"small{i}.pt"), "--decoder-keep", str(i % 2)) for i, path in enumerate(three)]
+def test_other_layers_of_one_model_are_one_line(
+    average: Command, three: list[Path], out: Path
+) -> None:
+    small = [
+        prune(path, path.with_name(f"small{i}.pt"), "--decoder-keep", str(i % 2))
+        for i, path in enumerate(three)
+    ]
     assert average(small[0], small[2], out).status == 0
     out.unlink()
     done = average(*small, out)
-    assert_one_line(done, f"{small[1]}: it holds other layers of the full model (all/1) than {small[0]} (all/0)")
+    assert_one_line(
+        done, f"{small[1]}: it holds other layers of the full model (all/1) than {small[0]} (all/0)"
+    )
 
 
 BAD_OUTPUTS: dict[str, tuple[str, str]] = {
@@ -450,7 +555,9 @@ def test_the_output_is_looked_at_before_any_work(
     assert_one_line(average(*three, out), "--force")
 
 
-def test_an_output_among_the_chosen_of_the_folder_is_one_line(average: Command, save_dir: Folder) -> None:
+def test_an_output_among_the_chosen_of_the_folder_is_one_line(
+    average: Command, save_dir: Folder
+) -> None:
     folder = save_dir("checkpoint1.pt", "checkpoint2.pt")
     done = average(folder, folder / "checkpoint1.pt", "--num-epoch-checkpoints", "2", "--force")
     assert_one_line(done, "the input itself")
@@ -499,15 +606,23 @@ def test_a_copy_of_an_official_checkpoint_is_no_other_one(
 ) -> None:
     official = fixtures / "lm-0.12.2" / "checkpoint.pt"
     copy = shutil.copy(official, tmp_path / "copy.pt")
-    assert_one_line(average(official, copy, out), f"{copy}: it is the same checkpoint as {official}")
+    assert_one_line(
+        average(official, copy, out), f"{copy}: it is the same checkpoint as {official}"
+    )
 
 
 def scaled(official: Path, target: Path, factor: float) -> Path:
     """An official checkpoint whose weights are these times a factor."""
     found = load(official)
     model = found["model"]
-    state = [key for key in model if key.endswith((".version", "_float_tensor")) or not model[key].is_floating_point()]
-    found["model"] = {key: tensor if key in state else tensor * factor for key, tensor in model.items()}
+    state = [
+        key
+        for key in model
+        if key.endswith((".version", "_float_tensor")) or not model[key].is_floating_point()
+    ]
+    found["model"] = {
+        key: tensor if key in state else tensor * factor for key, tensor in model.items()
+    }
     found["extra_state"].pop("train_meters", None)  # objects of 2019, which cannot be saved again
     torch.save(found, target)
     return target
@@ -525,8 +640,12 @@ def test_the_mean_of_official_checkpoints_is_read_by_torchs_safe_defaults(
 
 
 @pytest.mark.parametrize("name", ["translation-0.6.2", "translation-0.12.2"])
-def test_the_mean_runs_in_stock_fairseq(average: Command, fixtures: Path, tmp_path: Path, out: Path, name: str) -> None:
-    """Of the official weights half and one and a half times: their mean is what official fairseq translated with."""
+def test_the_mean_runs_in_stock_fairseq(
+    average: Command, fixtures: Path, tmp_path: Path, out: Path, name: str
+) -> None:
+    """Of the official weights half and one and a half times: their mean is what official fairseq
+    translated with.
+    """
     official = fixtures / name / "checkpoint.pt"
     parts = [scaled(official, tmp_path / f"{factor}.pt", factor) for factor in (0.5, 1.5)]
     assert average(*parts, out).status == 0

@@ -8,13 +8,37 @@ from fairseq_programs import python
 
 SMALL = [
     *("--rounds", "1", "--encoder-layers", "2", "--decoder-layers", "2"),
-    *("--dim", "16", "--ffn", "16", "--heads", "2", "--vocabulary", "20", "--sentences", "2", "--length", "4"),
+    *(
+        "--dim",
+        "16",
+        "--ffn",
+        "16",
+        "--heads",
+        "2",
+        "--vocabulary",
+        "20",
+        "--sentences",
+        "2",
+        "--length",
+        "4",
+    ),
 ]
 SMALLEST = [*SMALL, "--updates", "2", "--warm-up", "0"]
 FLAGS = [", --find-unused-parameters", ", --checkpoint-activations"]
 VARIANTS = [
-    *("stock 2+2", "stock 2+1", "stock 1+2", "stock 1+1", "stock LayerDrop, p 0.2", "stock LayerDrop, p 0.5"),
-    *(f"{structure}, p {rate}" for structure in ("layers", "sub-layers") for rate in ("0", "0.2", "0.5")),
+    *(
+        "stock 2+2",
+        "stock 2+1",
+        "stock 1+2",
+        "stock 1+1",
+        "stock LayerDrop, p 0.2",
+        "stock LayerDrop, p 0.5",
+    ),
+    *(
+        f"{structure}, p {rate}"
+        for structure in ("layers", "sub-layers")
+        for rate in ("0", "0.2", "0.5")
+    ),
 ]
 
 
@@ -39,11 +63,19 @@ def test_training_speed_counts_what_ran() -> None:
 
 def test_search_compares_ways_to_the_same_numbers_and_counts_their_work() -> None:
     printed = python("-m", "benchmarks.search", *SMALL, "--sample", "0", "--json")
-    rows = {row["pair"]: row for line in printed.splitlines() if line.startswith("{") and (row := json.loads(line))}
+    rows = {
+        row["pair"]: row
+        for line in printed.splitlines()
+        if line.startswith("{") and (row := json.loads(line))
+    }
     assert [*rows] == ["all 9", "greedy, 7 plans", "screening, 20%", "sweep, 8 plans"]
     d, ffn, words, length, tokens = 16, 16, 20, 4, 8
-    attention = 4 * d * d + 2 * length * d  # a token: four projections, the weights and what they are applied to
-    encoder, decoder, output = (tokens * n for n in (attention + 2 * d * ffn, 2 * attention + 2 * d * ffn, d * words))
+    attention = (
+        4 * d * d + 2 * length * d
+    )  # a token: four projections, the weights and what they are applied to
+    encoder, decoder, output = (
+        tokens * n for n in (attention + 2 * d * ffn, 2 * attention + 2 * d * ffn, d * words)
+    )
     alone, shared = 12 * (encoder + decoder) + 9 * output, 3 * encoder + 9 * decoder + 9 * output
     assert rows["all 9"]["bound"] == pytest.approx(alone / shared)
     assert rows["sweep, 8 plans"]["bound"] == 1
@@ -54,8 +86,12 @@ def test_search_compares_ways_to_the_same_numbers_and_counts_their_work() -> Non
 def test_data_parallel_has_a_row_for_each_way_and_rate() -> None:
     printed = python("-m", "benchmarks.data_parallel", *SMALLEST, "--json")
     rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    ways = [f"{backend}{flag}" for backend in ("pytorch_ddp", "legacy_ddp") for flag in ("", *FLAGS)]
+    ways = [
+        f"{backend}{flag}" for backend in ("pytorch_ddp", "legacy_ddp") for flag in ("", *FLAGS)
+    ]
     names = [f"{way}, p {rate}" for way in ways for rate in ("0", "0.5")]
     assert [row["variant"] for row in rows] == [*names, "pytorch_ddp, half the layers"]
-    assert [row["of_ideal"] is not None for row in rows] == [name.endswith("0.5") for name in (*names, "half")]
+    assert [row["of_ideal"] is not None for row in rows] == [
+        name.endswith("0.5") for name in (*names, "half")
+    ]
     assert rows[0]["of_default"] == [1, 1, 1]

@@ -23,7 +23,16 @@ from fairseq.dataclass import constants
 from fairseq.dataclass.configs import CheckpointConfig, EMAConfig, OptimizationConfig
 from omegaconf import OmegaConf
 
-from fairseq_layerdrop.checkpoint import CheckpointError, StandIn, check_target, digest, file_format, load, prune, save
+from fairseq_layerdrop.checkpoint import (
+    CheckpointError,
+    StandIn,
+    check_target,
+    digest,
+    file_format,
+    load,
+    prune,
+    save,
+)
 from fairseq_layerdrop.cli import main
 from fairseq_layerdrop.pruning import PruningPlan
 
@@ -73,7 +82,9 @@ def test_a_path_can_be_a_string(folder: Path, small: dict[str, Any]) -> None:
     assert load(str(folder / "a.pt"))["cfg"] == small["cfg"]
 
 
-def test_what_was_saved_is_read_by_torchs_safe_defaults(folder: Path, small: dict[str, Any]) -> None:
+def test_what_was_saved_is_read_by_torchs_safe_defaults(
+    folder: Path, small: dict[str, Any]
+) -> None:
     save(small, folder / "a.pt")
     assert torch.load(folder / "a.pt", weights_only=True)["cfg"] == small["cfg"]
 
@@ -89,7 +100,9 @@ def test_the_statistics_of_eval_bleu_do_not_stop_it(tmp_path: Path) -> None:
     assert load(path)["model"].keys() == training_checkpoint()["model"].keys()
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the maps of a process are Linux's")
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(), reason="the maps of a process are Linux's"
+)
 def test_tensors_are_mapped_from_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "mapped.pt")
     checkpoint = load(path)
@@ -106,12 +119,16 @@ def test_both_formats_are_read_and_told_apart(tmp_path: Path, small: dict[str, A
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_the_digest_is_the_contents_and_not_the_names(tmp_path: Path, small: dict[str, Any], new_format: bool) -> None:
+def test_the_digest_is_the_contents_and_not_the_names(
+    tmp_path: Path, small: dict[str, Any], new_format: bool
+) -> None:
     for name in ("one.pt", "another.pt"):
         torch.save(small, tmp_path / name, _use_new_zipfile_serialization=new_format)
     small["model"]["w"][3] += 1
     torch.save(small, tmp_path / "changed.pt", _use_new_zipfile_serialization=new_format)
-    one, another, changed = (digest(tmp_path / name) for name in ("one.pt", "another.pt", "changed.pt"))
+    one, another, changed = (
+        digest(tmp_path / name) for name in ("one.pt", "another.pt", "changed.pt")
+    )
     assert one == another != changed
     assert len(one) == 32
     assert int(one, 16)
@@ -201,8 +218,12 @@ BAD_FILES: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "reason"), BAD_FILES, ids=[make.__name__ for make, _ in BAD_FILES])
-def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "reason"), BAD_FILES, ids=[make.__name__ for make, _ in BAD_FILES]
+)
+def test_a_bad_file_is_refused_in_one_line(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
     path = tmp_path / "bad.pt"
     make(path)
     with pytest.raises(CheckpointError, match=reason) as error:
@@ -258,7 +279,9 @@ def test_the_evil_files_of_these_tests_are_evil(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip4", "protocol4"])
-def test_what_would_be_run_has_its_full_name_even_where_the_pickle_reuses_a_string(tmp_path: Path, form: str) -> None:
+def test_what_would_be_run_has_its_full_name_even_where_the_pickle_reuses_a_string(
+    tmp_path: Path, form: str
+) -> None:
     evil = Evil(tmp_path / "marker")
     EVIL_FORMS[form]({"model": {}, os.system.__module__: 1, "x": evil}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match=rf"{os.system.__module__}\.system"):
@@ -296,11 +319,18 @@ def objects(value: Any) -> Iterator[Any]:
 
 
 def options(**model: Any) -> dict[str, Any]:
-    """A configuration as hydra composes one: sections typed by fairseq's dataclasses, and references to others."""
+    """A configuration as hydra composes one: sections typed by fairseq's dataclasses, and
+    references to others.
+    """
     cfg = OmegaConf.create(
         {
             "_name": None,
-            "common": {"seed": 7, "fp16": False, "model_parallel_size": 1, "sizes": [1, [2.5, None], {"a": "b"}]},
+            "common": {
+                "seed": 7,
+                "fp16": False,
+                "model_parallel_size": 1,
+                "sizes": [1, [2.5, None], {"a": "b"}],
+            },
             "model": {
                 "_name": "transformer",
                 "encoder_layers": 6,
@@ -312,13 +342,19 @@ def options(**model: Any) -> dict[str, Any]:
             "bpe": None,
         }
     )
-    for section, kind in (("checkpoint", CheckpointConfig), ("optimization", OptimizationConfig), ("ema", EMAConfig)):
+    for section, kind in (
+        ("checkpoint", CheckpointConfig),
+        ("optimization", OptimizationConfig),
+        ("ema", EMAConfig),
+    ):
         cfg[section] = OmegaConf.structured(kind)
     return cfg
 
 
 @in_both_formats
-def test_a_configuration_of_omegaconf_comes_back_as_plain_data(tmp_path: Path, zipped: bool) -> None:
+def test_a_configuration_of_omegaconf_comes_back_as_plain_data(
+    tmp_path: Path, zipped: bool
+) -> None:
     cfg = options(parts=["${common.sizes}", "${model.seed}"], section="${common}", none=None)
     loaded = load(write_as(zipped, tmp_path / "a.pt", cfg=cfg))["cfg"]
     resolved = OmegaConf.to_container(cfg, resolve=True)
@@ -347,15 +383,21 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_fairseq_reads_the_same_options_whatever_refers_to_what(tmp_path: Path, reference: str) -> None:
+def test_fairseq_reads_the_same_options_whatever_refers_to_what(
+    tmp_path: Path, reference: str
+) -> None:
     cfg = options(other=REFERENCES[reference], several=[REFERENCES["a value"], 1])
     loaded = load(write_as(True, tmp_path / "a.pt", cfg=cfg))["cfg"]
-    assert OmegaConf.to_container(OmegaConf.create(loaded), resolve=True) == OmegaConf.to_container(cfg, resolve=True)
+    assert OmegaConf.to_container(OmegaConf.create(loaded), resolve=True) == OmegaConf.to_container(
+        cfg, resolve=True
+    )
 
 
 def test_options_in_args_may_be_of_omegaconf_too(tmp_path: Path) -> None:
     args = Namespace(
-        arch="transformer", lr=OmegaConf.create([0.1, 0.2]), w2v_args=Namespace(a=OmegaConf.create({"b": 1}))
+        arch="transformer",
+        lr=OmegaConf.create([0.1, 0.2]),
+        w2v_args=Namespace(a=OmegaConf.create({"b": 1})),
     )
     loaded = load(write_as(True, tmp_path / "a.pt", args=args, cfg=None))["args"]
     assert loaded == Namespace(arch="transformer", lr=[0.1, 0.2], w2v_args=Namespace(a={"b": 1}))
@@ -378,7 +420,9 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> type[Backend]:
 def test_an_enum_of_texts_is_its_text(tmp_path: Path, backend: type[Backend], zipped: bool) -> None:
     cfg = options(backend=backend.C10D)
     cfg["task"]["plain"] = {"choices": [backend.C10D]}
-    plain = OmegaConf.to_container(options()) | {"distributed_training": {"ddp_backend": backend.C10D}}
+    plain = OmegaConf.to_container(options()) | {
+        "distributed_training": {"ddp_backend": backend.C10D}
+    }
     assert load(write_as(zipped, tmp_path / "a.pt", cfg=cfg))["cfg"]["model"]["backend"] == "c10d"
     loaded = load(write_as(zipped, tmp_path / "b.pt", cfg=plain))["cfg"]["distributed_training"]
     assert (loaded, type(loaded["ddp_backend"])) == ({"ddp_backend": "c10d"}, str)
@@ -403,7 +447,9 @@ def words(*symbols: str) -> Dictionary:
 
 @pytest.fixture
 def nothing_allowed() -> Iterator[None]:
-    """What this process has allowed torch to read (our plugin does, some) is forgotten for a while."""
+    """What this process has allowed torch to read (our plugin does, some) is forgotten for a
+    while.
+    """
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     yield
@@ -414,7 +460,11 @@ def nothing_allowed() -> Iterator[None]:
 @in_both_formats
 @pytest.mark.usefixtures("nothing_allowed")
 def test_a_dictionary_in_the_tasks_state_is_a_stand_in(tmp_path: Path, zipped: bool) -> None:
-    state = {"dictionaries": [words("a"), words("b")], "target_dictionary": words("a", "b"), "epochs": 3}
+    state = {
+        "dictionaries": [words("a"), words("b")],
+        "target_dictionary": words("a", "b"),
+        "epochs": 3,
+    }
     loaded = load(write_as(zipped, tmp_path / "a.pt", task_state=state))["task_state"]
     assert (type(loaded["target_dictionary"]), loaded["epochs"]) == (StandIn, 3)
     assert loaded["target_dictionary"].state["symbols"][-2:] == ["a", "b"]
@@ -432,13 +482,24 @@ def test_what_a_process_has_allowed_is_allowed_afterwards_and_nothing_more(tmp_p
 
 @in_both_formats
 @pytest.mark.usefixtures("nothing_allowed")
-def test_what_a_process_has_allowed_changes_nothing_of_what_is_read(tmp_path: Path, zipped: bool) -> None:
-    """With our plugin, fairseq may read arrays and dictionaries; half an array that is one is none at all."""
+def test_what_a_process_has_allowed_changes_nothing_of_what_is_read(
+    tmp_path: Path, zipped: bool
+) -> None:
+    """With our plugin, fairseq may read arrays and dictionaries; half an array that is one is none
+    at all.
+    """
     state = {"dictionary": words("a"), "array": numpy.arange(4), "scalar": numpy.float64(1.5)}
     path = write_as(zipped, tmp_path / "a.pt", task_state=state)
-    of_numpy = [numpy.ndarray, numpy.dtype, numpy._core.multiarray._reconstruct, numpy._core.multiarray.scalar]
+    of_numpy = [
+        numpy.ndarray,
+        numpy.dtype,
+        numpy._core.multiarray._reconstruct,
+        numpy._core.multiarray.scalar,
+    ]
     torch.serialization.add_safe_globals([Dictionary, *of_numpy])
-    assert {name: type(item) for name, item in load(path)["task_state"].items()} == dict.fromkeys(state, StandIn)
+    assert {name: type(item) for name, item in load(path)["task_state"].items()} == dict.fromkeys(
+        state, StandIn
+    )
 
 
 def all_kinds(**more: Any) -> dict[str, Any]:
@@ -480,16 +541,22 @@ class Call:
 
 
 @in_both_formats
-@pytest.mark.parametrize("function", [eval, exec, getattr, __import__, open, pickle.loads, subprocess.Popen])
+@pytest.mark.parametrize(
+    "function", [eval, exec, getattr, __import__, open, pickle.loads, subprocess.Popen]
+)
 def test_no_function_of_python_is_taken_for_one_of_a_known_library(
     tmp_path: Path, function: Callable[..., Any], zipped: bool
 ) -> None:
     path = write_as(zipped, tmp_path / "a.pt", **all_kinds(x=Call(function, "1")))
-    with pytest.raises(CheckpointError, match=rf"would run \w+\.{function.__name__}, which .* nothing was run"):
+    with pytest.raises(
+        CheckpointError, match=rf"would run \w+\.{function.__name__}, which .* nothing was run"
+    ):
         load(path)
 
 
-@pytest.mark.parametrize("module", ["fairsequel", "omegaconfig", "numpyro", "typing_more", "my_fairseq"])
+@pytest.mark.parametrize(
+    "module", ["fairsequel", "omegaconfig", "numpyro", "typing_more", "my_fairseq"]
+)
 def test_a_library_of_a_similar_name_is_not_the_known_one(
     tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -510,7 +577,9 @@ def test_a_function_of_a_known_library_is_not_run_either(tmp_path: Path, zipped:
 
 @in_both_formats
 def test_a_function_of_torch_is_not_run_either(tmp_path: Path, zipped: bool) -> None:
-    path = write_as(zipped, tmp_path / "a.pt", **all_kinds(x=Call(torch.save, {}, str(tmp_path / "marker"))))
+    path = write_as(
+        zipped, tmp_path / "a.pt", **all_kinds(x=Call(torch.save, {}, str(tmp_path / "marker")))
+    )
     with pytest.raises(CheckpointError):
         load(path)
     assert not (tmp_path / "marker").exists()
@@ -534,15 +603,34 @@ def test_what_is_pruned_of_such_a_file_is_plain(
     model = written["cfg"]["model"]
     assert (model["encoder_layers"], model["decoder_layers"], model["seed"]) == (6, 2, 7)
     assert "text_compression_level" not in model
-    assert written["cfg"]["checkpoint"] == OmegaConf.to_container(options(), resolve=True)["checkpoint"]
+    assert (
+        written["cfg"]["checkpoint"]
+        == OmegaConf.to_container(options(), resolve=True)["checkpoint"]
+    )
     assert layer_values(written["model"], "decoder") == [0, 2]
 
 
 def test_what_is_pruned_of_a_speech_model_of_hydra_has_its_new_depth(tmp_path: Path) -> None:
     checkpoint = family_checkpoint("wav2vec_ctc")
-    cfg = OmegaConf.create({"model": checkpoint["cfg"]["model"], "task": {"_name": "audio_finetuning"}})
-    torch.save(checkpoint | {"cfg": cfg, "task_state": {"target_dictionary": words("a")}}, tmp_path / "full.pt")
-    assert main(["prune", str(tmp_path / "full.pt"), str(tmp_path / "small.pt"), "--encoder-keep", "1,4"]) == 0
+    cfg = OmegaConf.create(
+        {"model": checkpoint["cfg"]["model"], "task": {"_name": "audio_finetuning"}}
+    )
+    torch.save(
+        checkpoint | {"cfg": cfg, "task_state": {"target_dictionary": words("a")}},
+        tmp_path / "full.pt",
+    )
+    assert (
+        main(
+            [
+                "prune",
+                str(tmp_path / "full.pt"),
+                str(tmp_path / "small.pt"),
+                "--encoder-keep",
+                "1,4",
+            ]
+        )
+        == 0
+    )
     written = torch.load(tmp_path / "small.pt", weights_only=True)
     assert written["cfg"]["model"]["w2v_args"]["model"]["encoder_layers"] == 2
     assert layer_values(written["model"], "w2v_encoder.w2v_model.encoder") == [1, 4]
@@ -551,7 +639,9 @@ def test_what_is_pruned_of_a_speech_model_of_hydra_has_its_new_depth(tmp_path: P
 # Writing
 
 
-def test_the_check_sees_the_whole_file_before_it_has_its_name(folder: Path, small: dict[str, Any]) -> None:
+def test_the_check_sees_the_whole_file_before_it_has_its_name(
+    folder: Path, small: dict[str, Any]
+) -> None:
     seen = []
 
     def check(written: Path) -> None:
@@ -597,7 +687,9 @@ def test_an_existing_target_is_replaced_only_by_force(folder: Path, small: dict[
     assert names(folder) == ["a.pt"]
 
 
-def test_a_target_that_appears_meanwhile_is_not_replaced(folder: Path, small: dict[str, Any]) -> None:
+def test_a_target_that_appears_meanwhile_is_not_replaced(
+    folder: Path, small: dict[str, Any]
+) -> None:
     def appear(_: Path) -> None:
         (folder / "a.pt").write_bytes(b"other")
 
@@ -622,7 +714,8 @@ def test_the_input_is_never_the_output(folder: Path, small: dict[str, Any], alia
 
 
 @pytest.mark.parametrize(
-    ("target", "reason"), [("", "is a directory"), ("no/a.pt", "no directory"), ("file/a.pt", "no directory")]
+    ("target", "reason"),
+    [("", "is a directory"), ("no/a.pt", "no directory"), ("file/a.pt", "no directory")],
 )
 def test_a_target_that_cannot_be_is_refused(folder: Path, target: str, reason: str) -> None:
     (folder / "file").touch()
@@ -645,7 +738,9 @@ def test_a_target_beside_a_plain_name_is_in_the_working_folder(
     assert names(folder) == ["a.pt"]
 
 
-def test_a_second_writer_is_refused_while_the_first_writes(folder: Path, small: dict[str, Any]) -> None:
+def test_a_second_writer_is_refused_while_the_first_writes(
+    folder: Path, small: dict[str, Any]
+) -> None:
     def write_the_same(_: Path) -> None:
         with pytest.raises(CheckpointError, match="another process"):
             save({"model": {}}, folder / "a.pt", force=True)
@@ -681,14 +776,26 @@ save(content, {str(folder / "a.pt")!r}, check=lambda _: os.kill(os.getpid(), sig
     assert names(folder) == ["a.pt"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_old_target_alone(tmp_path: Path, folder: Path) -> None:
+def test_a_full_disk_is_one_line_and_leaves_the_old_target_alone(
+    tmp_path: Path, folder: Path
+) -> None:
     source = write(tmp_path / "full.pt")
     (folder / "small.pt").write_bytes(b"old")
 
-    def limit() -> None:  # Python ignores SIGXFSZ: writing beyond this fails as it does on a full disk
+    def limit() -> (
+        None
+    ):  # Python ignores SIGXFSZ: writing beyond this fails as it does on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    command = [sys.executable, "-m", "fairseq_layerdrop.cli", "prune", source, folder / "small.pt", "--force"]
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_layerdrop.cli",
+        "prune",
+        source,
+        folder / "small.pt",
+        "--force",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -712,7 +819,9 @@ def test_pruning_from_python_writes_what_the_command_does(folder: Path) -> None:
         (6, "no/small.pt", "make it first"),
     ],
 )
-def test_pruning_from_python_refuses_and_writes_nothing(folder: Path, depth: int, output: str, message: str) -> None:
+def test_pruning_from_python_refuses_and_writes_nothing(
+    folder: Path, depth: int, output: str, message: str
+) -> None:
     source = write(folder / "full.pt")
     plan = PruningPlan.parse("all/0,5", {"encoder": 6, "decoder": depth})
     with pytest.raises(ValueError, match=message):

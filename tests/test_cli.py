@@ -85,7 +85,16 @@ def test_the_version(command: Command) -> None:
 def test_inspect_prints_the_facts(command: Command, full: Path) -> None:
     status, text, err = command("inspect", full)
     assert (status, err) == (0, "")
-    for fact in ("layerdrop_transformer", "1200", "6 layers", "0.2", "0.3", "zip", "optimizer state", digest(full)):
+    for fact in (
+        "layerdrop_transformer",
+        "1200",
+        "6 layers",
+        "0.2",
+        "0.3",
+        "zip",
+        "optimizer state",
+        digest(full),
+    ):
         assert fact in text
     assert f"{full.stat().st_size:,} bytes" in text
 
@@ -94,12 +103,21 @@ def test_inspect_as_json(command: Command, full: Path) -> None:
     status, text, err = command("inspect", full, "--json")
     facts = json.loads(text)
     assert (status, err) == (0, "")
-    assert {stack: about["depth"] for stack, about in facts["stacks"].items()} == {"encoder": 6, "decoder": 6}
-    assert (facts["file"], facts["bytes"], facts["format"]) == (str(full), full.stat().st_size, "zip")
+    assert {stack: about["depth"] for stack, about in facts["stacks"].items()} == {
+        "encoder": 6,
+        "decoder": 6,
+    }
+    assert (facts["file"], facts["bytes"], facts["format"]) == (
+        str(full),
+        full.stat().st_size,
+        "zip",
+    )
     assert facts["digest"] == digest(full)
 
 
-def test_inspect_tells_where_a_pruned_file_comes_from(command: Command, full: Path, out: Path) -> None:
+def test_inspect_tells_where_a_pruned_file_comes_from(
+    command: Command, full: Path, out: Path
+) -> None:
     command("prune", full, out, "--decoder-keep", "1,4")
     text = command("inspect", out).out
     assert "layers 1,4 of the original" in text
@@ -107,12 +125,17 @@ def test_inspect_tells_where_a_pruned_file_comes_from(command: Command, full: Pa
 
 
 def test_prune_writes_the_layers_that_were_named(command: Command, full: Path, out: Path) -> None:
-    assert command("prune", full, out, "--encoder-keep", "0-2,5", "--decoder-keep", "every:2").status == 0
+    assert (
+        command("prune", full, out, "--encoder-keep", "0-2,5", "--decoder-keep", "every:2").status
+        == 0
+    )
     assert layers(out) == {"encoder": [0, 1, 2, 5], "decoder": [0, 2, 4]}
     assert os.listdir(out.parent) == [out.name]
 
 
-def test_prune_leaves_a_stack_whole_that_was_not_named(command: Command, full: Path, out: Path) -> None:
+def test_prune_leaves_a_stack_whole_that_was_not_named(
+    command: Command, full: Path, out: Path
+) -> None:
     assert command("prune", full, out, "--decoder-keep", "3").status == 0
     assert layers(out) == {"encoder": [0, 1, 2, 3, 4, 5], "decoder": [3]}
 
@@ -120,18 +143,25 @@ def test_prune_leaves_a_stack_whole_that_was_not_named(command: Command, full: P
 def test_prune_says_what_it_did(command: Command, full: Path, out: Path) -> None:
     status, text, err = command("prune", full, out, "--decoder-keep", "0,2")
     sizes = [full.stat().st_size, out.stat().st_size]
-    parameters = [json.loads(command("inspect", path, "--json").out)["parameters"]["total"] for path in (full, out)]
+    parameters = [
+        json.loads(command("inspect", path, "--json").out)["parameters"]["total"]
+        for path in (full, out)
+    ]
     assert (status, err) == (0, "")
     assert "encoder: kept 0,1,2,3,4,5; nothing removed" in text
     assert "decoder: kept 0,2; removed 1,3,4,5" in text
     assert "parameters: {:,} -> {:,}".format(*parameters) in text
     assert "bytes: {:,} -> {:,}".format(*sizes) in text
-    (train_on,) = (line for line in text.splitlines() if line.startswith("to train on: --arch transformer "))
+    (train_on,) = (
+        line for line in text.splitlines() if line.startswith("to train on: --arch transformer ")
+    )
     assert "--encoder-layers 6" in train_on and "--decoder-layers 2" in train_on
     assert train_on.endswith(f" --finetune-from-model {out}")
 
 
-def test_the_printed_flags_make_the_same_model_again(command: Command, full: Path, out: Path) -> None:
+def test_the_printed_flags_make_the_same_model_again(
+    command: Command, full: Path, out: Path
+) -> None:
     text = command("prune", full, out, "--encoder-keep", "spread:3", "--decoder-keep", "last:2").out
     flags = next(line for line in text.splitlines() if "--encoder-keep" in line).partition(": ")[2]
     again = out.with_name("again.pt")
@@ -146,7 +176,9 @@ def test_the_flags_to_train_on_can_be_pasted_whatever_the_file_is_called(
 ) -> None:
     target = out.with_name("small & deep.pt")
     text = command("prune", full, target, "--decoder-keep", "0").out
-    flags = next(line for line in text.splitlines() if "--finetune-from-model" in line).partition(": ")[2]
+    flags = next(line for line in text.splitlines() if "--finetune-from-model" in line).partition(
+        ": "
+    )[2]
     assert shlex.split(flags)[-2:] == ["--finetune-from-model", str(target)]
 
 
@@ -157,7 +189,9 @@ def test_the_same_command_writes_the_same_file(command: Command, full: Path, out
     assert digest(out) == digest(again)
 
 
-def test_a_pruned_file_needs_no_plugin_and_no_unsafe_switch(command: Command, full: Path, out: Path) -> None:
+def test_a_pruned_file_needs_no_plugin_and_no_unsafe_switch(
+    command: Command, full: Path, out: Path
+) -> None:
     command("prune", full, out, "--decoder-keep", "0,2")
     checkpoint = torch.load(out, weights_only=True)
     assert checkpoint["cfg"]["model"]["_name"] == "transformer"
@@ -166,7 +200,9 @@ def test_a_pruned_file_needs_no_plugin_and_no_unsafe_switch(command: Command, fu
 
 
 @pytest.mark.parametrize("place", ["metrics", "best", "history"])
-def test_numbers_of_numpy_do_not_end_up_in_a_pruned_file(command: Command, full: Path, out: Path, place: str) -> None:
+def test_numbers_of_numpy_do_not_end_up_in_a_pruned_file(
+    command: Command, full: Path, out: Path, place: str
+) -> None:
     checkpoint = training_checkpoint()
     places = {
         "metrics": checkpoint["extra_state"]["metrics"],
@@ -179,7 +215,9 @@ def test_numbers_of_numpy_do_not_end_up_in_a_pruned_file(command: Command, full:
     torch.load(out, weights_only=True)
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(command: Command, full: Path, out: Path) -> None:
+def test_a_dry_run_says_the_same_and_writes_nothing(
+    command: Command, full: Path, out: Path
+) -> None:
     dry = command("prune", full, out, "--decoder-keep", "0,2", "--dry-run")
     assert (dry.status, dry.err, os.listdir(out.parent)) == (0, "", [])
     wet = command("prune", full, out, "--decoder-keep", "0,2")
@@ -197,7 +235,9 @@ def test_a_dry_run_leaves_an_existing_output_alone(command: Command, full: Path,
 def test_what_was_written_wrong_is_not_kept(
     command: Command, full: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_with_a_flaw(checkpoint: dict[str, Any], file: Any, write: Callable[..., None] = torch.save) -> None:
+    def save_with_a_flaw(
+        checkpoint: dict[str, Any], file: Any, write: Callable[..., None] = torch.save
+    ) -> None:
         flaw = {"encoder.layers.1.fc1.bias": torch.full((FFN,), 3.0)}
         write(checkpoint | {"model": checkpoint["model"] | flaw}, file)
 
@@ -224,7 +264,9 @@ def test_prune_as_json(command: Command, full: Path, out: Path, options: list[st
 
 
 @pytest.mark.parametrize(("style", "kind"), [("plain", dict), ("namespace", Namespace)])
-def test_the_style_of_the_configuration(command: Command, full: Path, out: Path, style: str, kind: type) -> None:
+def test_the_style_of_the_configuration(
+    command: Command, full: Path, out: Path, style: str, kind: type
+) -> None:
     assert command("prune", full, out, "--config-style", style).status == 0
     assert type(load(out)["cfg"]["model"]) is kind
 
@@ -252,11 +294,16 @@ def test_a_target_is_the_largest_model_that_fits(command: Command, full: Path, o
         size, whole = parameters(command, out), parameters(command, full)
         assert size <= target
         assert f"parameters: {whole:,} -> {size:,}" in text
-        assert [f"{stack}: kept {','.join(map(str, kept[stack]))};" in text for stack in kept] == [True, True]
+        assert [f"{stack}: kept {','.join(map(str, kept[stack]))};" in text for stack in kept] == [
+            True,
+            True,
+        ]
 
 
 @pytest.mark.parametrize("target", ["2.3k", "2300", "2_300", "2,300", ".0023M"])
-def test_a_target_is_written_as_one_likes(command: Command, full: Path, out: Path, target: str) -> None:
+def test_a_target_is_written_as_one_likes(
+    command: Command, full: Path, out: Path, target: str
+) -> None:
     assert command("prune", full, out, "--target-params", target).status == 0
     assert layers(out) == {"encoder": [0, 1, 2, 3, 4], "decoder": [0, 1, 2, 3, 4]}
 
@@ -279,23 +326,36 @@ def test_the_strategy_turns_the_depths_into_layers(
     assert layers(out) == {"encoder": kept, "decoder": kept}
 
 
-def test_a_stack_that_is_named_stays_as_named_whatever_the_target(command: Command, full: Path, out: Path) -> None:
+def test_a_stack_that_is_named_stays_as_named_whatever_the_target(
+    command: Command, full: Path, out: Path
+) -> None:
     assert command("prune", full, out, "--target-params", "1k", "--encoder-keep", "1,5").status == 0
     assert layers(out) == {"encoder": [1, 5], "decoder": [0, 3]}
     assert parameters(command, out) <= 1000
-    assert command("prune", full, out, "--encoder-keep", "1,5", "--decoder-keep", "even:3", "--force").status == 0
+    assert (
+        command(
+            "prune", full, out, "--encoder-keep", "1,5", "--decoder-keep", "even:3", "--force"
+        ).status
+        == 0
+    )
     assert parameters(command, out) > 1000
 
 
-def test_a_dry_run_of_a_target_says_the_same_and_writes_nothing(command: Command, full: Path, out: Path) -> None:
+def test_a_dry_run_of_a_target_says_the_same_and_writes_nothing(
+    command: Command, full: Path, out: Path
+) -> None:
     dry = command("prune", full, out, "--target-params", "2k", "--dry-run")
     assert (dry.status, dry.err, os.listdir(out.parent)) == (0, "", [])
     wet = command("prune", full, out, "--target-params", "2k")
-    assert dry.out.splitlines()[:-1] == [s for s in wet.out.splitlines() if not s.startswith(("bytes", "written"))]
+    assert dry.out.splitlines()[:-1] == [
+        s for s in wet.out.splitlines() if not s.startswith(("bytes", "written"))
+    ]
 
 
 def test_a_target_as_json(command: Command, full: Path, out: Path) -> None:
-    facts = json.loads(command("prune", full, out, "--target-params", "2.3k", "--strategy", "last", "--json").out)
+    facts = json.loads(
+        command("prune", full, out, "--target-params", "2.3k", "--strategy", "last", "--json").out
+    )
     assert facts["stacks"]["decoder"] == {"kept": [1, 2, 3, 4, 5], "removed": [0]}
     assert facts["parameters"] == [parameters(command, full), parameters(command, out)]
     again = out.with_name("again.pt")
@@ -340,9 +400,9 @@ def test_dictionaries_are_copied_to_the_same_places_beside_the_output(
     assert [(out.parent / name).read_bytes() for name in DICTIONARIES] == [
         (data / name).read_bytes() for name in DICTIONARIES
     ]
-    assert [line.removeprefix("copied: ") for line in text.splitlines() if line.startswith("copied")] == [
-        str(out.parent / name) for name in DICTIONARIES
-    ]
+    assert [
+        line.removeprefix("copied: ") for line in text.splitlines() if line.startswith("copied")
+    ] == [str(out.parent / name) for name in DICTIONARIES]
     assert snapshot(data) == before
 
 
@@ -351,7 +411,9 @@ def test_copied_dictionaries_as_json(command: Command, full: Path, out: Path, da
     assert facts["dictionaries"] == [str(out.parent / name) for name in DICTIONARIES]
 
 
-def test_a_dictionary_that_is_there_already_is_fine(command: Command, full: Path, out: Path, data: Path) -> None:
+def test_a_dictionary_that_is_there_already_is_fine(
+    command: Command, full: Path, out: Path, data: Path
+) -> None:
     there = out.parent / DICTIONARIES[1]
     there.write_bytes((data / DICTIONARIES[1]).read_bytes())
     os.utime(there, (1, 1))
@@ -361,10 +423,14 @@ def test_a_dictionary_that_is_there_already_is_fine(command: Command, full: Path
     assert str(there) not in done.out
 
 
-def test_the_dictionaries_of_the_outputs_own_folder_are_there_already(command: Command, full: Path, data: Path) -> None:
+def test_the_dictionaries_of_the_outputs_own_folder_are_there_already(
+    command: Command, full: Path, data: Path
+) -> None:
     before = snapshot(data)
     assert command("prune", full, data / "small.pt", "--copy-dicts", data).status == 0
-    assert {name: content for name, content in snapshot(data).items() if "small.pt" not in name} == before
+    assert {
+        name: content for name, content in snapshot(data).items() if "small.pt" not in name
+    } == before
 
 
 @pytest.mark.parametrize("name", [DICTIONARIES[0], DICTIONARIES[3]])
@@ -376,13 +442,19 @@ def test_another_dictionary_is_replaced_only_by_force(
     other.write_text("another 1\n")
     before = snapshot(full.parent)
     done = command("prune", full, out, "--copy-dicts", data)
-    assert_one_line(done, f"--copy-dicts: {other} is another dictionary; name another OUT, or replace it with --force")
+    assert_one_line(
+        done,
+        f"--copy-dicts: {other} is another dictionary; name another OUT, or replace it with "
+        "--force",
+    )
     assert snapshot(full.parent) == before
     assert command("prune", full, out, "--copy-dicts", data, "--force").status == 0
     assert other.read_bytes() == (data / name).read_bytes()
 
 
-def test_a_folder_without_dictionaries_is_refused(command: Command, full: Path, out: Path, data: Path) -> None:
+def test_a_folder_without_dictionaries_is_refused(
+    command: Command, full: Path, out: Path, data: Path
+) -> None:
     for name in DICTIONARIES:
         (data / name).unlink()
     before = snapshot(full.parent)
@@ -392,7 +464,9 @@ def test_a_folder_without_dictionaries_is_refused(command: Command, full: Path, 
 
 
 @pytest.mark.parametrize("other", [False, True])
-def test_a_dry_run_copies_nothing(command: Command, full: Path, out: Path, data: Path, other: bool) -> None:
+def test_a_dry_run_copies_nothing(
+    command: Command, full: Path, out: Path, data: Path, other: bool
+) -> None:
     if other:
         (out.parent / DICTIONARIES[0]).write_text("another 1\n")
     before = snapshot(full.parent)
@@ -428,16 +502,25 @@ def notes(command: Command, full: Path, out: Path, *flags: object) -> list[str]:
     """The notes of a pruning, which are the same as text and as JSON, and in a dry run."""
     done = command("prune", full, out, "--force", *flags)
     assert (done.status, done.err) == (0, "")
-    printed = [line.removeprefix("note: ") for line in done.out.splitlines() if line.startswith("note: ")]
-    assert json.loads(command("prune", full, out, "--force", "--json", *flags).out)["notes"] == printed
+    printed = [
+        line.removeprefix("note: ") for line in done.out.splitlines() if line.startswith("note: ")
+    ]
+    assert (
+        json.loads(command("prune", full, out, "--force", "--json", *flags).out)["notes"] == printed
+    )
     out.unlink()
-    assert json.loads(command("prune", full, out, "--dry-run", "--json", *flags).out)["notes"] == printed
+    assert (
+        json.loads(command("prune", full, out, "--dry-run", "--json", *flags).out)["notes"]
+        == printed
+    )
     return printed
 
 
 def bare(checkpoint: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A checkpoint without optimizer state."""
-    return {key: value for key, value in (checkpoint | changes).items() if key != "last_optimizer_state"}
+    return {
+        key: value for key, value in (checkpoint | changes).items() if key != "last_optimizer_state"
+    }
 
 
 def test_an_ordinary_pruning_needs_no_notes(command: Command, full: Path, out: Path) -> None:
@@ -445,8 +528,12 @@ def test_an_ordinary_pruning_needs_no_notes(command: Command, full: Path, out: P
     assert notes(command, full, out) == []
 
 
-def test_an_optimizer_state_that_is_left_out_is_told(command: Command, full: Path, out: Path) -> None:
-    assert notes(command, full, out) == ["the optimizer's state was left out (--keep-optimizer keeps it)"]
+def test_an_optimizer_state_that_is_left_out_is_told(
+    command: Command, full: Path, out: Path
+) -> None:
+    assert notes(command, full, out) == [
+        "the optimizer's state was left out (--keep-optimizer keeps it)"
+    ]
 
 
 def test_pruned_averages_are_told(command: Command, full: Path, out: Path) -> None:
@@ -457,20 +544,30 @@ def test_pruned_averages_are_told(command: Command, full: Path, out: Path) -> No
 def test_lists_that_are_left_whole_are_told(command: Command, full: Path, out: Path) -> None:
     torch.save(bare(family_checkpoint("wav2vec2")), full)
     assert notes(command, full, out, "--encoder-keep", "0,2") == [
-        "left whole: the 7 layers of feature_extractor.conv_layers, which is no stack that this command prunes"
+        "left whole: the 7 layers of feature_extractor.conv_layers, which is no stack that this "
+        "command prunes"
     ]
 
 
 def test_what_is_lost_of_the_tasks_state_is_told(command: Command, full: Path, out: Path) -> None:
-    state = {"epoch": 3, "array": numpy.zeros(2), "best": {"bleu": [1.5, numpy.float64(1.5)]}, "names": ["a"]}
+    state = {
+        "epoch": 3,
+        "array": numpy.zeros(2),
+        "best": {"bleu": [1.5, numpy.float64(1.5)]},
+        "names": ["a"],
+    }
     torch.save(bare(training_checkpoint(), task_state=state), full)
-    assert notes(command, full, out) == ["left out of the task's state, being objects and no plain data: array, best"]
+    assert notes(command, full, out) == [
+        "left out of the task's state, being objects and no plain data: array, best"
+    ]
     command("prune", full, out)
     assert load(out)["task_state"] == {"epoch": 3, "names": ["a"]}
 
 
 @pytest.mark.parametrize("state", [None, {}, {"epoch": 3}], ids=str)
-def test_nothing_is_told_of_a_task_state_of_plain_data(command: Command, full: Path, out: Path, state: Any) -> None:
+def test_nothing_is_told_of_a_task_state_of_plain_data(
+    command: Command, full: Path, out: Path, state: Any
+) -> None:
     torch.save(bare(training_checkpoint(), task_state=state), full)
     assert notes(command, full, out) == []
 
@@ -496,14 +593,20 @@ def test_bart_is_written_with_a_namespace_and_trained_on_with_the_plugin(
     assert isinstance(load(out)["cfg"]["model"], Namespace)
     assert "note: its options are in a Namespace" in text
     (train_on,) = (line for line in text.splitlines() if line.startswith("to train on: "))
-    assert train_on.startswith('to train on: --user-dir "$(fairseq-layerdrop user-dir)" --arch bart_large ')
-    assert not any("Namespace" in note for note in notes(command, full, out, "--config-style", "plain"))
+    assert train_on.startswith(
+        'to train on: --user-dir "$(fairseq-layerdrop user-dir)" --arch bart_large '
+    )
+    assert not any(
+        "Namespace" in note for note in notes(command, full, out, "--config-style", "plain")
+    )
 
 
 HINT = "from_pretrained looks for dict.txt in {}: --copy-dicts DATA puts it there"
 
 
-@pytest.mark.parametrize("name", ["roberta", "roberta_large", "layerdrop_roberta_base", "bart_base", "mbart_large"])
+@pytest.mark.parametrize(
+    "name", ["roberta", "roberta_large", "layerdrop_roberta_base", "bart_base", "mbart_large"]
+)
 def test_who_is_loaded_with_from_pretrained_is_told_of_dictionaries(
     command: Command, full: Path, out: Path, data: Path, name: str
 ) -> None:
@@ -515,38 +618,53 @@ def test_who_is_loaded_with_from_pretrained_is_told_of_dictionaries(
 
 
 @pytest.mark.parametrize("name", ["transformer", "my_roberta_like", "bartender", "wav2vec_ctc"])
-def test_nobody_else_is_told_of_dictionaries(command: Command, full: Path, out: Path, name: str) -> None:
+def test_nobody_else_is_told_of_dictionaries(
+    command: Command, full: Path, out: Path, name: str
+) -> None:
     torch.save(of_architecture(name), full)
     assert not any("from_pretrained" in note for note in notes(command, full, out))
 
 
-def test_an_optimizer_state_that_is_not_there_cannot_be_kept(command: Command, full: Path, out: Path) -> None:
+def test_an_optimizer_state_that_is_not_there_cannot_be_kept(
+    command: Command, full: Path, out: Path
+) -> None:
     torch.save(bare(training_checkpoint()), full)
     for options in ([], ["--dry-run"]):
         done = command("prune", full, out, "--decoder-keep", "0", "--keep-optimizer", *options)
-        assert_one_line(done, f"{full}: there must be an optimizer's state in the checkpoint, got none")
+        assert_one_line(
+            done, f"{full}: there must be an optimizer's state in the checkpoint, got none"
+        )
     assert os.listdir(out.parent) == []
 
 
 # Other families, and layers that are one
 
 
-def test_a_plan_that_parts_shared_layers_is_one_line(command: Command, full: Path, out: Path) -> None:
+def test_a_plan_that_parts_shared_layers_is_one_line(
+    command: Command, full: Path, out: Path
+) -> None:
     checkpoint = training_checkpoint()
     for stack in ("encoder", "decoder"):
         checkpoint["model"] = share(checkpoint["model"], f"{stack}.layers", [(0, 1), (2, 3)])
     torch.save(checkpoint, full)
     done = command("prune", full, out, "--encoder-keep", "0,4", "--decoder-keep", "1-5")
-    assert_one_line(done, "encoder: the layers 0,1 share their weights, keep all or none of them; got 0; decoder: ")
+    assert_one_line(
+        done,
+        "encoder: the layers 0,1 share their weights, keep all or none of them; got 0; decoder: ",
+    )
     assert command("prune", full, out, "--encoder-keep", "0,1,4").status == 0
     assert layers(out) == {"encoder": [0, 0, 4], "decoder": [0, 0, 2, 2, 4, 5]}
 
 
-def test_a_plan_that_removes_the_alignment_is_one_line(command: Command, full: Path, out: Path) -> None:
+def test_a_plan_that_removes_the_alignment_is_one_line(
+    command: Command, full: Path, out: Path
+) -> None:
     checkpoint = training_checkpoint()
     checkpoint["cfg"]["model"] |= {"_name": "transformer_align", "alignment_layer": 4}
     torch.save(checkpoint, full)
-    assert_one_line(command("prune", full, out, "--decoder-keep", "0,2"), "the alignment is layer 4's attention")
+    assert_one_line(
+        command("prune", full, out, "--decoder-keep", "0,2"), "the alignment is layer 4's attention"
+    )
     assert "--alignment-layer 1" in command("prune", full, out, "--decoder-keep", "0,4").out
 
 
@@ -559,7 +677,10 @@ def test_inspect_shows_what_is_shared(command: Command, full: Path, out: Path) -
     (row,) = (i for i, line in enumerate(lines) if "share their weights" in line)
     assert lines[row].split() == ["that", "share", "their", "weights:", "0,2,4", "|", "1,3"]
     assert lines[row - 1].startswith("decoder")
-    assert json.loads(command("inspect", full, "--json").out)["stacks"]["decoder"]["shared"] == [[0, 2, 4], [1, 3]]
+    assert json.loads(command("inspect", full, "--json").out)["stacks"]["decoder"]["shared"] == [
+        [0, 2, 4],
+        [1, 3],
+    ]
 
 
 def test_inspect_shows_lists_that_are_no_stacks(command: Command, full: Path) -> None:
@@ -572,7 +693,9 @@ def test_inspect_shows_lists_that_are_no_stacks(command: Command, full: Path) ->
 def test_inspect_shows_the_heads_of_a_roberta(command: Command, full: Path) -> None:
     torch.save(family_checkpoint("roberta"), full)
     text = command("inspect", full).out
-    assert [line.split() for line in text.splitlines() if line.startswith("heads")] == [["heads", "mnli"]]
+    assert [line.split() for line in text.splitlines() if line.startswith("heads")] == [
+        ["heads", "mnli"]
+    ]
     assert "decoder" not in text
 
 
@@ -640,7 +763,9 @@ def changed(**changes: Any) -> Callable[[Path], None]:
 
 def gap(path: Path) -> None:
     model = training_checkpoint()["model"]
-    changed(model={key: tensor for key, tensor in model.items() if "decoder.layers.2." not in key})(path)
+    changed(model={key: tensor for key, tensor in model.items() if "decoder.layers.2." not in key})(
+        path
+    )
 
 
 BAD_INPUTS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -670,15 +795,27 @@ BAD_PLANS: dict[str, tuple[list[str], str]] = {
     "rubbish": (["--decoder-keep", "first three"], "0,2,4"),
     "unknown strategy": (["--decoder-keep", "random:3"], "every, even, spread, first, last"),
     "too many": (["--decoder-keep", "even:7"], "from 1 to the depth, 6"),
-    "both stacks": (["--encoder-keep", "9", "--decoder-keep", "8"], "decoder: layers must lie in 0-5, got 8"),
+    "both stacks": (
+        ["--encoder-keep", "9", "--decoder-keep", "8"],
+        "decoder: layers must lie in 0-5, got 8",
+    ),
     "unknown flag": (["--encoder-layers-to-keep", "0"], "--encoder-layers-to-keep"),
     "unknown style": (["--config-style", "yaml"], "plain"),
     "no value": (["--encoder-keep"], "--encoder-keep"),
-    "a target that is no number": (["--target-params", "half"], "is like 30M, 1.2B, 800k or 30000000, got 'half'"),
+    "a target that is no number": (
+        ["--target-params", "half"],
+        "is like 30M, 1.2B, 800k or 30000000, got 'half'",
+    ),
     "a target that is too small": (["--target-params", "100"], "got a target of 100"),
-    "a target below what is named": (["--encoder-keep", "all", "--target-params", "1k"], "the smallest that these"),
+    "a target below what is named": (
+        ["--encoder-keep", "all", "--target-params", "1k"],
+        "the smallest that these",
+    ),
     "a strategy without a target": (["--strategy", "last"], "--strategy goes with --target-params"),
-    "a strategy beside a plan": (["--strategy", "last", "--encoder-keep", "0"], "--strategy goes with --target-params"),
+    "a strategy beside a plan": (
+        ["--strategy", "last", "--encoder-keep", "0"],
+        "--strategy goes with --target-params",
+    ),
     "a strategy that takes no depth": (["--target-params", "3k", "--strategy", "every"], "even"),
     "dictionaries of nowhere": (["--copy-dicts", "nowhere"], "there must be dictionaries"),
 }
@@ -694,7 +831,10 @@ BAD_OUTPUTS: dict[str, tuple[str, str]] = {
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def assert_one_line(done: Done, reason: str) -> None:
@@ -705,7 +845,9 @@ def assert_one_line(done: Done, reason: str) -> None:
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
-def test_a_bad_input_is_one_line_and_changes_nothing(command: Command, full: Path, out: Path, case: str) -> None:
+def test_a_bad_input_is_one_line_and_changes_nothing(
+    command: Command, full: Path, out: Path, case: str
+) -> None:
     make, reason = BAD_INPUTS[case]
     make(full)
     before = snapshot(full.parent)
@@ -715,7 +857,9 @@ def test_a_bad_input_is_one_line_and_changes_nothing(command: Command, full: Pat
 
 
 @pytest.mark.parametrize("case", BAD_PLANS)
-def test_a_bad_plan_is_one_line_and_changes_nothing(command: Command, full: Path, out: Path, case: str) -> None:
+def test_a_bad_plan_is_one_line_and_changes_nothing(
+    command: Command, full: Path, out: Path, case: str
+) -> None:
     flags, reason = BAD_PLANS[case]
     before = snapshot(full.parent)
     assert_one_line(command("prune", full, out, *flags), reason)
@@ -724,7 +868,9 @@ def test_a_bad_plan_is_one_line_and_changes_nothing(command: Command, full: Path
 
 def test_a_stack_that_the_model_lacks_is_one_line(command: Command, full: Path, out: Path) -> None:
     torch.save(training_checkpoint(0, 8), full)
-    assert_one_line(command("prune", full, out, "--encoder-keep", "0"), "encoder: the model has no such stack")
+    assert_one_line(
+        command("prune", full, out, "--encoder-keep", "0"), "encoder: the model has no such stack"
+    )
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -742,8 +888,12 @@ def test_a_bad_output_is_one_line_and_changes_nothing(
     assert snapshot(full.parent) == before
 
 
-@pytest.mark.parametrize("arguments", [["shrink"], [], ["prune"], ["prune", "full.pt"], ["inspect", "a", "b"]], ids=str)
-def test_a_command_that_is_not_understood_is_one_line(command: Command, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["shrink"], [], ["prune"], ["prune", "full.pt"], ["inspect", "a", "b"]], ids=str
+)
+def test_a_command_that_is_not_understood_is_one_line(
+    command: Command, arguments: list[str]
+) -> None:
     assert_one_line(command(*arguments), "")
 
 
@@ -754,13 +904,17 @@ def test_an_unknown_verb_is_told_the_known_ones(command: Command) -> None:
 
 
 def test_the_program_as_a_process(full: Path, out: Path) -> None:
-    done = subprocess.run([*PROGRAM, "prune", full, out, "--decoder-keep", "0", "--json"], capture_output=True)
+    done = subprocess.run(
+        [*PROGRAM, "prune", full, out, "--decoder-keep", "0", "--json"], capture_output=True
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["output"] == str(out)
 
 
 def test_a_mistake_as_a_process(full: Path, out: Path) -> None:
-    done = subprocess.run([*PROGRAM, "prune", full, out, "--decoder-keep", "9"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*PROGRAM, "prune", full, out, "--decoder-keep", "9"], capture_output=True, text=True
+    )
     assert_one_line(Done(done.returncode, done.stdout, done.stderr), "0-5")
     assert os.listdir(out.parent) == []
 
@@ -775,13 +929,16 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 from fairseq_layerdrop.cli import main
-for arguments in (["inspect", full], ["prune", full, out, "--decoder-keep", "0,2"], ["inspect", out, "--json"]):
+prune = ["prune", full, out, "--decoder-keep", "0,2"]
+for arguments in (["inspect", full], prune, ["inspect", out, "--json"]):
     assert main(arguments) == 0, arguments
 assert {"fairseq", "omegaconf", "hydra"}.isdisjoint(sys.modules)
 """
 
 
-def test_files_are_inspected_and_pruned_where_fairseq_is_not_installed(full: Path, out: Path) -> None:
+def test_files_are_inspected_and_pruned_where_fairseq_is_not_installed(
+    full: Path, out: Path
+) -> None:
     code = f"full, out = {str(full)!r}, {str(out)!r}\n{WITHOUT_FAIRSEQ}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -793,8 +950,12 @@ def test_files_are_inspected_and_pruned_where_fairseq_is_not_installed(full: Pat
 SCORES = {"encoder": [0.5, -1.0, 2.0, 0.0, 1.5, -0.5], "decoder": [5.0, 4.0, 3.0, 2.0, 1.0, 0.0]}
 
 
-def learned_checkpoint(scores: dict[str, list[float]] = SCORES, rate: float = 0.5) -> dict[str, Any]:
-    """A training checkpoint of 6+6 layers with gates; neighbours that share their weights have one score."""
+def learned_checkpoint(
+    scores: dict[str, list[float]] = SCORES, rate: float = 0.5
+) -> dict[str, Any]:
+    """A training checkpoint of 6+6 layers with gates; neighbours that share their weights have one
+    score.
+    """
     checkpoint = training_checkpoint(ours=True)
     for stack, biases in scores.items():
         prefix = f"{stack}.layerdrop_gate."
@@ -817,8 +978,12 @@ def learned(full: Path) -> Path:
     return full
 
 
-def test_the_layers_that_the_model_learned_to_keep_are_kept(command: Command, learned: Path, out: Path) -> None:
-    done = command("prune", learned, out, "--encoder-keep", "learned:3", "--decoder-keep", "learned:1")
+def test_the_layers_that_the_model_learned_to_keep_are_kept(
+    command: Command, learned: Path, out: Path
+) -> None:
+    done = command(
+        "prune", learned, out, "--encoder-keep", "learned:3", "--decoder-keep", "learned:1"
+    )
     assert (done.status, done.err) == (0, "")
     assert layers(out) == {"encoder": [1, 3, 5], "decoder": [5]}
     assert "the same again: --encoder-keep 1,3,5 --decoder-keep 5" in done.out
@@ -826,15 +991,23 @@ def test_the_layers_that_the_model_learned_to_keep_are_kept(command: Command, le
 
 
 def test_inspect_shows_the_rates_that_were_learned(command: Command, full: Path) -> None:
-    scores = {"encoder": [0.0, 1.0, -1.0, 0.5, 0.2, -0.3], "decoder": [1.0, 0.0, 0.5]}  # the decoder's in chunks of two
+    scores = {
+        "encoder": [0.0, 1.0, -1.0, 0.5, 0.2, -0.3],
+        "decoder": [1.0, 0.0, 0.5],
+    }  # the decoder's in chunks of two
     torch.save(learned_checkpoint(scores, rate=0.3), full)
     found = json.loads(command("inspect", full, "--json").out)["stacks"]
     for stack, biases in scores.items():
         whole = sum(math.exp(b) for b in biases)
-        expected = [0.3 * len(biases) * math.exp(b) / whole for b in biases for _ in range(6 // len(biases))]
+        expected = [
+            0.3 * len(biases) * math.exp(b) / whole for b in biases for _ in range(6 // len(biases))
+        ]
         assert found[stack]["learned_rates"] == pytest.approx(expected, abs=1e-6)
         assert max(expected) < 0.95, "below the highest rate they are the softmax's"
-        assert f"rates learned: {' '.join(f'{rate:.2f}' for rate in expected)}\n" in command("inspect", full).out
+        assert (
+            f"rates learned: {' '.join(f'{rate:.2f}' for rate in expected)}\n"
+            in command("inspect", full).out
+        )
     torch.save(learned_checkpoint({"encoder": [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]}), full)
     found = json.loads(command("inspect", full, "--json").out)["stacks"]
     assert found["encoder"]["learned_rates"] == pytest.approx([0.95] + 5 * [(3 - 0.95) / 5])
@@ -845,7 +1018,17 @@ def test_learned_and_other_layers_go_together(command: Command, learned: Path, o
     assert command("prune", learned, out, "--encoder-keep", "learned:2").status == 0
     assert layers(out) == {"encoder": [1, 5], "decoder": [0, 1, 2, 3, 4, 5]}
     assert (
-        command("prune", learned, out, "--encoder-keep", "last:1", "--decoder-keep", "learned:2", "--force").status == 0
+        command(
+            "prune",
+            learned,
+            out,
+            "--encoder-keep",
+            "last:1",
+            "--decoder-keep",
+            "learned:2",
+            "--force",
+        ).status
+        == 0
     )
     assert layers(out) == {"encoder": [5], "decoder": [4, 5]}
 
@@ -860,13 +1043,22 @@ def test_the_strategy_alone_keeps_as_many_as_ran_on_average(
     assert layers(out) == {stack: sorted(order[:kept]) for stack, order in best.items()}
 
 
-def test_the_strategy_leaves_what_is_named_as_named(command: Command, learned: Path, out: Path) -> None:
-    assert command("prune", learned, out, "--strategy", "learned", "--encoder-keep", "0,2").status == 0
+def test_the_strategy_leaves_what_is_named_as_named(
+    command: Command, learned: Path, out: Path
+) -> None:
+    assert (
+        command("prune", learned, out, "--strategy", "learned", "--encoder-keep", "0,2").status == 0
+    )
     assert layers(out) == {"encoder": [0, 2], "decoder": [3, 4, 5]}
 
 
-def test_the_strategy_turns_a_target_into_learned_layers(command: Command, learned: Path, out: Path) -> None:
-    assert command("prune", learned, out, "--strategy", "learned", "--target-params", "1.4k").status == 0
+def test_the_strategy_turns_a_target_into_learned_layers(
+    command: Command, learned: Path, out: Path
+) -> None:
+    assert (
+        command("prune", learned, out, "--strategy", "learned", "--target-params", "1.4k").status
+        == 0
+    )
     kept = layers(out)
     best = {"encoder": [1, 5, 3, 0, 4, 2], "decoder": [5, 4, 3, 2, 1, 0]}
     assert kept == {stack: sorted(best[stack][: len(indices)]) for stack, indices in kept.items()}
@@ -880,7 +1072,10 @@ def test_a_target_that_a_sub_network_meets_exactly_is_that_sub_network(
     command("prune", learned, out, "--encoder-keep", "learned:4", "--decoder-keep", "learned:4")
     target = parameters(command, out)
     again = out.with_name("again.pt")
-    assert command("prune", learned, again, "--strategy", "learned", "--target-params", target).status == 0
+    assert (
+        command("prune", learned, again, "--strategy", "learned", "--target-params", target).status
+        == 0
+    )
     assert layers(again) == layers(out)
 
 
@@ -897,7 +1092,10 @@ def test_a_target_that_a_sub_network_meets_exactly_is_that_sub_network(
 def test_a_model_that_has_learned_nothing_is_refused_in_one_line(
     command: Command, full: Path, out: Path, flags: list[str]
 ) -> None:
-    assert_one_line(command("prune", full, out, *flags), "needs a model trained with --layerdrop-schedule learned")
+    assert_one_line(
+        command("prune", full, out, *flags),
+        "needs a model trained with --layerdrop-schedule learned",
+    )
     assert os.listdir(out.parent) == []
 
 
@@ -908,7 +1106,9 @@ def test_a_model_of_other_rates_has_learned_nothing_either(
     checkpoint = training_checkpoint(ours=True)
     checkpoint["cfg"]["model"] |= {"encoder_layerdrop": rate, "decoder_layerdrop": rate}
     torch.save(checkpoint, full)
-    assert_one_line(command("prune", full, out, "--strategy", "learned"), "--layerdrop-schedule learned")
+    assert_one_line(
+        command("prune", full, out, "--strategy", "learned"), "--layerdrop-schedule learned"
+    )
 
 
 @pytest.mark.parametrize(
@@ -920,19 +1120,25 @@ def test_a_number_of_learned_layers_that_cannot_be_is_one_line(
     assert_one_line(command("prune", learned, out, "--encoder-keep", spec), reason)
 
 
-def test_what_is_learned_of_shared_layers_is_kept_by_chunks(command: Command, learned: Path, out: Path) -> None:
+def test_what_is_learned_of_shared_layers_is_kept_by_chunks(
+    command: Command, learned: Path, out: Path
+) -> None:
     torch.save(learned_checkpoint({"encoder": [1.0, 0.0, 2.0], "decoder": [1.0, -1.0]}), learned)
     flags = ["--encoder-keep", "learned:4", "--decoder-keep", "learned:3"]
     assert command("prune", learned, out, *flags).status == 0
     assert layers(out) == {"encoder": [0, 0, 2, 2], "decoder": [3, 3, 3]}
     done = command("prune", learned, out, "--encoder-keep", "learned:3", "--force")
-    assert_one_line(done, "encoder: the layers 0,1 share their weights, keep all or none of them; got 0")
+    assert_one_line(
+        done, "encoder: the layers 0,1 share their weights, keep all or none of them; got 0"
+    )
     lines = command("inspect", learned).out
     assert "0,1 | 2,3 | 4,5" in lines and "0,1,2 | 3,4,5" in lines
 
 
 def test_the_strategy_alone_keeps_whole_chunks(command: Command, learned: Path, out: Path) -> None:
-    torch.save(learned_checkpoint({"encoder": [1.0, 0.0, 2.0], "decoder": [0.0, 1.0, 2.0]}), learned)
+    torch.save(
+        learned_checkpoint({"encoder": [1.0, 0.0, 2.0], "decoder": [0.0, 1.0, 2.0]}), learned
+    )
     assert command("prune", learned, out, "--strategy", "learned").status == 0
 
 
@@ -944,4 +1150,7 @@ def test_inspect_shows_rates_that_were_listed(command: Command, full: Path, out:
     assert "0.0, 0.1, 0.2, 0.3, 0.4, 0.5" in command("inspect", full).out
     assert command("prune", full, out, "--encoder-keep", "0,5").status == 0
     for path in (full, out):
-        assert json.loads(command("inspect", path, "--json").out)["stacks"]["encoder"]["layerdrop"] == listed
+        assert (
+            json.loads(command("inspect", path, "--json").out)["stacks"]["encoder"]["layerdrop"]
+            == listed
+        )

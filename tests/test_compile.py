@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``torch.compile``: evaluation says what it said, and compiled training drops what training drops.
 
-fairseq's own models branch on their tensors, so that they compile in pieces, with ours or without; a list of layers,
-and each layer, compile whole.
+fairseq's own models branch on their tensors, so that they compile in pieces, with ours or without;
+a list of layers, and each layer, compile whole.
 """
 
 import copy
@@ -65,7 +65,9 @@ def test_a_compiled_model_says_the_same_in_evaluation(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stack_of_layers_is_one_graph_in_evaluation(family: str) -> None:
-    """A random draw, or a branch on a tensor, would make more of it, which ``fullgraph`` refuses."""
+    """A random draw, or a branch on a tensor, would make more of it, which ``fullgraph``
+    refuses.
+    """
     layers = build(family, ours=True).eval().decoder.layers
     skips = [layer.encoder_attn is not None for layer in layers]
 
@@ -77,7 +79,9 @@ def test_a_stack_of_layers_is_one_graph_in_evaluation(family: str) -> None:
 
     x = torch.randn(5, 2, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        assert torch.allclose(torch.compile(run, backend="eager", fullgraph=True)(x), run(x), atol=1e-6)
+        assert torch.allclose(
+            torch.compile(run, backend="eager", fullgraph=True)(x), run(x), atol=1e-6
+        )
 
 
 def whole(model: Any, backend: str) -> Any:
@@ -98,7 +102,9 @@ def layers_of_the_encoder(model: Any, backend: str) -> Any:
 
 
 def assert_trained_alike(compile_: Compile, backend: str, updates: int) -> list[int]:
-    """Losses and gradients of successive updates, by a model and by its compiled copy; the graphs after each."""
+    """Losses and gradients of successive updates, by a model and by its compiled copy; the graphs
+    after each.
+    """
     plain = build("transformer", ours=True).train()
     copied = copy.deepcopy(plain)
     compiled, graphs, masks = compile_(copied, backend), [], set()
@@ -112,7 +118,9 @@ def assert_trained_alike(compile_: Compile, backend: str, updates: int) -> list[
         found.backward()
         assert float(found) == pytest.approx(float(expected), abs=1e-5)
         masks.add(float(expected))
-        for (name, one), (_, other) in zip(plain.named_parameters(), copied.named_parameters(), strict=True):
+        for (name, one), (_, other) in zip(
+            plain.named_parameters(), copied.named_parameters(), strict=True
+        ):
             assert other.grad is not None, f"{name} has no gradient in update {update}"
             assert torch.allclose(one.grad, other.grad, atol=1e-5), name
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
@@ -120,7 +128,9 @@ def assert_trained_alike(compile_: Compile, backend: str, updates: int) -> list[
     return graphs
 
 
-def test_an_encoder_whose_layers_are_compiled_trains_as_it_does_and_no_draw_compiles_it_again() -> None:
+def test_an_encoder_whose_layers_are_compiled_trains_as_it_does_and_no_draw_compiles_it_again() -> (
+    None
+):
     torch._dynamo.utils.counters.clear()
     graphs = assert_trained_alike(layers_of_the_encoder, "aot_eager", updates=12)
     assert graphs[-1] <= 3, "one, and one more where the layer is the first that runs"
@@ -134,7 +144,9 @@ def test_a_compiled_model_trains_as_it_does(compile_: Compile, backend: str) -> 
 
 
 def test_a_skipped_layer_has_gradients_of_zero_where_the_loop_is_compiled() -> None:
-    """AOTAutograd gives what it sees to be unused no gradient at all, which other ranks would wait for."""
+    """AOTAutograd gives what it sees to be unused no gradient at all, which other ranks would wait
+    for.
+    """
     layers = LayerDropList([nn.Linear(4, 4) for _ in range(3)], rates=[0.5] * 3)
 
     def run(x: Tensor, active: tuple[int, ...]) -> Tensor:

@@ -43,7 +43,11 @@ PRESETS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 # A command of the recipes' scripts; the same for fairseq-hydra-train; the depths.
 SAME = [
     ("wmt16_en_de/2_train.sh 6_6", "wmt16_en_de", (6, 6)),
-    ("wmt16_en_de/2_train.sh 12_6", "wmt16_en_de model=layerdrop_transformer_wmt_en_de_big_12_6", (12, 6)),
+    (
+        "wmt16_en_de/2_train.sh 12_6",
+        "wmt16_en_de model=layerdrop_transformer_wmt_en_de_big_12_6",
+        (12, 6),
+    ),
     ("iwslt14_de_en/2_train.sh", "iwslt14_de_en", (6, 6)),
     ("cnn_dm/2_train.sh 6_6", "cnn_dm", (6, 6)),
     ("cnn_dm/2_train.sh 6_8", "cnn_dm model=layerdrop_transformer_cnn_dm_6_8", (6, 8)),
@@ -59,25 +63,53 @@ SAME = [
     ("eli5/2_train.sh", "eli5", (6, 6)),
 ]
 
-TINY = ["common.cpu=true", "common.fp16=false", "optimization.max_update=2", "dataset.num_workers=0"]
+TINY = [
+    "common.cpu=true",
+    "common.fp16=false",
+    "optimization.max_update=2",
+    "dataset.num_workers=0",
+]
 TRANSLATIONS = ("wmt16_en_de", "iwslt14_de_en", "cnn_dm", "eli5")
-ENCODER = ["model.encoder_embed_dim=32", "model.encoder_ffn_embed_dim=32", "model.encoder_attention_heads=2"]
+ENCODER = [
+    "model.encoder_embed_dim=32",
+    "model.encoder_ffn_embed_dim=32",
+    "model.encoder_attention_heads=2",
+]
 DECODER = [override.replace("encoder", "decoder") for override in ENCODER]
 ADAPTIVE = ["model.adaptive_input_cutoff='6,9'", "model.adaptive_softmax_cutoff='6,9'"]
 NARROW = {
     **dict.fromkeys(TRANSLATIONS, (*ENCODER, *DECODER)),
-    "wikitext_103": [*DECODER, "model.decoder_input_dim=32", "model.decoder_output_dim=32", *ADAPTIVE],
+    "wikitext_103": [
+        *DECODER,
+        "model.decoder_input_dim=32",
+        "model.decoder_output_dim=32",
+        *ADAPTIVE,
+    ],
     "roberta": ENCODER,
     "glue": ENCODER,
 }
 """What makes each recipe's model small."""
 
-PAIRS = ("task.source_lang=src", "task.target_lang=tgt", "model.encoder_layers=2", "model.decoder_layers=2")
+PAIRS = (
+    "task.source_lang=src",
+    "task.target_lang=tgt",
+    "model.encoder_layers=2",
+    "model.decoder_layers=2",
+)
 TOY = {
     **dict.fromkeys(TRANSLATIONS, PAIRS),
-    "wikitext_103": ["task.tokens_per_sample=16", "dataset.max_tokens=64", "model.decoder_layers=2"],
+    "wikitext_103": [
+        "task.tokens_per_sample=16",
+        "dataset.max_tokens=64",
+        "model.decoder_layers=2",
+    ],
     "roberta": ["task.tokens_per_sample=24", "model.encoder_layers=4", "dataset.batch_size=4"],
-    "glue": ["task.max_positions=24", "model.max_positions=24", "model.encoder_layers=2", "glue=mrpc"],
+    "glue": [
+        "task.max_positions=24",
+        "model.max_positions=24",
+        "model.encoder_layers=2",
+        "glue=mrpc",
+    ],
 }
 """What makes it fit toy data."""
 
@@ -89,9 +121,13 @@ def _no_hydra_run_is_left() -> Iterator[None]:
 
 
 def composed(recipe: str, *overrides: str) -> Any:
-    """What ``fairseq-hydra-train`` would train by, all sections, the plugin's defaults filled in."""
+    """What ``fairseq-hydra-train`` would train by, all sections, the plugin's defaults filled
+    in.
+    """
     GlobalHydra.instance().clear()
-    kept = mock.patch.dict(ConfigStore.instance().repo)  # where fairseq puts a schema under the recipe's name
+    kept = mock.patch.dict(
+        ConfigStore.instance().repo
+    )  # where fairseq puts a schema under the recipe's name
     with kept, initialize_config_dir(str(CONFIGS), job_name="hydra_train", version_base="1.1"):
         hydra_init(recipe)
         cfg = compose(recipe, overrides=list(overrides), return_hydra_config=True)
@@ -121,29 +157,46 @@ def test_there_is_a_configuration_for_every_training_script() -> None:
 
 @pytest.mark.parametrize(("script", "words", "_depths"), SAME)
 def test_a_configuration_says_what_the_script_says(
-    script: str, words: str, _depths: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str,
+    words: str,
+    _depths: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(tmp_path)
     work = tmp_path / "runs" / script.split("/")[0]
-    for name in ("data-bin", *(f"pruned/{n}.pt" for n in (3, 6, 12)), "MNLI-bin", "QNLI-bin", "SST-2-bin", "MRPC-bin"):
+    for name in (
+        "data-bin",
+        *(f"pruned/{n}.pt" for n in (3, 6, 12)),
+        "MNLI-bin",
+        "QNLI-bin",
+        "SST-2-bin",
+        "MRPC-bin",
+    ):
         (work / name).mkdir(parents=True)
     done = bench.run(*script.split())
     assert done.returncode == 0, done.stderr
     (command,) = bench.calls("fairseq-train")
     # The script's places are relative to where it runs.
-    flags = convert_namespace_to_omegaconf(parse([re.sub("^runs/", f"{tmp_path}/runs/", word) for word in command]))
+    flags = convert_namespace_to_omegaconf(
+        parse([re.sub("^runs/", f"{tmp_path}/runs/", word) for word in command])
+    )
     add_defaults(flags)
     monkeypatch.chdir(tmp_path)
     assert sections(composed(*words.split())) == sections(flags)
 
 
 @pytest.mark.parametrize(("_script", "words", "depths"), SAME)
-def test_a_configuration_builds_its_model(_script: str, words: str, depths: tuple[int, ...]) -> None:
+def test_a_configuration_builds_its_model(
+    _script: str, words: str, depths: tuple[int, ...]
+) -> None:
     recipe, *overrides = words.split()
     cfg = composed(recipe, *overrides, *NARROW[recipe])
     model = build_task(cfg).build_model(cfg.model)
     built = stacks(model)
-    rate = {"glue": 0.0, "roberta=large_48": 0.5}.get(words.split()[-1] if recipe == "roberta" else recipe, 0.2)
+    rate = {"glue": 0.0, "roberta=large_48": 0.5}.get(
+        words.split()[-1] if recipe == "roberta" else recipe, 0.2
+    )
     assert tuple(len(stack.layers) for stack in built.values()) == depths
     assert {stack.layers.rates for stack in built.values()} == {(rate,) * depth for depth in depths}
 
@@ -161,13 +214,17 @@ def test_a_model_s_values_are_those_of_the_architecture_of_that_name(name: str) 
 
 
 @pytest.mark.parametrize("how", ["program", "launcher"])
-def test_an_architecture_s_name_is_refused_in_a_hydra_run(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_architecture_s_name_is_refused_in_a_hydra_run(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if how == "program":
         monkeypatch.setattr(sys, "argv", ["/bin/fairseq-hydra-train"])
     else:  # in a process that a cluster's launcher has started
         composed("iwslt14_de_en")
     build_model("--arch", "layerdrop_transformer", *WIDTH)
-    with pytest.raises(ValueError, match="layerdrop_transformer_cnn_dm is an architecture") as refused:
+    with pytest.raises(
+        ValueError, match="layerdrop_transformer_cnn_dm is an architecture"
+    ) as refused:
         build_model("--arch", "layerdrop_transformer_cnn_dm", *WIDTH)
     assert "set model._name=layerdrop_transformer and" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -181,9 +238,20 @@ def test_it_is_not_in_any_other_program() -> None:
 
 
 def hydra_train(recipe: str, run: Path, *overrides: str, flags: tuple[str, ...] = ()) -> str:
-    """Run ``fairseq-hydra-train`` as the documents have it, from the checkout, small; return all that it printed."""
+    """Run ``fairseq-hydra-train`` as the documents have it, from the checkout, small; return all
+    that it printed.
+    """
     program = str(Path(sys.executable).with_name("fairseq-hydra-train"))
-    command = [program, *flags, "--config-dir", "configs", "--config-name", recipe, *TINY, *NARROW[recipe]]
+    command = [
+        program,
+        *flags,
+        "--config-dir",
+        "configs",
+        "--config-name",
+        recipe,
+        *TINY,
+        *NARROW[recipe],
+    ]
     command += [*TOY[recipe], f"hydra.{'sweep' if flags else 'run'}.dir={run}", *overrides]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
@@ -214,15 +282,29 @@ def test_the_other_translations_train(recipe: str, data: Path, tmp_path: Path) -
 def test_roberta_is_pre_trained_pruned_and_fine_tuned(tmp_path: Path) -> None:
     text, first, second = masked_lm_data(tmp_path), tmp_path / "first", tmp_path / "second"
     assert_trained(hydra_train("roberta", first, f"task.data={text}"), first)
-    pruned = prune(first / "checkpoints/checkpoint_last.pt", tmp_path / "small.pt", "--encoder-keep", "every:2")
+    pruned = prune(
+        first / "checkpoints/checkpoint_last.pt", tmp_path / "small.pt", "--encoder-keep", "every:2"
+    )
     (tmp_path / "classes").mkdir()
     classes = sentence_data(tmp_path / "classes", text / "dict.txt")
-    output = hydra_train("glue", second, f"task.data={classes}", f"checkpoint.finetune_from_model={pruned}")
+    output = hydra_train(
+        "glue", second, f"task.data={classes}", f"checkpoint.finetune_from_model={pruned}"
+    )
     assert "loading pretrained model from" in output
     assert_trained(output, second)
     # As scripts/glue/4_score.sh: stock, no plugin.
-    model = prune(second / "checkpoints/checkpoint_last.pt", tmp_path / "tuned.pt", "--encoder-keep", "all")
-    whole = ["--valid-subset", "valid", "--batch-size", "32", "--required-batch-size-multiple", "1", "--cpu"]
+    model = prune(
+        second / "checkpoints/checkpoint_last.pt", tmp_path / "tuned.pt", "--encoder-keep", "all"
+    )
+    whole = [
+        "--valid-subset",
+        "valid",
+        "--batch-size",
+        "32",
+        "--required-batch-size-multiple",
+        "1",
+        "--cpu",
+    ]
     task = ["--task", "sentence_prediction", "--criterion", "sentence_prediction"]
     printed = fairseq("validate", classes, *task, "--path", model, *whole)
     assert re.search(r"\| valid \| .*accuracy [\d.]+", printed)
@@ -233,20 +315,38 @@ def test_the_trained_language_model_is_pruned_and_evaluated_by_stock_fairseq(
     data: Path, text_data: Path, tmp_path: Path
 ) -> None:
     hydra_train("wikitext_103", tmp_path, f"task.data={text_data}")
-    model = prune(tmp_path / "checkpoints/checkpoint_last.pt", tmp_path / "small.pt", "--decoder-keep", "every:2")
+    model = prune(
+        tmp_path / "checkpoints/checkpoint_last.pt",
+        tmp_path / "small.pt",
+        "--decoder-keep",
+        "every:2",
+    )
     # As scripts/wikitext_103/4_evaluate.sh, all sizes a 192nd.
-    sizes = ["--tokens-per-sample", "16", "--max-tokens", "16", "--context-window", "13", "--softmax-batch", "5"]
+    sizes = [
+        "--tokens-per-sample",
+        "16",
+        "--max-tokens",
+        "16",
+        "--context-window",
+        "13",
+        "--softmax-batch",
+        "5",
+    ]
     whole = ["--sample-break-mode", "complete", "--required-batch-size-multiple", "1", "--cpu"]
     printed = fairseq("eval_lm", text_data, "--path", model, "--gen-subset", "test", *whole, *sizes)
     (tokens,) = re.findall(r"Evaluated (\d+) tokens", printed)
     lines = (data.parent / "test.src").read_text().splitlines()
-    assert int(tokens) == sum(len(line.split()) + 1 for line in lines)  # all words, and each line's end
+    assert int(tokens) == sum(
+        len(line.split()) + 1 for line in lines
+    )  # all words, and each line's end
 
 
 @pytest.mark.slow
 def test_the_same_command_again_goes_on(data: Path, tmp_path: Path) -> None:
     hydra_train("iwslt14_de_en", tmp_path, f"task.data={data}")
-    output = hydra_train("iwslt14_de_en", tmp_path, f"task.data={data}", "optimization.max_update=3")
+    output = hydra_train(
+        "iwslt14_de_en", tmp_path, f"task.data={data}", "optimization.max_update=3"
+    )
     assert "Loaded checkpoint checkpoints/checkpoint_last.pt (epoch 3 @ 2 updates)" in output
     assert_trained(output, tmp_path, updates=3)
 
@@ -257,14 +357,20 @@ def test_the_same_command_again_goes_on(data: Path, tmp_path: Path) -> None:
 def documented() -> list[list[str]]:
     """The commands of docs/recipes.md for fairseq-hydra-train."""
     text = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    return [shlex.split(line) for line in text.splitlines() if line.strip().startswith("fairseq-hydra-train")]
+    return [
+        shlex.split(line)
+        for line in text.splitlines()
+        if line.strip().startswith("fairseq-hydra-train")
+    ]
 
 
 @pytest.mark.parametrize("command", documented(), ids=" ".join)
 def test_a_documented_command_composes(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert command[1:-1][command[1:].index("--config-dir") + 1] == "configs"
     recipe, *words = command[command.index("--config-name") + 1 :]
-    overrides = OverridesParser.create().parse_overrides([w for w in words if not w.startswith(LAUNCHER)])
+    overrides = OverridesParser.create().parse_overrides(
+        [w for w in words if not w.startswith(LAUNCHER)]
+    )
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     assert (len(jobs) > 1) == ("--multirun" in command)
     rates = [composed(recipe, *job).model.get("encoder_layerdrop") for job in jobs]
@@ -274,7 +380,9 @@ def test_a_documented_command_composes(command: list[str], monkeypatch: pytest.M
 @pytest.mark.slow
 def test_a_sweep_trains_each_rate_in_a_folder_of_its_own(data: Path, tmp_path: Path) -> None:
     sweep = "model.encoder_layerdrop=0.1,0.5"
-    output = hydra_train("iwslt14_de_en", tmp_path, f"task.data={data}", sweep, flags=("--multirun",))
+    output = hydra_train(
+        "iwslt14_de_en", tmp_path, f"task.data={data}", sweep, flags=("--multirun",)
+    )
     assert output.count("done training") == 2
     assert sorted(re.findall(r"LayerDrop, decoder: asked rate (\S+),", output)) == ["0.1", "0.5"]
     assert len(list(tmp_path.rglob("checkpoint_last.pt"))) == 2

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Data-parallel training through the real ``fairseq-train``, in two processes: whole, alike on all ranks, and it ends.
+"""Data-parallel training through the real ``fairseq-train``, in two processes: whole, alike on all
+ranks, and it ends.
 
-``spawn`` and ``torchrun`` start what a user starts. All else runs in processes that are forked (``ranks.py``), which
-saves the seconds of importing fairseq, and in which each rank's draws and weights can be seen.
+``spawn`` and ``torchrun`` start what a user starts. All else runs in processes that are forked
+(``ranks.py``), which saves the seconds of importing fairseq, and in which each rank's draws and
+weights can be seen.
 """
 
 import itertools
@@ -44,7 +46,15 @@ from fairseq_layerdrop.models import _rates
 
 LIMIT = 60
 MODEL = [
-    *("--user-dir", USER_DIR, "--task", "layerdrop_translation", "--arch", "layerdrop_transformer", *WIDTH),
+    *(
+        "--user-dir",
+        USER_DIR,
+        "--task",
+        "layerdrop_translation",
+        "--arch",
+        "layerdrop_transformer",
+        *WIDTH,
+    ),
     *("--encoder-layers", "4", "--decoder-layers", "4", "--dropout", "0"),
 ]
 HALF = ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"]
@@ -56,12 +66,22 @@ CHECKPOINTED = ["--checkpoint-activations"]
 BRIEF = ["--max-update", "6", "--disable-validation", "--no-save"]
 TWO = ["--distributed-world-size", "2"]
 PROGRAM = [sys.executable, "-m", "fairseq_cli.train"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fairseq_cli.train"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "fairseq_cli.train",
+]
 SLURM_SCRIPT = REPOSITORY / "scripts" / "slurm" / "train.sh"
 
 
 class Together(NamedTuple):
-    """A finished training: what all processes printed, and of each rank its draws and its weights at the end."""
+    """A finished training: what all processes printed, and of each rank its draws and its weights
+    at the end.
+    """
 
     output: str
     draws: list[list[dict[str, Any]]]
@@ -71,22 +91,36 @@ class Together(NamedTuple):
         return [[1 - keep for keep in draw["keep"]] for draw in self.draws[rank]]
 
 
-def run_ranks(data: Path, folder: Path, *flags: str | Path, ranks: int = 2, fails: bool = False) -> str:
-    """Run ``fairseq-train`` in forked processes; ``fails`` means that they end by themselves, with an error."""
+def run_ranks(
+    data: Path, folder: Path, *flags: str | Path, ranks: int = 2, fails: bool = False
+) -> str:
+    """Run ``fairseq-train`` in forked processes; ``fails`` means that they end by themselves, with
+    an error.
+    """
     folder.mkdir(exist_ok=True)
     began = time.monotonic()
     script = Path(__file__).with_name("ranks.py")
-    output = in_stock(str(script), str(ranks), str(LIMIT), folder, data, *TRAINING, *MODEL, *flags, fails=fails)
+    output = in_stock(
+        str(script), str(ranks), str(LIMIT), folder, data, *TRAINING, *MODEL, *flags, fails=fails
+    )
     assert time.monotonic() - began < LIMIT, "it hung, and was killed"
     return output
 
 
-def together(data: Path, folder: Path, *flags: str | Path, updates: int = 6, ranks: int = 2) -> Together:
-    """Train, and see that all of it was done, once, by all ranks, which end with the same weights."""
+def together(
+    data: Path, folder: Path, *flags: str | Path, updates: int = 6, ranks: int = 2
+) -> Together:
+    """Train, and see that all of it was done, once, by all ranks, which end with the same
+    weights.
+    """
     world = ["--distributed-world-size", str(ranks)]
-    output = run_ranks(data, folder, *BRIEF, *world, *flags, "--max-update", str(updates), ranks=ranks)
+    output = run_ranks(
+        data, folder, *BRIEF, *world, *flags, "--max-update", str(updates), ranks=ranks
+    )
     assert_trained(output, updates=updates, ranks=ranks)
-    draws = [[json.loads(line) for line in (folder / f"{rank}.jsonl").open()] for rank in range(ranks)]
+    draws = [
+        [json.loads(line) for line in (folder / f"{rank}.jsonl").open()] for rank in range(ranks)
+    ]
     states = [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
     for state in states:
         assert_same_tensors(state, states[0])
@@ -117,7 +151,11 @@ class Launched:
         environment.pop("PYTHONPATH", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*map(str, command)], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+                [*map(str, command)],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def processes(self) -> list[int]:
@@ -148,7 +186,9 @@ class Launched:
         """Return as soon as the log has this text."""
         end = time.monotonic() + LIMIT
         while text not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[-3000:]
+            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[
+                -3000:
+            ]
             time.sleep(0.005)
 
 
@@ -156,7 +196,9 @@ class Launched:
 
 
 @pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
-def test_two_processes_train_on_default_flags_and_none_is_left(launcher: str, data: Path, tmp_path: Path) -> None:
+def test_two_processes_train_on_default_flags_and_none_is_left(
+    launcher: str, data: Path, tmp_path: Path
+) -> None:
     launchers = {
         "spawn": [*PROGRAM, data],
         "torchrun": [*TORCHRUN, data],
@@ -169,12 +211,25 @@ def test_two_processes_train_on_default_flags_and_none_is_left(launcher: str, da
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["a rank", "the launcher"])
-def test_where_one_process_is_killed_the_others_end(victim: str, data: Path, tmp_path: Path) -> None:
-    flags = [*TRAINING, *MODEL, *HALF, *TWO, "--max-update", "100000", "--disable-validation", "--no-save"]
+def test_where_one_process_is_killed_the_others_end(
+    victim: str, data: Path, tmp_path: Path
+) -> None:
+    flags = [
+        *TRAINING,
+        *MODEL,
+        *HALF,
+        *TWO,
+        "--max-update",
+        "100000",
+        "--disable-validation",
+        "--no-save",
+    ]
     launched = Launched(tmp_path, *PROGRAM, data, *flags)
     launched.wait_for('"num_updates": "20"')
     ranks = [
-        process for process in launched.processes() if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+        process
+        for process in launched.processes()
+        if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
     ]
     assert len(ranks) == 2
     os.kill(ranks[0] if victim == "a rank" else launched.process.pid, signal.SIGKILL)
@@ -194,7 +249,8 @@ def test_where_one_process_is_killed_the_others_end(victim: str, data: Path, tmp
         (
             2,
             ["--share-layers", "2", "--checkpoint-activations"],
-            "--share-layers with --checkpoint-activations: data-parallel training does not bear both",
+            "--share-layers with --checkpoint-activations: data-parallel training does not bear "
+            "both",
         ),
     ],
 )
@@ -210,11 +266,20 @@ def test_what_cannot_train_is_refused_by_name_within_seconds(
 
 
 def test_torchrun_needs_no_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "1"}.items():
+    for name, value in {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     cfg = config("--arch", "layerdrop_transformer")
     started: list[Any] = []
-    monkeypatch.setattr(utils, "distributed_main", lambda *_: started.append(cfg.distributed_training.distributed_rank))
+    monkeypatch.setattr(
+        utils,
+        "distributed_main",
+        lambda *_: started.append(cfg.distributed_training.distributed_rank),
+    )
     distributed.call_main(cfg, lambda _: started.append("alone"))
     assert (started, cfg.distributed_training.distributed_world_size) == ([1], 2)
 
@@ -222,24 +287,35 @@ def test_torchrun_needs_no_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_port_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config("--arch", "layerdrop_transformer", *TWO, "--distributed-port", "12399")
     started: list[Any] = []
-    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *_, nprocs, **__: started.append(nprocs))
+    monkeypatch.setattr(
+        torch.multiprocessing, "spawn", lambda *_, nprocs, **__: started.append(nprocs)
+    )
     distributed.call_main(cfg, lambda _: started.append("alone"))
-    assert (started, cfg.distributed_training.distributed_init_method) == ([2], "tcp://localhost:12399")
+    assert (started, cfg.distributed_training.distributed_init_method) == (
+        [2],
+        "tcp://localhost:12399",
+    )
 
 
-def test_shared_layers_and_checkpointing_are_refused_in_several_processes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_layers_and_checkpointing_are_refused_in_several_processes_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     flags = ["--arch", "layerdrop_transformer", *WIDTH, "--share-layers", "2", *CHECKPOINTED]
     build_model(*flags)
     monkeypatch.setattr(_rates, "several_processes", lambda: True)
     build_model(*flags[:-1])
-    with pytest.raises(ValueError, match=r"^--share-layers with --checkpoint-activations: .* leave one out$"):
+    with pytest.raises(
+        ValueError, match=r"^--share-layers with --checkpoint-activations: .* leave one out$"
+    ):
         build_model(*flags)
 
 
 # Whole: as one process
 
 
-def test_two_processes_with_half_the_batch_each_train_the_weights_of_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_with_half_the_batch_each_train_the_weights_of_one(
+    data: Path, tmp_path: Path
+) -> None:
     """The data set is one global batch, so that the batches are the same whatever their order."""
     flags = [*HALF, *SGD, "--layerdrop-min-layers", "0"]
     one = together(data, tmp_path / "one", *flags, "--batch-size", "60", ranks=1, updates=20)
@@ -252,7 +328,9 @@ def test_two_processes_with_half_the_batch_each_train_the_weights_of_one(data: P
     assert losses[-1] < losses[0] - 0.5  # it did learn
 
 
-def test_ranks_that_draw_for_themselves_differ_in_draws_and_not_in_rates_or_weights(data: Path, tmp_path: Path) -> None:
+def test_ranks_that_draw_for_themselves_differ_in_draws_and_not_in_rates_or_weights(
+    data: Path, tmp_path: Path
+) -> None:
     """The learned rates are the same on both ranks, in the log and in the file."""
     flags = [*HALF, *LEARNED, *OWN, "--save-dir", tmp_path / "save"]
     world = [*TWO, "--max-update", "12", "--disable-validation"]
@@ -293,9 +371,23 @@ class Cell(NamedTuple):
     def flags(self) -> list[str]:
         layers = self.rate if self.dropped == "layers" else "0"
         return [
-            *("--encoder-layerdrop", layers, "--decoder-layerdrop", layers, "--layerdrop-min-layers", "0"),
+            *(
+                "--encoder-layerdrop",
+                layers,
+                "--decoder-layerdrop",
+                layers,
+                "--layerdrop-min-layers",
+                "0",
+            ),
             *(["--sublayerdrop", self.rate] if self.dropped == "sub-layers" else []),
-            *("--batch-size", "5", "--update-freq", self.update_freq, "--ddp-backend", self.backend),
+            *(
+                "--batch-size",
+                "5",
+                "--update-freq",
+                self.update_freq,
+                "--ddp-backend",
+                self.backend,
+            ),
             *(["--find-unused-parameters"] if self.unused else []),
             *(["--checkpoint-activations"] if self.checkpointed else []),
         ]
@@ -319,7 +411,9 @@ CELLS = [
 
 
 @pytest.fixture(scope="module")
-def trained_cell(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Cell], Together]:
+def trained_cell(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Cell], Together]:
     """A cell's training, run once."""
     done: dict[Cell, Together] = {}
 
@@ -344,9 +438,15 @@ def test_every_way_of_sharing_gradients_trains_the_same_weights(
 
 
 @pytest.mark.slow
-def test_checkpointing_fails_where_unused_parameters_are_looked_for(data: Path, tmp_path: Path) -> None:
-    """In torch's words and at once, as in stock fairseq: a layer that is computed again is counted twice."""
-    output = run_ranks(data, tmp_path, *HALF, *BRIEF, *TWO, *CHECKPOINTED, "--find-unused-parameters", fails=True)
+def test_checkpointing_fails_where_unused_parameters_are_looked_for(
+    data: Path, tmp_path: Path
+) -> None:
+    """In torch's words and at once, as in stock fairseq: a layer that is computed again is counted
+    twice.
+    """
+    output = run_ranks(
+        data, tmp_path, *HALF, *BRIEF, *TWO, *CHECKPOINTED, "--find-unused-parameters", fails=True
+    )
     assert "mark a variable ready only once" in output
 
 
@@ -361,18 +461,55 @@ def test_checkpointing_fails_where_unused_parameters_are_looked_for(data: Path, 
         [*LEARNED, *CHECKPOINTED, "--update-freq", "2"],
         [*LEARNED],
         [*OWN],
-        [*LEARNED, "--layerdrop-min-layers", "0", "--encoder-layerdrop", "0.9", "--decoder-layerdrop", "0.9"],
+        [
+            *LEARNED,
+            "--layerdrop-min-layers",
+            "0",
+            "--encoder-layerdrop",
+            "0.9",
+            "--decoder-layerdrop",
+            "0.9",
+        ],
         [*LEARNED, "--ddp-backend", "legacy_ddp"],
-        [*OWN, "--layerdrop-min-layers", "0", "--encoder-layerdrop", "0.99", "--decoder-layerdrop", "0.99"],
-        [*OWN, "--sublayerdrop", "0.5", "--headdrop", "0.3", "--ffndrop", "0.5", "--weightdrop", "0.1"],
-        ["--batch-size", "20"],  # three batches for two ranks: one has nothing left in every other update
+        [
+            *OWN,
+            "--layerdrop-min-layers",
+            "0",
+            "--encoder-layerdrop",
+            "0.99",
+            "--decoder-layerdrop",
+            "0.99",
+        ],
+        [
+            *OWN,
+            "--sublayerdrop",
+            "0.5",
+            "--headdrop",
+            "0.3",
+            "--ffndrop",
+            "0.5",
+            "--weightdrop",
+            "0.1",
+        ],
+        [
+            "--batch-size",
+            "20",
+        ],  # three batches for two ranks: one has nothing left in every other update
         ["--batch-size", "20", "--update-freq", "2", *OWN],
         ["--batch-size", "20", "--update-freq", "2", *LEARNED],
-        ["--share-all-embeddings", "--encoder-normalize-before", "--decoder-normalize-before", "--dropout", "0.3"],
+        [
+            "--share-all-embeddings",
+            "--encoder-normalize-before",
+            "--decoder-normalize-before",
+            "--dropout",
+            "0.3",
+        ],
     ],
     ids=lambda flags: " ".join(flags).replace("--", ""),
 )
-def test_what_else_can_be_trained_is_trained_alike_on_both_ranks(flags: list[str], data: Path, tmp_path: Path) -> None:
+def test_what_else_can_be_trained_is_trained_alike_on_both_ranks(
+    flags: list[str], data: Path, tmp_path: Path
+) -> None:
     found = together(data, tmp_path, *HALF, *flags, updates=10)
     assert len(found.draws[0]) == len(found.draws[1])
     assert (found.draws[0] == found.draws[1]) == ("own" not in flags)
@@ -382,24 +519,47 @@ def test_what_else_can_be_trained_is_trained_alike_on_both_ranks(flags: list[str
 
 @pytest.mark.slow
 def test_plans_are_validated_in_two_processes_as_in_one(data: Path, tmp_path: Path) -> None:
-    flags = [*HALF, *SGD, "--valid-plans", "2+2 every:2/first:1", "--batch-size-valid", "7", "--max-update", "3"]
+    flags = [
+        *HALF,
+        *SGD,
+        "--valid-plans",
+        "2+2 every:2/first:1",
+        "--batch-size-valid",
+        "7",
+        "--max-update",
+        "3",
+    ]
     found = []
     for ranks, size in ((1, "60"), (2, "30")):
         world = ["--distributed-world-size", str(ranks), "--batch-size", size, "--no-save"]
         output = run_ranks(data, tmp_path / str(ranks), *flags, *world, ranks=ranks)
         assert_trained(output, updates=3, ranks=ranks)
-        found.append([{k: v for k, v in row.items() if "loss" in k} for row in logged(output, "valid")])
+        found.append(
+            [{k: v for k, v in row.items() if "loss" in k} for row in logged(output, "valid")]
+        )
     one, two = found
     assert [row.keys() for row in one] == [row.keys() for row in two]
     assert "valid_loss_2-2" in one[-1]
     for a, b in zip(one, two, strict=True):
-        assert {k: float(v) for k, v in a.items()} == pytest.approx({k: float(v) for k, v in b.items()}, abs=2e-3)
+        assert {k: float(v) for k, v in a.items()} == pytest.approx(
+            {k: float(v) for k, v in b.items()}, abs=2e-3
+        )
 
 
 # Killed, and started again
 
 RESUMED = [
-    *(*MODEL, *HALF, "--dropout", "0.1", "--batch-size", "5", "--max-update", "60", "--disable-validation"),
+    *(
+        *MODEL,
+        *HALF,
+        "--dropout",
+        "0.1",
+        "--batch-size",
+        "5",
+        "--max-update",
+        "60",
+        "--disable-validation",
+    ),
     *("--save-interval", "100", "--save-interval-updates", "7", "--keep-interval-updates", "1"),
     *("--update-epoch-batch-itr", "True"),
 ]
@@ -407,7 +567,9 @@ RESUMED = [
 
 
 def killed(folder: Path, update: int, *command: str | Path) -> None:
-    """Start a training and kill it, and all of its processes, as soon as the log shows an update."""
+    """Start a training and kill it, and all of its processes, as soon as the log shows an
+    update.
+    """
     folder.mkdir(exist_ok=True)
     launched = Launched(folder, *command)
     launched.wait_for(f'"num_updates": "{update}"')
@@ -419,15 +581,23 @@ def killed(folder: Path, update: int, *command: str | Path) -> None:
 
 def assert_resumed(output: str, last: Path, whole: Run) -> None:
     first, *_ = (int(step["num_updates"]) for step in logged(output, "train_inner"))
-    assert first > 1 and (first - 1) % 7 == 0, "it did not go on from a file that the killed run had written"
+    assert first > 1 and (first - 1) % 7 == 0, (
+        "it did not go on from a file that the killed run had written"
+    )
     assert output.count("| done training in ") == 1
-    expected = [{k: v for k, v in row.items() if k in ("num_updates", "loss", "encoder_keep")} for row in losses(whole)]
+    expected = [
+        {k: v for k, v in row.items() if k in ("num_updates", "loss", "encoder_keep")}
+        for row in losses(whole)
+    ]
     found = [{k: row[k] for k in expected[0]} for row in logged(output, "train_inner")]
     assert found == expected[first - 1 :]
     assert_same_tensors(weights(last), weights(whole.last))
     states = [load(path)["last_optimizer_state"]["state"] for path in (last, whole.last)]
     for n, entry in states[1].items():
-        assert all(torch.equal(torch.as_tensor(states[0][n][k]), torch.as_tensor(v)) for k, v in entry.items())
+        assert all(
+            torch.equal(torch.as_tensor(states[0][n][k]), torch.as_tensor(v))
+            for k, v in entry.items()
+        )
 
 
 def losses(run: Run) -> list[dict[str, Any]]:
@@ -441,8 +611,22 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_weights(
     update_freq: str, extra: str, data: Path, tmp_path: Path
 ) -> None:
     """At a random update, after the first file was written, with the same command; bit for bit."""
-    more = ["--sublayerdrop", "0.2", "--headdrop", "0.2", *LEARNED, "--layerdrop-warmup-updates", "30"]
-    flags = [*TRAINING, *RESUMED, "--update-freq", update_freq, *(more if extra == "everything" else [])]
+    more = [
+        "--sublayerdrop",
+        "0.2",
+        "--headdrop",
+        "0.2",
+        *LEARNED,
+        "--layerdrop-warmup-updates",
+        "30",
+    ]
+    flags = [
+        *TRAINING,
+        *RESUMED,
+        "--update-freq",
+        update_freq,
+        *(more if extra == "everything" else []),
+    ]
     whole = Run(tmp_path / "whole", train(data, tmp_path / "whole", *flags))
     assert [int(step["num_updates"]) for step in losses(whole)] == list(range(1, 61))
     update = random.randrange(8, 45)
@@ -487,7 +671,9 @@ PLACES = [
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_launchers_are_mended_only_where_there_is_no_gpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launchers_are_mended_only_where_there_is_no_gpu(
+    gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     for module, name in PLACES:
         monkeypatch.setattr(module, name, name)
@@ -496,7 +682,9 @@ def test_launchers_are_mended_only_where_there_is_no_gpu(gpu: bool, monkeypatch:
         distributed.mend()
         found = [getattr(module, name) for module, name in PLACES]
         names = ["CpuDataParallel", "_from_torchrun", "_on_this_machine", "call_main"]
-        assert found == ([name for _, name in PLACES] if gpu else [getattr(distributed, name) for name in names])
+        assert found == (
+            [name for _, name in PLACES] if gpu else [getattr(distributed, name) for name in names]
+        )
     places = {name for _, name in PLACES}
     for (module, _), old in zip(PLACES, before, strict=True):
         assert {k: v for k, v in vars(module).items() if k not in places} == {
@@ -515,14 +703,18 @@ def test_one_process_is_started_as_ever(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("backend", ["fully_sharded", "slowmo"])
 def test_one_process_is_refused_no_backend(backend: str) -> None:
     called: list[Any] = []
-    distributed.call_main(config("--arch", "layerdrop_transformer", "--ddp-backend", backend), called.append)
+    distributed.call_main(
+        config("--arch", "layerdrop_transformer", "--ddp-backend", backend), called.append
+    )
     assert len(called) == 1
 
 
 @pytest.mark.parametrize("backend", ["fully_sharded", "slowmo"])
 def test_several_processes_are_refused_what_needs_gpus(backend: str) -> None:
     cfg = config("--arch", "layerdrop_transformer", *TWO, "--ddp-backend", backend)
-    with pytest.raises(ValueError, match=f"--ddp-backend {backend} needs GPUs and fairscale; take pytorch_ddp"):
+    with pytest.raises(
+        ValueError, match=f"--ddp-backend {backend} needs GPUs and fairscale; take pytorch_ddp"
+    ):
         distributed.call_main(cfg, pytest.fail)
 
 
@@ -540,7 +732,12 @@ def slurm_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    variables = {"STEP_NODELIST": "node[1-2]", "JOB_NODELIST": "node[1-2]", "NNODES": "2", "NTASKS_PER_NODE": "1"}
+    variables = {
+        "STEP_NODELIST": "node[1-2]",
+        "JOB_NODELIST": "node[1-2]",
+        "NNODES": "2",
+        "NTASKS_PER_NODE": "1",
+    }
     for name, value in {**variables, "JOB_ID": "4711", "CPUS_PER_TASK": "16"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"):
@@ -550,7 +747,10 @@ def slurm_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def slurm_command() -> tuple[list[str], list[str]]:
     """What the script gives to srun, and to fairseq-train."""
     done = subprocess.run(
-        ["bash", SLURM_SCRIPT, "DATA", "SAVE", "--seed", "7"], stdout=subprocess.PIPE, check=True, text=True
+        ["bash", SLURM_SCRIPT, "DATA", "SAVE", "--seed", "7"],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
     )
     words = done.stdout.splitlines()
     cut = words.index("fairseq-train")
@@ -559,13 +759,19 @@ def slurm_command() -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("node", [0, 1])
-def test_the_slurm_script_starts_a_process_a_gpu(node: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slurm_script_starts_a_process_a_gpu(
+    node: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slurm_job(tmp_path, monkeypatch)
     monkeypatch.setenv("SLURM_NODEID", str(node))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     _, flags = slurm_command()
     cfg = config(*LANGUAGE, *flags)
-    assert (cfg.common.seed, cfg.checkpoint.save_dir, cfg.common.user_dir) == (7, "SAVE", str(USER_DIR))
+    assert (cfg.common.seed, cfg.checkpoint.save_dir, cfg.common.user_dir) == (
+        7,
+        "SAVE",
+        str(USER_DIR),
+    )
     training = cfg.distributed_training
     utils.infer_init_method(training)
     assert training.distributed_init_method == "tcp://node1:24711"
@@ -578,7 +784,9 @@ def test_the_slurm_script_starts_a_process_a_gpu(node: int, tmp_path: Path, monk
 LANGUAGE = ["--source-lang", "src", "--target-lang", "tgt"]
 
 
-def test_the_slurm_script_s_header_is_what_it_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slurm_script_s_header_is_what_it_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slurm_job(tmp_path, monkeypatch)
     header = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", SLURM_SCRIPT.read_text(), re.M))
     assert int(header["ntasks-per-node"]) == 1
@@ -589,12 +797,16 @@ def test_the_slurm_script_s_header_is_what_it_trains_on(tmp_path: Path, monkeypa
     assert len(SLURM_SCRIPT.read_text().splitlines()) <= 40
 
 
-def test_a_slurm_job_without_gpus_trains_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slurm_job_without_gpus_trains_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slurm_job(tmp_path, monkeypatch)
     monkeypatch.setenv("SLURM_NODEID", "0")
     cfg = config(*TWO, "--arch", "layerdrop_transformer", "--distributed-port", "12399")
     started: list[int] = []
-    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *_, nprocs, **__: started.append(nprocs))
+    monkeypatch.setattr(
+        torch.multiprocessing, "spawn", lambda *_, nprocs, **__: started.append(nprocs)
+    )
     try:
         distributed.call_main(cfg, lambda _: started.append(1))
     except ValueError:

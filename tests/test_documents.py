@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Every command and flag in the documents is taken by the real parsers; no link is dead; what is shown, runs.
+"""Every command and flag in the documents is taken by the real parsers; no link is dead; what is
+shown, runs.
 
 (The commands inside the recipes: test_recipes.py; those for hydra: test_configs.py.)
 """
@@ -32,7 +33,9 @@ from fairseq_layerdrop.modules import depths
 
 README = REPOSITORY / "README.md"
 MODULES = {"fairseq_cli.train": "fairseq-train", "fairseq_layerdrop.cli": "fairseq-layerdrop"}
-COMMANDS = [(documents.name(page), words) for page in documents.PAGES for words in documents.commands(page)]
+COMMANDS = [
+    (documents.name(page), words) for page in documents.PAGES for words in documents.commands(page)
+]
 OF_OTHERS = {
     *("--no-build-isolation", "--write-docs"),  # pip's, our tests'
     *("--unsafe_deserialization", "--source_lang", "--target_lang"),  # CTranslate2's converter's
@@ -66,14 +69,20 @@ def check_usage(script: str, arguments: list[str]) -> None:
     head = path.read_text(encoding="utf-8")
     usage = re.search(rf"^(?:#   |    ).*?{re.escape(script)}(.*)$", head, re.M)
     if usage is None:
-        assert not arguments or "arguments go to" in head, f"the head of {script} does not say what it takes"
+        assert not arguments or "arguments go to" in head, (
+            f"the head of {script} does not say what it takes"
+        )
         return
     words = re.split(r"  | [<#]", usage[1])[0].split()
     needed = [word for word in words if not word.startswith("[") and not word.endswith("]")]
     assert len(needed) <= len(arguments), f"{script} needs {needed}, got {arguments}"
-    assert len(arguments) <= len(words) or "FLAGS" in usage[1] or "..." in usage[1], f"{script} takes only {words}"
+    assert len(arguments) <= len(words) or "FLAGS" in usage[1] or "..." in usage[1], (
+        f"{script} takes only {words}"
+    )
     for word, argument in zip(needed, arguments, strict=False):
-        assert "|" not in word or argument in word.split("|"), f"{script} takes {word}, got {argument}"
+        assert "|" not in word or argument in word.split("|"), (
+            f"{script} takes {word}, got {argument}"
+        )
 
 
 def check(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,12 +94,19 @@ def check(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif program == "fairseq-hydra-train":
         assert page == "docs/recipes.md", "commands for hydra are tested there"
     elif program == "sbatch" or program.endswith(".sh"):
-        check_usage(*((arguments[0], arguments[1:]) if program == "sbatch" else (program, arguments)))
+        check_usage(
+            *((arguments[0], arguments[1:]) if program == "sbatch" else (program, arguments))
+        )
     elif arguments[:1] == ["-m"]:
         monkeypatch.syspath_prepend(REPOSITORY)
         parse_in_place(importlib.import_module(arguments[1]).main, arguments[2:])
-    elif program == "python" and "argparse" in (REPOSITORY / arguments[0]).read_text(encoding="utf-8"):
-        parse_in_place(lambda: runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__"), arguments[1:])
+    elif program == "python" and "argparse" in (REPOSITORY / arguments[0]).read_text(
+        encoding="utf-8"
+    ):
+        parse_in_place(
+            lambda: runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__"),
+            arguments[1:],
+        )
     elif program == "python":
         check_usage(arguments[0], arguments[1:])
     elif program == "fairseq-layerdrop" and len(arguments) == 1:
@@ -100,7 +116,9 @@ def check(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60]
+    ("page", "words"),
+    COMMANDS,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60],
 )
 def test_a_documented_command_is_taken_by_its_program(
     page: str, words: list[str], monkeypatch: pytest.MonkeyPatch
@@ -134,7 +152,18 @@ def known_flags() -> set[str]:
         for model in ("transformer_lm", "roberta", "transformer_align", "wav2vec_ctc"):
             parse(["fairseq-train", "DATA", "--arch", model, "--optimizer", "adam", "--store-ema"])
         for task in ("layerdrop_language_modeling", "layerdrop_sentence_prediction"):
-            parse(["fairseq-train", "DATA", "--user-dir", str(USER_DIR), "--task", task, "--arch", "roberta"])
+            parse(
+                [
+                    "fairseq-train",
+                    "DATA",
+                    "--user-dir",
+                    str(USER_DIR),
+                    "--task",
+                    task,
+                    "--arch",
+                    "roberta",
+                ]
+            )
         parse(["fairseq-eval-lm", "DATA", "--path", "a"])
     collect(torchrun_parser())
     collect(options.get_training_parser())
@@ -169,25 +198,41 @@ def test_a_link_leads_somewhere(page: Path) -> None:
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{link} is not there"
-        assert not anchor or anchor in documents.anchors(target), f"{link}: there is no such heading"
+        assert not anchor or anchor in documents.anchors(target), (
+            f"{link}: there is no such heading"
+        )
 
 
 @pytest.mark.parametrize("page", documents.PAGES, ids=documents.name)
 def test_a_file_that_a_page_names_is_there(page: Path) -> None:
-    named = {path for span in documents.spans(page) for path in re.findall(r"^(?:[\w.-]+/)+\w+\.(?:py|sh)\b", span)}
+    named = {
+        path
+        for span in documents.spans(page)
+        for path in re.findall(r"^(?:[\w.-]+/)+\w+\.(?:py|sh)\b", span)
+    }
     roots = (REPOSITORY, USER_DIR)
     assert {path for path in named if not any((root / path).exists() for root in roots)} == set()
 
 
 def test_every_page_is_in_the_index_and_the_index_in_the_readme() -> None:
     index = REPOSITORY / "docs" / "README.md"
-    assert {page.name for page in index.parent.glob("*.md")} - {*documents.links(index), "README.md"} == set()
+    assert {page.name for page in index.parent.glob("*.md")} - {
+        *documents.links(index),
+        "README.md",
+    } == set()
     assert "docs/README.md" in documents.links(README)
 
 
 def test_the_readme_shows_train_prune_generate_in_three_commands() -> None:
-    first = [line.split() for line in documents.blocks(README, "bash")[0].replace("\\\n", " ").splitlines()]
-    assert [words[0] for words in first] == ["fairseq-train", "fairseq-layerdrop", "fairseq-generate"]
+    first = [
+        line.split()
+        for line in documents.blocks(README, "bash")[0].replace("\\\n", " ").splitlines()
+    ]
+    assert [words[0] for words in first] == [
+        "fairseq-train",
+        "fairseq-layerdrop",
+        "fairseq-generate",
+    ]
     assert first[1][1] == "prune"
 
 
@@ -195,7 +240,16 @@ def test_the_python_of_the_readme_runs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (block,) = documents.blocks(README, "python")
-    write_model(data, tmp_path / "full.pt", *LANGUAGES, "--task", "translation", "--arch", "transformer", *STYLE)
+    write_model(
+        data,
+        tmp_path / "full.pt",
+        *LANGUAGES,
+        "--task",
+        "translation",
+        "--arch",
+        "transformer",
+        *STYLE,
+    )
     (tmp_path / "DATA").symlink_to(data)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -208,13 +262,14 @@ def test_the_python_of_the_readme_runs(
     assert depths(names["loaded"].model) == {"encoder": 6, "decoder": 6}
 
 
+SHORT = "--max-len-a 0 --max-len-b 3 --cpu"
 PROGRAMS = {
     "python": f'{sys.executable} "$@" && sed -i "61,\\$d" runs/quick/text/*',
     "fairseq-layerdrop": f'{sys.executable} -m fairseq_layerdrop.cli "$@"',
     "fairseq-preprocess": f'{sys.executable} -m fairseq_cli.preprocess "$@"',
     "fairseq-train": f'{sys.executable} -m fairseq_cli.train "$@" --max-update 2 --cpu',
-    "fairseq-generate": f'{sys.executable} -m fairseq_cli.generate "$@" --max-len-a 0 --max-len-b 3 --cpu',
-    "fairseq-interactive": f'{sys.executable} -m fairseq_cli.interactive "$@" --max-len-a 0 --max-len-b 3 --cpu',
+    "fairseq-generate": f'{sys.executable} -m fairseq_cli.generate "$@" {SHORT}',
+    "fairseq-interactive": f'{sys.executable} -m fairseq_cli.interactive "$@" {SHORT}',
 }
 """As installed, but in small: 60 sentences, two updates, translations of three words."""
 
@@ -226,18 +281,39 @@ def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
         (tmp_path / "bin" / program).chmod(0o755)
     (tmp_path / "scripts").symlink_to(REPOSITORY / "scripts")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
     page = "".join(documents.blocks(REPOSITORY / "docs" / "quick-start.md", "bash"))
     command = ["bash", "-euo", "pipefail", "-c", page]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    for line in ("decoder: kept 0,2,4; removed 1,3,5", "parameters: ", "Generate test with beam=4: BLEU4 = ", "D-0\t"):
+    for line in (
+        "decoder: kept 0,2,4; removed 1,3,5",
+        "parameters: ",
+        "Generate test with beam=4: BLEU4 = ",
+        "D-0\t",
+    ):
         assert line in done.stdout
 
 
 def test_scoring_answers_a_mistake_in_one_line(tmp_path: Path) -> None:
-    script = [sys.executable, str(REPOSITORY / "scripts/score_checkpoints.py"), "data", "no.pt", "--curve", "a"]
+    script = [
+        sys.executable,
+        str(REPOSITORY / "scripts/score_checkpoints.py"),
+        "data",
+        "no.pt",
+        "--curve",
+        "a",
+    ]
     flags = ["--reference", str(tmp_path / "no.txt"), "--rows", str(tmp_path / "rows.jsonl")]
-    done = subprocess.run([*script, *flags], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*script, *flags], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "no.txt" in done.stderr

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""fairseq's own doors to a pruned file and to a training: interactive, hub, scoring, sentencepiece, tensorboard."""
+"""fairseq's own doors to a pruned file and to a training: interactive, hub, scoring, sentencepiece,
+tensorboard.
+"""
 
 import json
 from collections.abc import Callable
@@ -33,7 +35,9 @@ SURE = ["--required-batch-size-multiple", "1", "--cpu"]
 
 
 def interactive(data: Path, checkpoint: Path, sentences: Path, *flags: str | Path) -> str:
-    """What ``fairseq-interactive`` prints of a file of sentences, all in one batch as in :func:`generate`."""
+    """What ``fairseq-interactive`` prints of a file of sentences, all in one batch as in
+    :func:`generate`.
+    """
     sure = ["--buffer-size", "32", "--batch-size", "32", "--beam", "5", *SURE]
     return fairseq("interactive", data, "--path", checkpoint, "--input", sentences, *sure, *flags)
 
@@ -43,7 +47,11 @@ def interactive(data: Path, checkpoint: Path, sentences: Path, *flags: str | Pat
 
 @pytest.mark.parametrize("on_demand", [False, True], ids=["pruned file", "on demand"])
 def test_interactive_says_what_generate_does(
-    data: Path, trained: Run, pruned: Callable[..., Path], stock_hypotheses: Callable[..., Hypotheses], on_demand: bool
+    data: Path,
+    trained: Run,
+    pruned: Callable[..., Path],
+    stock_hypotheses: Callable[..., Hypotheses],
+    on_demand: bool,
 ) -> None:
     checkpoint, flags = (trained.last, [*PLUGIN, *KEEP]) if on_demand else (pruned(*KEEP), [])
     output = interactive(data, checkpoint, data.parent / "test.src", *flags, *SHORT)
@@ -52,23 +60,46 @@ def test_interactive_says_what_generate_does(
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model trained for two updates on pieces of words, pruned, and the folder of its text, data and pieces."""
+    """A model trained for two updates on pieces of words, pruned, and the folder of its text, data
+    and pieces.
+    """
     import sentencepiece
 
     folder = tmp_path_factory.mktemp("pieces")
     words = ["house", "mouse", "horse", "tree", "three", "green", "great", "street"]
     for split, count in {"train": 40, "test": 7}.items():
-        lines = [" ".join(words[(i * k + k) % 8] for k in range(1, 3 + i % 4)) for i in range(1, count + 1)]
+        lines = [
+            " ".join(words[(i * k + k) % 8] for k in range(1, 3 + i % 4))
+            for i in range(1, count + 1)
+        ]
         (folder / f"{split}.raw.src").write_text("".join(f"{line}\n" for line in lines))
         (folder / f"{split}.raw.tgt").write_text("".join(f"{line.upper()}\n" for line in lines))
     raw = [str(folder / f"train.raw.{side}") for side in ("src", "tgt")]
-    options: dict[str, Any] = {"vocab_size": 60, "model_type": "bpe", "num_threads": 1, "minloglevel": 2}
-    sentencepiece.SentencePieceTrainer.train(input=",".join(raw), model_prefix=str(folder / "spm"), **options)
+    options: dict[str, Any] = {
+        "vocab_size": 60,
+        "model_type": "bpe",
+        "num_threads": 1,
+        "minloglevel": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        input=",".join(raw), model_prefix=str(folder / "spm"), **options
+    )
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
     for path in folder.glob("*.raw.*"):
-        lines = [" ".join(model.encode(line, out_type=str)) for line in path.read_text().splitlines()]
-        path.with_name(path.name.replace(".raw", "")).write_text("".join(f"{line}\n" for line in lines))
-    prefixes = ["--trainpref", folder / "train", "--validpref", folder / "test", "--testpref", folder / "test"]
+        lines = [
+            " ".join(model.encode(line, out_type=str)) for line in path.read_text().splitlines()
+        ]
+        path.with_name(path.name.replace(".raw", "")).write_text(
+            "".join(f"{line}\n" for line in lines)
+        )
+    prefixes = [
+        "--trainpref",
+        folder / "train",
+        "--validpref",
+        folder / "test",
+        "--testpref",
+        folder / "test",
+    ]
     fairseq("preprocess", *LANGUAGES, "--joined-dictionary", "--destdir", folder / "bin", *prefixes)
     size = [*STYLE, "--encoder-layers", "2", "--decoder-layers", "2", "--max-update", "2"]
     train(folder / "bin", folder, *PLUGIN, "--arch", "layerdrop_transformer", *size)
@@ -113,17 +144,50 @@ def test_from_pretrained_translates_as_generate_does(
 ) -> None:
     small = prune(trained.last, tmp_path / "model.pt", *KEEP, "--copy-dicts", str(data))
     found = from_pretrained("translate", small, data.parent / "test.src")
-    assert dict(enumerate(found)) == {n: text for n, (_, text, _) in stock_hypotheses(*KEEP).items()}
+    assert dict(enumerate(found)) == {
+        n: text for n, (_, text, _) in stock_hypotheses(*KEEP).items()
+    }
 
 
-def test_from_pretrained_scores_as_eval_lm_does(data: Path, text_data: Path, tmp_path: Path) -> None:
+def test_from_pretrained_scores_as_eval_lm_does(
+    data: Path, text_data: Path, tmp_path: Path
+) -> None:
     """The first sentence of the set, which has no words before it in eval-lm either."""
-    flags = ["--task", "layerdrop_language_modeling", "--criterion", "cross_entropy", "--tokens-per-sample", "96"]
-    model = ["--arch", "layerdrop_transformer_lm", *WIDTH[6:], "--decoder-layers", "3", "--max-update", "3"]
-    rest = ["--optimizer", "adam", "--lr", "0.01", "--batch-size", "4", *SURE, "--save-dir", tmp_path]
-    fairseq("train", text_data, "--user-dir", USER_DIR, *flags, *model, *rest, "--no-epoch-checkpoints")
+    flags = [
+        "--task",
+        "layerdrop_language_modeling",
+        "--criterion",
+        "cross_entropy",
+        "--tokens-per-sample",
+        "96",
+    ]
+    model = [
+        "--arch",
+        "layerdrop_transformer_lm",
+        *WIDTH[6:],
+        "--decoder-layers",
+        "3",
+        "--max-update",
+        "3",
+    ]
+    rest = [
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.01",
+        "--batch-size",
+        "4",
+        *SURE,
+        "--save-dir",
+        tmp_path,
+    ]
+    fairseq(
+        "train", text_data, "--user-dir", USER_DIR, *flags, *model, *rest, "--no-epoch-checkpoints"
+    )
     last = tmp_path / "checkpoint_last.pt"
-    small = prune(last, tmp_path / "small.pt", "--decoder-keep", "0,2", "--copy-dicts", str(text_data))
+    small = prune(
+        last, tmp_path / "small.pt", "--decoder-keep", "0,2", "--copy-dicts", str(text_data)
+    )
     shown = fairseq("eval_lm", text_data, "--path", small, "--output-word-probs", *SURE)
     (line,) = (line for line in shown.splitlines() if " | 0 " in line and "[" in line)
     expected = [float(part.partition("]")[0]) for part in line.split("[")[1:]]
@@ -136,7 +200,10 @@ def test_from_pretrained_scores_as_eval_lm_does(data: Path, text_data: Path, tmp
 
 def from_pretrained(verb: str, checkpoint: Path, sentences: Path) -> Any:
     """What stock fairseq's hub interface makes of sentences."""
-    script, target = str(Path(__file__).with_name("hub_in_stock.py")), checkpoint.with_name("found.json")
+    script, target = (
+        str(Path(__file__).with_name("hub_in_stock.py")),
+        checkpoint.with_name("found.json"),
+    )
     in_stock(script, verb, checkpoint, sentences, target)
     return json.loads(target.read_text())
 
@@ -172,7 +239,9 @@ def test_a_link_of_another_name_is_refused_in_one_line(tmp_path: Path) -> None:
     link = tmp_path / "plugin"
     link.symlink_to(USER_DIR)
     said = user_dirs(tmp_path, USER_DIR, link, fails=True)
-    assert said.startswith("ImportError: --user-dir: the folder (or the link to it) must be called fairseq_layerdrop")
+    assert said.startswith(
+        "ImportError: --user-dir: the folder (or the link to it) must be called fairseq_layerdrop"
+    )
 
 
 # Tensorboard, and the best checkpoint of a plan
@@ -180,16 +249,38 @@ def test_a_link_of_another_name_is_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def watched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Four epochs with learned rates and a plan, whose best checkpoints are kept, logged for tensorboard."""
+    """Four epochs with learned rates and a plan, whose best checkpoints are kept, logged for
+    tensorboard.
+    """
     folder = tmp_path_factory.mktemp("watched")
     depths = ["--encoder-layers", "3", "--decoder-layers", "3", "--layerdrop-schedule", "learned"]
-    plan = ["--valid-plans", "3+1", "--best-checkpoint-metric", "loss_3-1", "--keep-best-checkpoints", "2"]
-    flags = [*PLUGIN, "--arch", "layerdrop_transformer", *STYLE, *depths, *plan, "--lr", "0.05", "--max-epoch", "4"]
+    plan = [
+        "--valid-plans",
+        "3+1",
+        "--best-checkpoint-metric",
+        "loss_3-1",
+        "--keep-best-checkpoints",
+        "2",
+    ]
+    flags = [
+        *PLUGIN,
+        "--arch",
+        "layerdrop_transformer",
+        *STYLE,
+        *depths,
+        *plan,
+        "--lr",
+        "0.05",
+        "--max-epoch",
+        "4",
+    ]
     return Run(folder, train(data, folder, *flags, "--tensorboard-logdir", folder / "events"))
 
 
 def scalars(folder: Path) -> dict[str, list[float]]:
-    """The values of each scalar in a folder's event file, which is a row of records: length, CRC, bytes, CRC."""
+    """The values of each scalar in a folder's event file, which is a row of records: length, CRC,
+    bytes, CRC.
+    """
     proto = pytest.importorskip("tensorboardX.proto.event_pb2")
     (file,) = folder.glob("events.out.tfevents.*")
     found: dict[str, list[float]] = {}
@@ -205,8 +296,15 @@ def scalars(folder: Path) -> dict[str, list[float]]:
 
 def test_tensorboard_shows_keep_rates_and_learned_rates(watched: Run) -> None:
     pytest.importorskip("tensorboardX", reason="pip install tensorboardX")
-    found, steps = scalars(watched.folder / "events" / "train_inner"), logged(watched.output, "train_inner")
-    names = [f"{stack}_{name}" for stack in ("encoder", "decoder") for name in ("keep", "rate_0", "rate_2")]
+    found, steps = (
+        scalars(watched.folder / "events" / "train_inner"),
+        logged(watched.output, "train_inner"),
+    )
+    names = [
+        f"{stack}_{name}"
+        for stack in ("encoder", "decoder")
+        for name in ("keep", "rate_0", "rate_2")
+    ]
     for name in names:
         assert found[name] == pytest.approx([float(step[name]) for step in steps]), name
     assert len(set(found["encoder_rate_0"])) > 1
@@ -220,14 +318,22 @@ def test_tensorboard_shows_each_plan_s_losses(watched: Run) -> None:
     assert len(found["loss_3-1"]) == 4
 
 
-def test_the_best_checkpoints_of_a_plan_are_kept(watched: Run, command: Outcome, tmp_path: Path) -> None:
+def test_the_best_checkpoints_of_a_plan_are_kept(
+    watched: Run, command: Outcome, tmp_path: Path
+) -> None:
     losses = [float(valid["valid_loss_3-1"]) for valid in logged(watched.output, "valid")]
     assert len(set(losses)) == 4
     kept = sorted(watched.folder.glob("checkpoint.best_loss_3-1_*.pt"))
-    named = [float(path.stem.rpartition("_")[2][:-1]) for path in kept]  # the last digit is fairseq's, against ties
+    named = [
+        float(path.stem.rpartition("_")[2][:-1]) for path in kept
+    ]  # the last digit is fairseq's, against ties
     assert named == sorted(losses)[:2]
-    best = prune(watched.folder / "checkpoint_best.pt", tmp_path / "best.pt", "--decoder-keep", "even:1")
+    best = prune(
+        watched.folder / "checkpoint_best.pt", tmp_path / "best.pt", "--decoder-keep", "even:1"
+    )
     assert evaluate(best, batch_size=14)["loss"] == pytest.approx(min(losses), abs=1e-3)
     assert load(watched.folder / "checkpoint_best.pt")["extra_state"]["best"] == min(losses)
-    status, printed, _ = command("average", watched.folder, tmp_path / "mean.pt", "--num-best-checkpoints", 2)
+    status, printed, _ = command(
+        "average", watched.folder, tmp_path / "mean.pt", "--num-best-checkpoints", 2
+    )
     assert status == 0 and all(f"input: {path}" in printed for path in kept)

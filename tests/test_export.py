@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop export``: what other programs compute of it, and read in it, is what fairseq does."""
+"""``fairseq-layerdrop export``: what other programs compute of it, and read in it, is what fairseq
+does.
+"""
 
 import fcntl
 import json
@@ -33,16 +35,43 @@ safetensors = pytest.importorskip("safetensors")
 AS_FAIRSEQ = {"max_decoding_length": 200, "max_input_length": 0}
 """docs/export.md tells what each is for."""
 
-SIZES = [*LANGUAGES, *WIDTH, "--encoder-layers", "2", "--decoder-layers", "2", "--task", "translation"]
+SIZES = [
+    *LANGUAGES,
+    *WIDTH,
+    "--encoder-layers",
+    "2",
+    "--decoder-layers",
+    "2",
+    "--task",
+    "translation",
+]
 ROBERTA = ["--arch", "roberta", "--task", "masked_lm", *WIDTH[:6], "--encoder-layers", "2"]
 MODELS = {
     "post-norm": ["--arch", "transformer", "--share-decoder-input-output-embed"],
     "pre-norm, learned positions, GELU": [
         *("--arch", "transformer", "--encoder-normalize-before", "--decoder-normalize-before"),
-        *("--encoder-learned-pos", "--decoder-learned-pos", "--activation-fn", "gelu", "--layernorm-embedding"),
+        *(
+            "--encoder-learned-pos",
+            "--decoder-learned-pos",
+            "--activation-fn",
+            "gelu",
+            "--layernorm-embedding",
+        ),
     ],
-    "a narrow decoder": ["--arch", "transformer", "--decoder-embed-dim", "16", "--no-scale-embedding"],
-    "the plugin's": ["--arch", "layerdrop_transformer", "--share-layers", "2", "--share-all-embeddings"],
+    "a narrow decoder": [
+        "--arch",
+        "transformer",
+        "--decoder-embed-dim",
+        "16",
+        "--no-scale-embedding",
+    ],
+    "the plugin's": [
+        "--arch",
+        "layerdrop_transformer",
+        "--share-layers",
+        "2",
+        "--share-all-embeddings",
+    ],
     "BART": ["--arch", "layerdrop_bart"],
     "mBART": ["--arch", "mbart_base"],
     "alignment": ["--arch", "transformer_align", "--alignment-layer", "1"],
@@ -71,13 +100,19 @@ def token_scores(tested: Subject, sample: Any) -> list[list[float]]:
     model, pad = tested.loaded.model, tested.loaded.task.target_dictionary.pad()
     scores = model.get_normalized_probs(model(**sample["net_input"]), log_probs=True)
     return [
-        [float(of_step[token]) for of_step, token in zip(of_steps, target, strict=True) if token != pad]
+        [
+            float(of_step[token])
+            for of_step, token in zip(of_steps, target, strict=True)
+            if token != pad
+        ]
         for of_steps, target in zip(scores, sample["target"], strict=True)
     ]
 
 
 def assert_same_scores(found: list[Any], expected: list[list[float]]) -> None:
-    """Every word's log-probability, of all sentences; these weights are large, and each layer's rounding grows."""
+    """Every word's log-probability, of all sentences; these weights are large, and each layer's
+    rounding grows.
+    """
     assert [len(result.log_probs) for result in found] == [len(scores) for scores in expected]
     for result, scores in zip(found, expected, strict=True):
         assert result.log_probs == pytest.approx(scores, rel=5e-4, abs=1e-4)
@@ -97,18 +132,32 @@ def open_folder(folder: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("beam", [1, 5])
-def test_an_official_checkpoint_translates_as_in_fairseq(official: Path, tmp_path: Path, beam: int) -> None:
-    data, small = official / "data-bin", prune(official / "checkpoint.pt", tmp_path / "s.pt", "--decoder-keep", "0,2,4")
+def test_an_official_checkpoint_translates_as_in_fairseq(
+    official: Path, tmp_path: Path, beam: int
+) -> None:
+    data, small = (
+        official / "data-bin",
+        prune(official / "checkpoint.pt", tmp_path / "s.pt", "--decoder-keep", "0,2,4"),
+    )
     tested = subject(small, data)
     decoder = Decoder(tested.loaded, beam=beam)
     samples = Batches(tested.loaded, "test").samples
-    sources = [words_of(tested, row, source=True) for sample in samples for row in sample["net_input"]["src_tokens"]]
+    sources = [
+        words_of(tested, row, source=True)
+        for sample in samples
+        for row in sample["net_input"]["src_tokens"]
+    ]
     expected = [best for sample in samples for best, *_ in decoder.run(sample)]
     made = translator(small, data, tmp_path / "out")
-    found = [result.hypotheses[0] for result in made.translate_batch(sources, beam_size=beam, **AS_FAIRSEQ)]
+    found = [
+        result.hypotheses[0]
+        for result in made.translate_batch(sources, beam_size=beam, **AS_FAIRSEQ)
+    ]
     assert len(found) == 100
     assert found == [words_of(tested, best["tokens"]) for best in expected]
-    for result, best in zip(made.score_batch(sources, found, max_input_length=0), expected, strict=True):
+    for result, best in zip(
+        made.score_batch(sources, found, max_input_length=0), expected, strict=True
+    ):
         assert statistics.fmean(result.log_probs) == pytest.approx(float(best["score"]), abs=1e-5)
 
 
@@ -123,31 +172,45 @@ def test_it_translates_as_official_fairseq_did(official: Path, tmp_path: Path) -
     }
     made = translator(whole, data, tmp_path / "out")
     found = made.translate_batch([*sources.values()], beam_size=5, **AS_FAIRSEQ)
-    assert [" ".join(result.hypotheses[0]) for result in found] == [expected[number][1] for number in sources]
+    assert [" ".join(result.hypotheses[0]) for result in found] == [
+        expected[number][1] for number in sources
+    ]
     assert len(found) == 100
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_family_gives_each_word_the_same_probability(data: Path, tmp_path: Path, name: str) -> None:
+def test_every_family_gives_each_word_the_same_probability(
+    data: Path, tmp_path: Path, name: str
+) -> None:
     source = write_model(data, tmp_path / "drawn.pt", *SIZES, *MODELS[name])
     tested, made = subject(source, data), translator(source, data, tmp_path / "out")
     (sample,) = Batches(tested.loaded, "test")
     sides = [sample["net_input"]["src_tokens"], sample["target"]]
-    found = made.score_batch(*([words_of(tested, row) for row in side] for side in sides), max_input_length=0)
+    found = made.score_batch(
+        *([words_of(tested, row) for row in side] for side in sides), max_input_length=0
+    )
     assert_same_scores(found, token_scores(tested, sample))
 
 
-def test_a_language_model_gives_each_word_the_same_probability(text_data: Path, tmp_path: Path) -> None:
+def test_a_language_model_gives_each_word_the_same_probability(
+    text_data: Path, tmp_path: Path
+) -> None:
     source = write_language_model(text_data, tmp_path)
     small = prune(source, tmp_path / "small.pt", "--decoder-keep", "0,3")
-    made = ctranslate2.Generator(str(export(small, text_data, tmp_path / "out", "--to", "ctranslate2")))
+    made = ctranslate2.Generator(
+        str(export(small, text_data, tmp_path / "out", "--to", "ctranslate2"))
+    )
     tested = subject(small, text_data)
     (sample, *_) = Batches(tested.loaded, "test", max_sentences=1)
     words = tested.loaded.task.target_dictionary
-    blocks = [[words[int(token)] for token in row] for row in sample["target"]]  # with the ends of sentences in them
+    blocks = [
+        [words[int(token)] for token in row] for row in sample["target"]
+    ]  # with the ends of sentences in them
     found = made.score_batch([["</s>", *block] for block in blocks], max_input_length=0)
     model = tested.loaded.model
-    inputs = torch.tensor([[words.eos(), *(words.index(word) for word in block[:-1])] for block in blocks])
+    inputs = torch.tensor(
+        [[words.eos(), *(words.index(word) for word in block[:-1])] for block in blocks]
+    )
     scores = model.get_normalized_probs(model(inputs), log_probs=True)
     assert_same_scores(found, scores.gather(-1, sample["target"][..., None])[..., 0].tolist())
 
@@ -167,10 +230,14 @@ def test_what_the_plugin_trained_is_exported_as_its_pruned_file_is_by_dictionari
 def test_ctranslate2s_own_program_takes_a_namespace(
     data: Path, pruned: Callable[..., Path], trained: Run, tmp_path: Path
 ) -> None:
-    small = prune(trained.last, tmp_path / "small.pt", "--decoder-keep", "0,2", "--config-style", "namespace")
+    small = prune(
+        trained.last, tmp_path / "small.pt", "--decoder-keep", "0,2", "--config-style", "namespace"
+    )
     program = Path(sys.executable).with_name("ct2-fairseq-converter")
     flags = ["--model_path", small, "--data_dir", data, "--output_dir", tmp_path / "theirs"]
-    subprocess.run([program, *flags, "--unsafe_deserialization"], check=True, capture_output=True, cwd="/")
+    subprocess.run(
+        [program, *flags, "--unsafe_deserialization"], check=True, capture_output=True, cwd="/"
+    )
     ours = export(pruned("--decoder-keep", "0,2"), data, tmp_path / "ours", "--to", "ctranslate2")
     assert (ours / "model.bin").read_bytes() == (tmp_path / "theirs" / "model.bin").read_bytes()
 
@@ -184,7 +251,9 @@ def test_the_quantizations_are_those_of_ctranslate2() -> None:
     assert QUANTIZATIONS == ACCEPTED_MODEL_TYPES
 
 
-def test_int8_is_smaller_and_told(command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path) -> None:
+def test_int8_is_smaller_and_told(
+    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
     printed = {}
     for quantization in ("float32", "int8"):
         flags = ["--to", "ctranslate2", "--quantization", quantization, "--json"]
@@ -198,10 +267,14 @@ def test_int8_is_smaller_and_told(command: Outcome, data: Path, pruned: Callable
     assert ctranslate2.Translator(printed["int8"]["output"]).compute_type.startswith("int8")
 
 
-def test_the_printed_use_runs(command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_printed_use_runs(
+    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
     for form in ("ctranslate2", "safetensors"):
         status, out, _ = command("export", pruned(), data, tmp_path / form, "--to", form)
-        use = "\n".join(line.removeprefix("  ") for line in out.partition("use it by:\n")[2].splitlines())
+        use = "\n".join(
+            line.removeprefix("  ") for line in out.partition("use it by:\n")[2].splitlines()
+        )
         names: dict[str, Any] = {"PIECES": ["a", "b"]}
         exec(use, names)
         assert status == 0
@@ -256,15 +329,32 @@ REFUSED = {
     "architecture is roberta": [*ROBERTA],
     "--activation-fn tanh": [*SIZES, "--arch", "transformer", "--activation-fn", "tanh"],
     "softmax is adaptive": [*SIZES, "--arch", "transformer", "--adaptive-softmax-cutoff", "5,10"],
-    "--no-token-positional-embeddings": [*SIZES, "--arch", "transformer", "--no-token-positional-embeddings"],
+    "--no-token-positional-embeddings": [
+        *SIZES,
+        "--arch",
+        "transformer",
+        "--no-token-positional-embeddings",
+    ],
     "got 2 and 4": [*SIZES, "--arch", "transformer", "--decoder-attention-heads", "4"],
     "got True and False": [*SIZES, "--arch", "transformer", "--encoder-normalize-before"],
     "--cross-self-attention": [*SIZES, "--arch", "transformer", "--cross-self-attention"],
     "no last layer norm": [
-        *(*SIZES, "--arch", "transformer", "--encoder-normalize-before", "--decoder-normalize-before"),
+        *(
+            *SIZES,
+            "--arch",
+            "transformer",
+            "--encoder-normalize-before",
+            "--decoder-normalize-before",
+        ),
         "--no-decoder-final-norm",
     ],
-    "decoder.project_out_dim.weight": [*SIZES, "--arch", "transformer", "--decoder-output-dim", "16"],
+    "decoder.project_out_dim.weight": [
+        *SIZES,
+        "--arch",
+        "transformer",
+        "--decoder-output-dim",
+        "16",
+    ],
 }
 
 
@@ -290,7 +380,9 @@ def test_shapes_of_our_own_and_other_tasks_are_refused(
     state = load(pruned())
     state["cfg"]["task"]["_name"] = "multilingual_translation"
     torch.save(state, tmp_path / "task.pt")
-    status, _, err = command("export", tmp_path / "task.pt", data, tmp_path / "out", "--to", "ctranslate2")
+    status, _, err = command(
+        "export", tmp_path / "task.pt", data, tmp_path / "out", "--to", "ctranslate2"
+    )
     assert (status, "its task is multilingual_translation" in err) == (2, True)
 
 
@@ -321,13 +413,24 @@ def test_without_the_library_is_one_line(
     monkeypatch.setitem(sys.modules, form, None)
     status, _, err = command("export", "no.pt", data, tmp_path / "out", "--to", form)
     assert status == 2
-    assert err == f"fairseq-layerdrop export: --to {form} needs {form}: pip install 'fairseq-layerdrop[export]'\n"
+    assert (
+        err == f"fairseq-layerdrop export: --to {form} needs {form}: pip install "
+        "'fairseq-layerdrop[export]'\n"
+    )
 
 
-def test_mistakes_are_one_line(command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path) -> None:
+def test_mistakes_are_one_line(
+    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
     for arguments, words in (
-        ([pruned(), data, tmp_path / "out", "--to", "safetensors", "--quantization", "int8"], "--quantization goes"),
-        ([pruned(), tmp_path, tmp_path / "out", "--to", "safetensors"], "DATA: there must be dictionaries"),
+        (
+            [pruned(), data, tmp_path / "out", "--to", "safetensors", "--quantization", "int8"],
+            "--quantization goes",
+        ),
+        (
+            [pruned(), tmp_path, tmp_path / "out", "--to", "safetensors"],
+            "DATA: there must be dictionaries",
+        ),
         ([pruned(), data, tmp_path / "no" / "out", "--to", "safetensors"], "there is no directory"),
         ([pruned(), data, pruned(), "--to", "safetensors", "--force"], "is a file"),
         ([tmp_path / "no.pt", data, tmp_path / "out", "--to", "ctranslate2"], "there is no file"),
@@ -354,7 +457,9 @@ def test_safetensors_hold_every_bit_once(
         read, ties = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     assert ties.pop("format") == "pt"
     assert {*ties} == {"decoder.embed_tokens.weight", "decoder.output_projection.weight"}
-    assert_same_tensors(read | {name: read[same] for name, same in ties.items()}, weights(tmp_path / "small.pt"))
+    assert_same_tensors(
+        read | {name: read[same] for name, same in ties.items()}, weights(tmp_path / "small.pt")
+    )
     assert {tensor.dtype for tensor in read.values()} == {dtype}
     assert sorted(path.name for path in out.glob("dict*")) == ["dict.src.txt", "dict.tgt.txt"]
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What goes with ``export``: the benchmark of engines, and the program that translates on the shell."""
+"""What goes with ``export``: the benchmark of engines, and the program that translates on the
+shell.
+"""
 
 import json
 import subprocess
@@ -18,14 +20,29 @@ pytest.importorskip("ctranslate2")
 TRANSLATE = str(REPOSITORY / "scripts" / "translate_ctranslate2.py")
 
 
-def test_the_benchmark_has_a_row_for_each_system_that_report_draws(data: Path, trained: Run, tmp_path: Path) -> None:
-    plans, counts = ["all/all", "all/0,2"], ["--rounds", "2", "--singles", "2", "--beam", "2", "--max-len-b", "8"]
-    flags = ["--path", trained.last, "--reference", data.parent / "test.tgt", "--plans", " ".join(plans), *counts]
+def test_the_benchmark_has_a_row_for_each_system_that_report_draws(
+    data: Path, trained: Run, tmp_path: Path
+) -> None:
+    plans, counts = (
+        ["all/all", "all/0,2"],
+        ["--rounds", "2", "--singles", "2", "--beam", "2", "--max-len-b", "8"],
+    )
+    flags = [
+        "--path",
+        trained.last,
+        "--reference",
+        data.parent / "test.tgt",
+        "--plans",
+        " ".join(plans),
+        *counts,
+    ]
     file = tmp_path / "rows.jsonl"
     table = python("-m", "benchmarks.inference", data, *flags, "--sentences", "7", "--rows", file)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     engines = ["fairseq float32", "CTranslate2 float32", "CTranslate2 int8"]
-    assert [(row["plan"], row["curve"]) for row in rows] == [(plan, engine) for plan in plans for engine in engines]
+    assert [(row["plan"], row["curve"]) for row in rows] == [
+        (plan, engine) for plan in plans for engine in engines
+    ]
     assert rows[0]["times"] == rows[0]["times_alone"] == [1, 1, 1]
     for row in rows:
         assert row["sentences"] == row["signature"]["sentences"] == 7
@@ -34,29 +51,53 @@ def test_the_benchmark_has_a_row_for_each_system_that_report_draws(data: Path, t
     assert [line[:2] for line in cells[2:]] == [[f"| {row['plan']}", row["curve"]] for row in rows]
     assert {len(line) for line in cells} == {9}
     assert cli.main(["report", str(file), str(tmp_path / "report")]) == 0
-    assert {"table.md", "figure.png", "latency.png"} <= {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"table.md", "figure.png", "latency.png"} <= {
+        path.name for path in (tmp_path / "report").iterdir()
+    }
 
 
-def test_text_is_translated_line_by_line(data: Path, pruned: Callable[..., Path], tmp_path: Path) -> None:
+def test_text_is_translated_line_by_line(
+    data: Path, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
     import ctranslate2
     import sentencepiece
 
     model = str(tmp_path / "out")
     assert cli.main(["export", str(pruned()), str(data), model, "--to", "ctranslate2"]) == 0
     # Pieces as the toy data has them: one letter each, without sentencepiece's sign for a blank.
-    options = {"vocab_size": 20, "minloglevel": 2, "add_dummy_prefix": False, "hard_vocab_limit": False}
-    corpus = (line.replace(" ", "") for line in (data.parent / "train.src").read_text().splitlines())
+    options = {
+        "vocab_size": 20,
+        "minloglevel": 2,
+        "add_dummy_prefix": False,
+        "hard_vocab_limit": False,
+    }
+    corpus = (
+        line.replace(" ", "") for line in (data.parent / "train.src").read_text().splitlines()
+    )
     prefix = str(tmp_path / "pieces")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=corpus, model_prefix=prefix, model_type="char", **options
     )
     lines = ["abc", "", "jihgfe"]
-    command = [sys.executable, TRANSLATE, model, f"{prefix}.model", "--beam", "1", "--batch-size", "2"]
-    done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        TRANSLATE,
+        model,
+        f"{prefix}.model",
+        "--beam",
+        "1",
+        "--batch-size",
+        "2",
+    ]
+    done = subprocess.run(
+        command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True
+    )
     found = done.stdout.split("\n")
     assert len(found) == len(lines) + 1
     sources = [[*line] for line in lines]
-    expected = ctranslate2.Translator(model).translate_batch(sources, beam_size=1, max_decoding_length=200)
+    expected = ctranslate2.Translator(model).translate_batch(
+        sources, beam_size=1, max_decoding_length=200
+    )
     assert found[:3] == ["".join(result.hypotheses[0]) for result in expected]
 
 

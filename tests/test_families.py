@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Every family through the whole way, by fairseq's own programs; what ran makes the table of docs/families.md.
+"""Every family through the whole way, by fairseq's own programs; what ran makes the table of
+docs/families.md.
 
 ``pytest tests/test_families.py --write-docs`` writes the table anew.
 """
@@ -15,7 +16,15 @@ import torch
 from conftest import Run
 from fairseq import checkpoint_utils
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
-from fairseq_programs import REPOSITORY, USER_DIR, assert_same_tensors, fairseq, in_stock, prune, weights
+from fairseq_programs import (
+    REPOSITORY,
+    USER_DIR,
+    assert_same_tensors,
+    fairseq,
+    in_stock,
+    prune,
+    weights,
+)
 from families import FAMILIES, OPTIMIZER, Family, outputs
 
 import fairseq_layerdrop
@@ -33,9 +42,12 @@ CELLS = {
     "one side": "prune one stack",
     "non-contiguous": "prune to layers with gaps",
     "loads in stock fairseq": "no plugin, no override",
-    "equal to in-memory": "the outputs are those of the full model restricted in memory, within 1e-5",
-    "fine-tune, save, load": "2 updates by `--finetune-from-model` with the printed flags; no override to load it",
-    "inside the layers": "heads, FFN units and sub-layers removed: the outputs are those of the full model masked",
+    "equal to in-memory": "the outputs are those of the full model restricted in memory, within "
+    "1e-5",
+    "fine-tune, save, load": "2 updates by `--finetune-from-model` with the printed flags; no "
+    "override to load it",
+    "inside the layers": "heads, FFN units and sub-layers removed: the outputs are those of the "
+    "full model masked",
     "twice = once": "pruning in two steps gives the tensors and the configuration of one",
 }
 DOCUMENT = REPOSITORY / "docs" / "families.md"
@@ -52,7 +64,9 @@ def folders(data: Path, text_data: Path, audio_data: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def training(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Run]:
+def training(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Family], Run]:
     """A family's checkpoint, trained once for all its tests."""
     runs: dict[str, Run] = {}
 
@@ -66,14 +80,23 @@ def training(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return run
 
 
-def made_from(family: Family, training: Callable[[Family], Run], pruned_to: Path | None = None) -> list[str | Path]:
-    """The flags that name the pre-trained model, if a family is made from one; or that model, pruned alike."""
+def made_from(
+    family: Family, training: Callable[[Family], Run], pruned_to: Path | None = None
+) -> list[str | Path]:
+    """The flags that name the pre-trained model, if a family is made from one; or that model,
+    pruned alike.
+    """
     base = next((base for base in FAMILIES if base.name == family.made_from), None)
     if base is None:
         return []
     full = training(base).last
     # What fairseq's own training wrote is loaded only where a plugin allows it (torch >= 2.6).
-    return ["--user-dir", USER_DIR, "--w2v-path", prune(full, pruned_to, *family.once) if pruned_to else full]
+    return [
+        "--user-dir",
+        USER_DIR,
+        "--w2v-path",
+        prune(full, pruned_to, *family.once) if pruned_to else full,
+    ]
 
 
 def train(family: Family, folders: dict[str, Path], folder: Path, *flags: str | Path) -> str:
@@ -103,15 +126,17 @@ def in_files(*checkpoints: Path, user_dir: bool) -> list[dict[str, Any]]:
 def test_every_model_of_this_package_is_a_family() -> None:
     ours = {name for name in MODEL_REGISTRY if name.startswith("layerdrop_")}
     assert ours == {family.name for family in FAMILIES if family.ours}
-    assert {model for arch, model in ARCH_MODEL_REGISTRY.items() if arch.startswith("layerdrop_")} == {
-        MODEL_REGISTRY[name] for name in ours
-    }
+    assert {
+        model for arch, model in ARCH_MODEL_REGISTRY.items() if arch.startswith("layerdrop_")
+    } == {MODEL_REGISTRY[name] for name in ours}
 
 
 @every_family
 def test_it_trains_with_layerdrop(family: Family, training: Callable[[Family], Run]) -> None:
     run = training(family)
-    stacks = {flag.split("-")[2] for cut in family.cuts.values() for flag in cut if flag.startswith("--")}
+    stacks = {
+        flag.split("-")[2] for cut in family.cuts.values() for flag in cut if flag.startswith("--")
+    }
     assert training_rates(model_section(load(run.last))) == dict.fromkeys(stacks, 0.5)
     if family.ours:
         assert "effective rate 0.4" in run.output
@@ -123,18 +148,29 @@ def test_it_is_pruned_and_computes_what_the_full_model_does_in_memory(
     family: Family, training: Callable[[Family], Run], tmp_path: Path
 ) -> None:
     full = training(family).last
-    small = {cut: prune(full, tmp_path / f"{i}.pt", *flags) for i, (cut, flags) in enumerate(family.cuts.items())}
+    small = {
+        cut: prune(full, tmp_path / f"{i}.pt", *flags)
+        for i, (cut, flags) in enumerate(family.cuts.items())
+    }
     found = in_files(*small.values(), user_dir=family.needs_user_dir)
     for (cut, flags), result in zip(family.cuts.items(), found, strict=True):
         assert not result["model"].startswith("LayerDrop")
-        kept = PruningPlan.from_json(load(small[cut])["extra_state"]["layerdrop"]["steps"][-1]["plan"]).kept
-        assert result["layers"] == len(kept.get("encoder", ())) + family.decoders * len(kept.get("decoder", ()))
+        kept = PruningPlan.from_json(
+            load(small[cut])["extra_state"]["layerdrop"]["steps"][-1]["plan"]
+        ).kept
+        assert result["layers"] == len(kept.get("encoder", ())) + family.decoders * len(
+            kept.get("decoder", ())
+        )
         expected = in_memory(full, flags)
         assert result["outputs"].shape == expected.shape
         assert (result["outputs"] - expected).abs().max() < 1e-5
-        assert (outputs_of_another_cut(full, flags) - expected).abs().max() > 1e-4, "the cut makes no difference"
+        assert (outputs_of_another_cut(full, flags) - expected).abs().max() > 1e-4, (
+            "the cut makes no difference"
+        )
         done[family.name, cut] = "yes"
-    done[family.name, "loads in stock fairseq"] = "with --user-dir¹" if family.needs_user_dir else "yes"
+    done[family.name, "loads in stock fairseq"] = (
+        "with --user-dir¹" if family.needs_user_dir else "yes"
+    )
     done[family.name, "equal to in-memory"] = "yes"
 
 
@@ -144,7 +180,11 @@ def outputs_of_another_cut(full: Path, flags: list[str]) -> Any:
 
 @every_family
 def test_it_is_fine_tuned_saved_and_loaded_again(
-    family: Family, training: Callable[[Family], Run], folders: dict[str, Path], tmp_path: Path, capsys: Any
+    family: Family,
+    training: Callable[[Family], Run],
+    folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: Any,
 ) -> None:
     small = tmp_path / "small.pt"
     assert cli.main(["prune", str(training(family).last), str(small), *family.once, "--json"]) == 0
@@ -154,7 +194,8 @@ def test_it_is_fine_tuned_saved_and_loaded_again(
     base = made_from(family, training, tmp_path / "base.pt")
     output = train(family, folders, folder, *family.model, *base, *flags, "--max-update", "2")
     assert "loading pretrained model from" in output
-    # Stock fairseq on torch >= 2.6 does not load what it wrote itself, unless a plugin allows it to.
+    # Stock fairseq on torch >= 2.6 does not load what it wrote itself, unless a plugin allows it
+    # to.
     before, after = in_files(small, folder / "checkpoint_last.pt", user_dir=True)
     assert (after["model"], after["layers"]) == (before["model"], before["layers"])
     assert not torch.equal(before["outputs"], after["outputs"])
@@ -162,7 +203,9 @@ def test_it_is_fine_tuned_saved_and_loaded_again(
 
 
 def masked(checkpoint: Path, inside: dict[str, Any]) -> Any:
-    """What the full model computes when what is not kept inside its layers is masked by zeros and idle norms."""
+    """What the full model computes when what is not kept inside its layers is masked by zeros and
+    idle norms.
+    """
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
     with torch.no_grad():
         for path, kept in inside["kept"].items():
@@ -175,14 +218,24 @@ def masked(checkpoint: Path, inside: dict[str, Any]) -> Any:
             out = layer.fc2 if part == "ffn" else getattr(layer, part).out_proj
             out.weight.zero_()
             out.bias.zero_()
-            setattr(layer, "final_layer_norm" if part == "ffn" else f"{part}_layer_norm", torch.nn.Identity())
+            setattr(
+                layer,
+                "final_layer_norm" if part == "ffn" else f"{part}_layer_norm",
+                torch.nn.Identity(),
+            )
     return outputs(model)
 
 
 def reader(model: Any, path: str) -> tuple[Any, int]:
-    """The matrix that reads an attention's heads, or an FFN's units, and how many of its columns are one."""
+    """The matrix that reads an attention's heads, or an FFN's units, and how many of its columns
+    are one.
+    """
     module = model.get_submodule(path.removesuffix(".ffn"))
-    return (module.fc2.weight, 1) if path.endswith(".ffn") else (module.out_proj.weight, module.head_dim)
+    return (
+        (module.fc2.weight, 1)
+        if path.endswith(".ffn")
+        else (module.out_proj.weight, module.head_dim)
+    )
 
 
 @every_family
@@ -191,9 +244,16 @@ def test_what_is_pruned_inside_the_layers_is_gone(
 ) -> None:
     if not family.ours:
         pytest.skip("a family of whose layers this package has none")
-    full, stack = training(family).last, "decoder" if "--decoder-layers" in family.model else "encoder"
+    full, stack = (
+        training(family).last,
+        "decoder" if "--decoder-layers" in family.model else "encoder",
+    )
     gone = [f"{stack}:1.ffn", f"{stack}:2.self_attn"]
-    gone += ["decoder:0.encoder_attn"] if "--encoder-layers" in family.model and stack == "decoder" else []
+    gone += (
+        ["decoder:0.encoder_attn"]
+        if "--encoder-layers" in family.model and stack == "decoder"
+        else []
+    )
     flags = ["--heads-keep", "0.5", "--ffn-keep", "12", "--drop-sublayers", ",".join(gone)]
     small = prune(full, tmp_path / "small.pt", *flags)
     smaller = prune(small, tmp_path / "smaller.pt", "--ffn-keep", "0.5")
@@ -213,7 +273,9 @@ def test_what_is_pruned_inside_the_layers_is_gone(
 
 
 @every_family
-def test_pruning_twice_is_pruning_once(family: Family, training: Callable[[Family], Run], tmp_path: Path) -> None:
+def test_pruning_twice_is_pruning_once(
+    family: Family, training: Callable[[Family], Run], tmp_path: Path
+) -> None:
     full = training(family).last
     once = prune(full, tmp_path / "once.pt", *family.once)
     first, second = family.twice
@@ -226,16 +288,24 @@ def test_pruning_twice_is_pruning_once(family: Family, training: Callable[[Famil
 def table() -> str:
     """What ran, as Markdown."""
     rows = [["family", *CELLS], ["---"] * (len(CELLS) + 1)]
-    rows += [[f"`{family.name}`", *(done.get((family.name, cell), NOT_THERE) for cell in CELLS)] for family in FAMILIES]
+    rows += [
+        [f"`{family.name}`", *(done.get((family.name, cell), NOT_THERE) for cell in CELLS)]
+        for family in FAMILIES
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def test_the_table_in_the_documentation_is_what_ran(request: pytest.FixtureRequest) -> None:
     if {name for name, _ in done} != {family.name for family in FAMILIES}:
         pytest.skip("only some of the families ran")
-    head, _, rest = DOCUMENT.read_text(encoding="utf-8").partition("<!-- made by tests/test_families.py -->\n")
+    head, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(
+        "<!-- made by tests/test_families.py -->\n"
+    )
     old, mark, tail = rest.partition("<!-- end -->")
     if request.config.getoption("--write-docs"):
-        DOCUMENT.write_text(f"{head}<!-- made by tests/test_families.py -->\n{table()}{mark}{tail}", encoding="utf-8")
+        DOCUMENT.write_text(
+            f"{head}<!-- made by tests/test_families.py -->\n{table()}{mark}{tail}",
+            encoding="utf-8",
+        )
     else:
         assert old == table(), "run pytest tests/test_families.py --write-docs"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The scripts of the paper's figures: each runs with stand-ins, and its commands are ones that their programs take."""
+"""The scripts of the paper's figures: each runs with stand-ins, and its commands are ones that
+their programs take.
+"""
 
 import gzip
 import json
@@ -10,7 +12,11 @@ from pathlib import Path
 import pytest
 from recipes import PARSED, SCRIPTS, Bench, parse
 
-FIGURES = sorted(path.name for path in (SCRIPTS / "figures").glob("*.sh") if path.stem not in ("models", "prepare"))
+FIGURES = sorted(
+    path.name
+    for path in (SCRIPTS / "figures").glob("*.sh")
+    if path.stem not in ("models", "prepare")
+)
 DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", "glue/mrpc")
 
 
@@ -29,7 +35,9 @@ def run(bench: Bench, script: str) -> None:
 
 
 @pytest.mark.parametrize("script", FIGURES)
-def test_a_figure_trains_scores_and_draws_with_commands_that_their_programs_take(script: str, bench: Bench) -> None:
+def test_a_figure_trains_scores_and_draws_with_commands_that_their_programs_take(
+    script: str, bench: Bench
+) -> None:
     run(bench, script)
     called = [call for call in bench.calls() if call[0] in PARSED]
     for call in called:
@@ -53,7 +61,9 @@ def test_speeds_are_medians_by_system_and_rate(bench: Bench) -> None:
     run(bench, "figure7_speed.sh")
     rows = [json.loads(line) for line in (bench.folder / "OUT/rows.jsonl").read_text().splitlines()]
     assert {(row["curve"], row["rate"]) for row in rows} == {
-        (system, rate) for system in ("fairseq-layerdrop", "stock fairseq") for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5)
+        (system, rate)
+        for system in ("fairseq-layerdrop", "stock fairseq")
+        for rate in (0, 0.1, 0.2, 0.3, 0.4, 0.5)
     }
     assert {(row["tokens_per_second"], row["windows"]) for row in rows} == {(7.5, 2)}
 
@@ -62,13 +72,24 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
     bench, raw = Bench(tmp_path), tmp_path / "RAW"
     pair = "sentence\tsentence1\tsentence2\tlabel\n" + "A B\tC\tD\t1\n" * 500
     for name, text in {
-        **{f"multi30k/{s}.{side}": "a b\n" for s in ("train", "valid", "test2016", "test2017", "test2017mscoco")
-           for side in ("en", "de")},
-        **{f"samsum/{split}.{side}": "a b\n" for split in ("train", "valid", "test") for side in ("source", "target")},
+        **{
+            f"multi30k/{s}.{side}": "a b\n"
+            for s in ("train", "valid", "test2016", "test2017", "test2017mscoco")
+            for side in ("en", "de")
+        },
+        **{
+            f"samsum/{split}.{side}": "a b\n"
+            for split in ("train", "valid", "test")
+            for side in ("source", "target")
+        },
         **{f"wikitext-2/{split}.txt": "A b\n" * 40 for split in ("train", "valid", "test")},
-        **{f"glue/{task}/{split}.tsv": pair for task in ("sst2", "rte") for split in ("train", "dev")},
+        **{
+            f"glue/{task}/{split}.tsv": pair
+            for task in ("sst2", "rte")
+            for split in ("train", "dev")
+        },
         "glue/mrpc/train.tsv": pair,
-    }.items():  # fmt: skip
+    }.items():
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
     killed = tmp_path / "WORK/samsum/data-bin.part"
@@ -82,16 +103,29 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
         parse(call)
     folders = [call[call.index("--destdir") + 1] for call in calls]
     assert len(folders) == len(set(folders)) == 6 + 2 + 3 + 3
-    assert not [call for call in calls if "," in call[call.index("--validpref") + 1]], "fairseq-train takes one alone"
+    assert not [call for call in calls if "," in call[call.index("--validpref") + 1]], (
+        "fairseq-train takes one alone"
+    )
     mrpc = tmp_path / "WORK/glue/mrpc/text"
-    assert [len((mrpc / f"{split}.label").read_text().split()) for split in ("train", "dev")] == [92, 408]
+    assert [len((mrpc / f"{split}.label").read_text().split()) for split in ("train", "dev")] == [
+        92,
+        408,
+    ]
     assert (mrpc / "dev.input0").read_text().startswith("c\n"), "the first sentence, in lower case"
     assert (tmp_path / "WORK/roberta/text/half.bpe.txt").read_text() == "a b\n" * 20
-    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("of-a-run-that-was-killed"))
+    assert not list(tmp_path.rglob("*.part")) and not list(
+        tmp_path.rglob("of-a-run-that-was-killed")
+    )
 
 
 def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/figures/train.py", str(tmp_path / "run"), "DATA", "--no-such-flag"]
+    command = [
+        sys.executable,
+        "scripts/figures/train.py",
+        str(tmp_path / "run"),
+        "DATA",
+        "--no-such-flag",
+    ]
     done = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "train.log" in done.stderr and "Error" in done.stderr
     assert not (tmp_path / "run/training.json").exists()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The verbs and their files: a full disk, a folder that may not be written, links, two writers, names of any letters.
+"""The verbs and their files: a full disk, a folder that may not be written, links, two writers,
+names of any letters.
 
-What goes wrong is one line and exit status 2; inputs are untouched, and the same command completes once it can.
+What goes wrong is one line and exit status 2; inputs are untouched, and the same command completes
+once it can.
 """
 
 import ctypes
@@ -35,11 +37,46 @@ class Place(NamedTuple):
 
 VERBS: dict[str, Callable[[Place], list[object]]] = {
     "prune": lambda at: ["prune", at.checkpoint, at.out / "small.pt", "--decoder-keep", "0,2"],
-    "prune, with dictionaries": lambda at: ["prune", at.checkpoint, at.out / "small.pt", "--copy-dicts", at.data],
-    "average": lambda at: ["average", at.checkpoint, at.checkpoint.with_name("other.pt"), at.out / "mean.pt"],
-    "zoo": lambda at: ["zoo", at.data, at.out / "zoo", "--path", at.checkpoint, "--points", "4+2 2+2"],
-    "sweep": lambda at: ["sweep", at.data, at.out / "rows.jsonl", "--path", at.checkpoint, "--points", "4+2 2+2"],
-    "search": lambda at: ["search", at.data, at.out / "s.jsonl", "--path", at.checkpoint, "--decoder-depth", "2"],
+    "prune, with dictionaries": lambda at: [
+        "prune",
+        at.checkpoint,
+        at.out / "small.pt",
+        "--copy-dicts",
+        at.data,
+    ],
+    "average": lambda at: [
+        "average",
+        at.checkpoint,
+        at.checkpoint.with_name("other.pt"),
+        at.out / "mean.pt",
+    ],
+    "zoo": lambda at: [
+        "zoo",
+        at.data,
+        at.out / "zoo",
+        "--path",
+        at.checkpoint,
+        "--points",
+        "4+2 2+2",
+    ],
+    "sweep": lambda at: [
+        "sweep",
+        at.data,
+        at.out / "rows.jsonl",
+        "--path",
+        at.checkpoint,
+        "--points",
+        "4+2 2+2",
+    ],
+    "search": lambda at: [
+        "search",
+        at.data,
+        at.out / "s.jsonl",
+        "--path",
+        at.checkpoint,
+        "--decoder-depth",
+        "2",
+    ],
     "importance": lambda at: ["importance", at.data, at.out / "i.jsonl", "--path", at.checkpoint],
     "importance, inside": lambda at: [*VERBS["importance"](at), "--structure", "head"],
     "report": lambda at: ["report", at.checkpoint.with_name("rows.jsonl"), at.out / "report"],
@@ -69,19 +106,27 @@ def placed(trained: Run, data: Path, folder: Path, inputs: str, checkpoint: str,
     shutil.copy(trained.last, at.checkpoint)
     shutil.copytree(data, at.data)
     other = load(at.checkpoint)
-    torch.save({"model": {key: tensor + 1 for key, tensor in other["model"].items()}, "cfg": other["cfg"]},
-               at.checkpoint.with_name("other.pt"))  # fmt: skip
+    torch.save(
+        {"model": {key: tensor + 1 for key, tensor in other["model"].items()}, "cfg": other["cfg"]},
+        at.checkpoint.with_name("other.pt"),
+    )
     row = '{"curve": "a", "encoder_layers": 4, "decoder_layers": 2, "loss": 3.0}\n'
     at.checkpoint.with_name("rows.jsonl").write_text(row)
     return at
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def forked(words: list[str], prepare: Callable[[], None], log: Path) -> tuple[int, list[str]]:
-    """Run the command in a process of its own, which has everything imported: its status, and its lines on stderr."""
+    """Run the command in a process of its own, which has everything imported: its status, and its
+    lines on stderr.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -134,7 +179,11 @@ def test_a_full_disk_is_one_line_and_the_verb_completes_when_there_is_room(
     status, lines = forked(arguments(verb, place), no_larger_than(600), tmp_path / "log")
     assert_refused(status, lines, names="File too large")
     assert str(place.out) in lines[-1]
-    assert [name for name in contents(place.out) if name.endswith((".pt", ".tmp", ".md", "manifest.json"))] == []
+    assert [
+        name
+        for name in contents(place.out)
+        if name.endswith((".pt", ".tmp", ".md", "manifest.json"))
+    ] == []
     assert contents(place.checkpoint.parent) == before
     completed(verb, place, command)
     assert contents(place.checkpoint.parent) == before
@@ -153,7 +202,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("verb", ["prune", "zoo", "sweep"])
-def test_a_file_system_without_room_is_one_line(verb: str, place: Place, small_disk: Path, tmp_path: Path) -> None:
+def test_a_file_system_without_room_is_one_line(
+    verb: str, place: Place, small_disk: Path, tmp_path: Path
+) -> None:
     at = place._replace(out=small_disk / "out")
     at.out.mkdir()
     free = os.statvfs(small_disk)
@@ -175,7 +226,9 @@ def without_privileges() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
 @every_verb
-def test_a_folder_that_may_not_be_written_is_one_line(verb: str, place: Place, tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_is_one_line(
+    verb: str, place: Place, tmp_path: Path
+) -> None:
     place.out.chmod(0o500)
     try:
         status, lines = forked(arguments(verb, place), without_privileges, tmp_path / "log")
@@ -188,7 +241,12 @@ def test_a_folder_that_may_not_be_written_is_one_line(verb: str, place: Place, t
 # Two writers
 
 
-LOCKED = {"prune": ".small.pt.tmp", "average": ".mean.pt.tmp", "zoo": "zoo/rows.jsonl", "sweep": "rows.jsonl"}
+LOCKED = {
+    "prune": ".small.pt.tmp",
+    "average": ".mean.pt.tmp",
+    "zoo": "zoo/rows.jsonl",
+    "sweep": "rows.jsonl",
+}
 LOCKED |= {"search": "s.jsonl", "importance": "i.jsonl"}
 
 
@@ -212,7 +270,9 @@ def test_a_second_writer_is_one_line_and_the_first_one_s_file_is_left(
 
 
 @pytest.mark.parametrize("verb", ["prune", "zoo", "sweep", "report"])
-def test_links_lead_to_inputs_and_outputs(verb: str, place: Place, tmp_path: Path, command: Outcome) -> None:
+def test_links_lead_to_inputs_and_outputs(
+    verb: str, place: Place, tmp_path: Path, command: Outcome
+) -> None:
     before = contents(place.checkpoint.parent)
     links = tmp_path / "links"
     links.mkdir()
@@ -250,12 +310,21 @@ def test_a_link_to_the_input_is_never_the_output(place: Place, command: Outcome)
 def test_names_may_have_blanks_and_any_letters(
     verb: str, trained: Run, data: Path, tmp_path: Path, command: Outcome
 ) -> None:
-    at = placed(trained, data, tmp_path, "mes modèles – 模型 🚀", "größtes 'Modell' $1.pt", "Ausgabe & Übersicht #2")
+    at = placed(
+        trained,
+        data,
+        tmp_path,
+        "mes modèles – 模型 🚀",
+        "größtes 'Modell' $1.pt",
+        "Ausgabe & Übersicht #2",
+    )
     completed(verb, at, command)
 
 
 @pytest.mark.parametrize("verb", ["prune", "zoo", "sweep", "report"])
-def test_the_output_may_be_on_another_file_system(verb: str, place: Place, command: Outcome) -> None:
+def test_the_output_may_be_on_another_file_system(
+    verb: str, place: Place, command: Outcome
+) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == place.out.stat().st_dev:
         pytest.skip("there is no second file system")

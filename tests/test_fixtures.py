@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Against somebody else's program: checkpoints and translations of official fairseq, 0.12.2 and 0.6.2."""
+"""Against somebody else's program: checkpoints and translations of official fairseq, 0.12.2 and
+0.6.2.
+"""
 
 import re
 from pathlib import Path
@@ -45,7 +47,9 @@ def test_a_pruned_official_checkpoint_translates_as_official_fairseq_does(
     official: Path, name: str, tmp_path: Path
 ) -> None:
     small = prune(official / "checkpoint.pt", tmp_path / "small.pt", *keep(name))
-    assert_same_hypotheses(generate(official / "data-bin", small), expected(official, name), sentences=100)
+    assert_same_hypotheses(
+        generate(official / "data-bin", small), expected(official, name), sentences=100
+    )
 
 
 def test_a_stack_that_is_not_named_stays_whole(official: Path, tmp_path: Path) -> None:
@@ -54,20 +58,28 @@ def test_a_stack_that_is_not_named_stays_whole(official: Path, tmp_path: Path) -
     assert_same_tensors(weights(alone), weights(named))
 
 
-def test_depth_on_demand_translates_an_official_checkpoint_as_official_fairseq_does(official: Path) -> None:
+def test_depth_on_demand_translates_an_official_checkpoint_as_official_fairseq_does(
+    official: Path,
+) -> None:
     flags = ["--user-dir", USER_DIR, "--task", "layerdrop_translation", "--encoder-keep", "0,2,4"]
-    on_demand = generate(official / "data-bin", official / "checkpoint.pt", *flags, "--decoder-keep", "every:2")
+    on_demand = generate(
+        official / "data-bin", official / "checkpoint.pt", *flags, "--decoder-keep", "every:2"
+    )
     assert_same_hypotheses(on_demand, expected(official, "enc024.dec024"), sentences=100)
 
 
 @pytest.mark.parametrize("name", ["enc012345.dec012345", "enc012.dec012"])
-def test_a_checkpoint_of_2019_translates_as_official_fairseq_does(fixtures: Path, name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_2019_translates_as_official_fairseq_does(
+    fixtures: Path, name: str, tmp_path: Path
+) -> None:
     old = fixtures / "translation-0.6.2"
     small = prune(old / "checkpoint.pt", tmp_path / "small.pt", *keep(name))
     assert_same_hypotheses(generate(old / "data-bin", small), expected(old, name), sentences=100)
 
 
-def test_a_checkpoint_of_2019_loads_at_layers_beyond_the_new_depth(fixtures: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_2019_loads_at_layers_beyond_the_new_depth(
+    fixtures: Path, tmp_path: Path
+) -> None:
     old = fixtures / "translation-0.6.2"
     small = prune(old / "checkpoint.pt", tmp_path / "small.pt", *keep("enc024.dec135"))
     assert len(generate(old / "data-bin", small, "--max-len-b", "20")) == 100

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Files from strangers: nothing in them runs, memory stays bounded, and what is wrong is one line, whatever it is."""
+"""Files from strangers: nothing in them runs, memory stays bounded, and what is wrong is one line,
+whatever it is.
+"""
 
 import argparse
 import json
@@ -29,8 +31,13 @@ from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
-CASES, SEED = (int(os.environ.get(name, default)) for name, default in (("FUZZ_CASES", 1000), ("FUZZ_SEED", 100)))
-"""Of the slow tests here: ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow tests/test_hostile.py`` runs for a night."""
+CASES, SEED = (
+    int(os.environ.get(name, default))
+    for name, default in (("FUZZ_CASES", 1000), ("FUZZ_SEED", 100))
+)
+"""Of the slow tests here: ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow tests/test_hostile.py``
+runs for a night.
+"""
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -84,7 +91,9 @@ def holding(place: str, thing: Any) -> dict[str, Any]:
 
 
 @FORMATS
-@pytest.mark.parametrize("place", ["top", "options", "Namespace", "optimizer", "model", "extra state"])
+@pytest.mark.parametrize(
+    "place", ["top", "options", "Namespace", "optimizer", "model", "extra state"]
+)
 @pytest.mark.parametrize(
     "call",
     [
@@ -146,7 +155,9 @@ def circle() -> Any:
 
 @FORMATS
 @pytest.mark.parametrize("place", ["top", "options", "Namespace", "optimizer", "extra state"])
-@pytest.mark.parametrize("thing", [laughs(9), nested(300), circle()], ids=["laughs", "nested", "circle"])
+@pytest.mark.parametrize(
+    "thing", [laughs(9), nested(300), circle()], ids=["laughs", "nested", "circle"]
+)
 def test_what_refers_to_itself_or_nests_without_end_is_refused(
     tmp_path: Path, place: str, thing: Any, zipped: bool
 ) -> None:
@@ -155,7 +166,9 @@ def test_what_refers_to_itself_or_nests_without_end_is_refused(
         load(file)
 
 
-def rewritten(source: Path, target: Path, change: Callable[[str, bytes], Iterator[tuple[str, bytes, int]]]) -> Path:
+def rewritten(
+    source: Path, target: Path, change: Callable[[str, bytes], Iterator[tuple[str, bytes, int]]]
+) -> Path:
     """The archive with other entries: for each its name, content and compression."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
@@ -170,7 +183,9 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     bomb = rewritten(
         source,
         tmp_path / "bomb.pt",
-        lambda name, content: iter([(name, zeros if name.endswith("data/0") else content, zipfile.ZIP_DEFLATED)]),
+        lambda name, content: iter(
+            [(name, zeros if name.endswith("data/0") else content, zipfile.ZIP_DEFLATED)]
+        ),
     )
     assert bomb.stat().st_size < 1 << 20
     with limited(), pytest.raises(CheckpointError, match="unpacks to more than is stored"):
@@ -181,7 +196,10 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     "name", ["../../mark", "/tmp/fairseq-layerdrop-mark", "archive/../../../mark", "a/data/../mark"]
 )
 def test_entries_with_names_of_other_places_are_written_nowhere(tmp_path: Path, name: str) -> None:
-    source, strange = write(tmp_path / "full.pt", training_checkpoint()), tmp_path / "a/b/strange.pt"
+    source, strange = (
+        write(tmp_path / "full.pt", training_checkpoint()),
+        tmp_path / "a/b/strange.pt",
+    )
     strange.parent.mkdir(parents=True)
     rewritten(source, strange, lambda old, content: iter([(old, content, zipfile.ZIP_STORED)]))
     with zipfile.ZipFile(strange, "a") as archive:
@@ -220,7 +238,10 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
             data[at] ^= 1 << draw.randrange(8)
         else:
             other = draw.randrange(len(data))
-            data[at : at + length], data[other : other + length] = data[other : other + length], data[at : at + length]
+            data[at : at + length], data[other : other + length] = (
+                data[other : other + length],
+                data[at : at + length],
+            )
         data = data or bytearray(b"\0")
     return bytes(data)
 
@@ -236,8 +257,12 @@ def use(file: Path) -> None:
 
 
 def fuzz(folder: Path, *, zipped: bool, cases: int, seed: int) -> tuple[int, int]:
-    """How many mutated files were taken, and how many refused; anything else is an error of ours."""
-    content = write(folder / "full.pt", training_checkpoint(2, 2, ours=True), zipped=zipped).read_bytes()
+    """How many mutated files were taken, and how many refused; anything else is an error of
+    ours.
+    """
+    content = write(
+        folder / "full.pt", training_checkpoint(2, 2, ours=True), zipped=zipped
+    ).read_bytes()
     draw, taken = random.Random(seed), 0
     for number in range(cases):
         file = folder / "mutated.pt"
@@ -249,7 +274,9 @@ def fuzz(folder: Path, *, zipped: bool, cases: int, seed: int) -> tuple[int, int
         except ValueError as error:
             assert str(error), f"case {number} of seed {seed}"
         except Exception as error:
-            raise AssertionError(f"case {number} of seed {seed}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"case {number} of seed {seed}: {type(error).__name__}: {error}"
+            ) from error
     return taken, cases - taken
 
 
@@ -262,14 +289,18 @@ def test_mutated_checkpoints_are_taken_or_refused_in_one_line(tmp_path: Path, zi
 @pytest.mark.slow
 @FORMATS
 @pytest.mark.parametrize("seed", range(5))
-def test_many_mutated_checkpoints_are_taken_or_refused_in_one_line(tmp_path: Path, zipped: bool, seed: int) -> None:
+def test_many_mutated_checkpoints_are_taken_or_refused_in_one_line(
+    tmp_path: Path, zipped: bool, seed: int
+) -> None:
     fuzz(tmp_path, zipped=zipped, cases=CASES, seed=SEED + seed)
 
 
 def test_mutated_row_files_are_read_or_refused(tmp_path: Path) -> None:
     file, draw = tmp_path / "rows.jsonl", random.Random(1)
     rows = RowFile(file)
-    rows.add({"kind": "plan", "plan": "all/0", "loss": i / 7, "signature": {"n": i}} for i in range(20))
+    rows.add(
+        {"kind": "plan", "plan": "all/0", "loss": i / 7, "signature": {"n": i}} for i in range(20)
+    )
     rows.close()
     content = file.read_bytes()
     for _ in range(300):
@@ -285,18 +316,72 @@ def test_mutated_row_files_are_read_or_refused(tmp_path: Path) -> None:
 
 
 ROWS = [
-    {"curve": "a", "plan": "all/0", "encoder_layers": 6, "decoder_layers": 1, "loss": 3.5, "rate": 0.1, "ppl": 11.3},
-    {"curve": "a", "plan": "all/all", "encoder_layers": 6, "decoder_layers": 6, "bleu": 30.0, "latency_ms": 4.5,
-     "latency_ms_quartiles": [4.0, 5.0], "parameters": 7, "metrics": {"bleu": "v"}, "signature": {"plan": "all/all"}},
-    {"curve": "b", "encoder_layers": 3, "bleu": 29.0, "rate": 0.5, "memory_bytes": 10, "sentences": 4, "loss": 3.0},
-    {"kind": "importance", "curve": "a", "stack": "encoder", "layer": 3, "measure": "m", "value": 0.2, "error": 0.1},
+    {
+        "curve": "a",
+        "plan": "all/0",
+        "encoder_layers": 6,
+        "decoder_layers": 1,
+        "loss": 3.5,
+        "rate": 0.1,
+        "ppl": 11.3,
+    },
+    {
+        "curve": "a",
+        "plan": "all/all",
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "bleu": 30.0,
+        "latency_ms": 4.5,
+        "latency_ms_quartiles": [4.0, 5.0],
+        "parameters": 7,
+        "metrics": {"bleu": "v"},
+        "signature": {"plan": "all/all"},
+    },
+    {
+        "curve": "b",
+        "encoder_layers": 3,
+        "bleu": 29.0,
+        "rate": 0.5,
+        "memory_bytes": 10,
+        "sentences": 4,
+        "loss": 3.0,
+    },
+    {
+        "kind": "importance",
+        "curve": "a",
+        "stack": "encoder",
+        "layer": 3,
+        "measure": "m",
+        "value": 0.2,
+        "error": 0.1,
+    },
     {"kind": "trial", "plan": "0/0", "encoder_layers": 1, "decoder_layers": 1, "loss": 5.0},
-    {"kind": "test", "curve": "a", "metric": "bleu", "against": "all/all", "p_value": {"all/0": 0.1},
-     "p_holm": {"all/0": 0.2}, "signature": {"of": [{"plan": "all/0"}], "against": "all/all"}},
-]  # fmt: skip
+    {
+        "kind": "test",
+        "curve": "a",
+        "metric": "bleu",
+        "against": "all/all",
+        "p_value": {"all/0": 0.1},
+        "p_holm": {"all/0": 0.2},
+        "signature": {"of": [{"plan": "all/0"}], "against": "all/all"},
+    },
+]
 VALUES: list[Any] = [
     *(None, True, 0, -1, 10**30, 10**299, 1e299, -1e299, 1e-320, 0.5, float("nan"), float("inf")),
-    *("", "x", "\0", "\n", "$x$", "$\\frac$", "\ud800", "\u202e", "名" * 50, "%s{}", "<b>", "_hidden"),
+    *(
+        "",
+        "x",
+        "\0",
+        "\n",
+        "$x$",
+        "$\\frac$",
+        "\ud800",
+        "\u202e",
+        "名" * 50,
+        "%s{}",
+        "<b>",
+        "_hidden",
+    ),
     *([], [1], [1, 2], {}, {"a": 1}, [[[]]]),
 ]
 
@@ -326,12 +411,16 @@ def report(folder: Path, command: Outcome, *, cases: int, seed: int) -> set[int]
     return found
 
 
-def test_rows_of_strange_values_are_reported_or_refused_in_one_line(tmp_path: Path, command: Outcome) -> None:
+def test_rows_of_strange_values_are_reported_or_refused_in_one_line(
+    tmp_path: Path, command: Outcome
+) -> None:
     assert report(tmp_path, command, cases=12, seed=1) == {0, 2}
 
 
 @pytest.mark.slow
-def test_many_rows_of_strange_values_are_reported_or_refused_in_one_line(tmp_path: Path, command: Outcome) -> None:
+def test_many_rows_of_strange_values_are_reported_or_refused_in_one_line(
+    tmp_path: Path, command: Outcome
+) -> None:
     report(tmp_path, command, cases=CASES // 4, seed=SEED)
 
 

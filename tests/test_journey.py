@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The whole way through fairseq's own programs: train, prune, generate, train on; with and without the plugin."""
+"""The whole way through fairseq's own programs: train, prune, generate, train on; with and without
+the plugin.
+"""
 
 import shlex
 from collections.abc import Callable
@@ -39,8 +41,9 @@ assert "torch" not in sys.modules and "fairseq" not in sys.modules
 fairseq_layerdrop.register()
 fairseq_layerdrop.register()
 from fairseq import options
-flags = ["no-data", "--user-dir", sys.argv[1], "--task", "layerdrop_translation", "--arch", "layerdrop_transformer"]
-args = options.parse_args_and_arch(options.get_training_parser(), [*flags, "--encoder-layerdrop", "0.3"])
+flags = ["no-data", "--user-dir", sys.argv[1], "--task", "layerdrop_translation", "--arch"]
+flags += ["layerdrop_transformer", "--encoder-layerdrop", "0.3"]
+args = options.parse_args_and_arch(options.get_training_parser(), flags)
 print(args.task, args.arch, args.encoder_layerdrop)
 """
 
@@ -61,11 +64,17 @@ def undropped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
 
 @pytest.fixture(scope="module")
 def small(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The trained model cut to 2+2 layers by the command, and the flags it printed for training on."""
+    """The trained model cut to 2+2 layers by the command, and the flags it printed for training
+    on.
+    """
     target = tmp_path_factory.mktemp("small") / "small.pt"
     keep = ["--encoder-keep", "even:2", "--decoder-keep", "even:2"]
     printed = python("-m", "fairseq_layerdrop.cli", "prune", trained.last, target, *keep)
-    (flags,) = (line.removeprefix("to train on: ") for line in printed.splitlines() if line.startswith("to train on: "))
+    (flags,) = (
+        line.removeprefix("to train on: ")
+        for line in printed.splitlines()
+        if line.startswith("to train on: ")
+    )
     return target, shlex.split(flags)
 
 
@@ -75,9 +84,13 @@ def small(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_what_is_written_loads_with_torch_alone(
     trained: Run, undropped: tuple[Run, Run], small: tuple[Path, list[str]]
 ) -> None:
-    """Safely, too: trained with plans and --eval-bleu (whose meters fairseq saves along), trained plainly, pruned."""
+    """Safely, too: trained with plans and --eval-bleu (whose meters fairseq saves along), trained
+    plainly, pruned.
+    """
     best = trained.folder / "checkpoint_best.pt"
-    names = python("-c", LOAD_WITH_TORCH_ALONE, trained.last, best, undropped[1].last, small[0]).split()
+    names = python(
+        "-c", LOAD_WITH_TORCH_ALONE, trained.last, best, undropped[1].last, small[0]
+    ).split()
     assert names == ["layerdrop_transformer"] * 3 + ["transformer"]
 
 
@@ -86,7 +99,9 @@ def test_keep_rates_appear_in_the_log(trained: Run) -> None:
     assert len(steps) == 60
     for stack in ("encoder", "decoder"):
         rates = [float(step[f"{stack}_keep"]) for step in steps]
-        assert set(rates) <= {n / 8 for n in range(2, 9)}  # of four layers in two micro-batches, at least one in each
+        assert set(rates) <= {
+            n / 8 for n in range(2, 9)
+        }  # of four layers in two micro-batches, at least one in each
         assert 0.4 < sum(rates) / len(rates) < 0.7  # with the minimum of one, the mean is 0.533
 
 
@@ -118,12 +133,16 @@ def test_rate_zero_is_warned_of_in_the_log(undropped: tuple[Run, Run]) -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_weights(data: Path, trained: Run, tmp_path: Path) -> None:
-    """60 updates straight, or 25, a stop in the middle of an epoch, and the rest; with everything random on."""
+    """60 updates straight, or 25, a stop in the middle of an epoch, and the rest; with everything
+    random on.
+    """
     stopped = train(data, tmp_path, *LAYERDROP_TRAINING, "--max-update", "25")
     resumed = train(data, tmp_path, *LAYERDROP_TRAINING, "--max-update", "60")
     steps = logged(stopped, "train_inner") + logged(resumed, "train_inner")
     expected = logged(trained.output, "train_inner")
-    drawn = [[(step["encoder_keep"], step["decoder_keep"]) for step in run] for run in (steps, expected)]
+    drawn = [
+        [(step["encoder_keep"], step["decoder_keep"]) for step in run] for run in (steps, expected)
+    ]
     assert drawn[0] == drawn[1]
     assert_same_tensors(weights(tmp_path / "checkpoint_last.pt"), weights(trained.last))
 
@@ -146,7 +165,9 @@ def test_a_pruned_file_is_trained_on_by_stock_fairseq_and_pruned_again(
     data: Path, small: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     source, flags = small
-    output = train(data, tmp_path, *flags, "--max-update", "2")  # the printed flags say all of the model's form
+    output = train(
+        data, tmp_path, *flags, "--max-update", "2"
+    )  # the printed flags say all of the model's form
     assert f"loading pretrained model from {source}" in output
     before, after = weights(source), weights(tmp_path / "checkpoint_last.pt")
     assert before.keys() == after.keys()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``kill -9`` at any moment of a verb that writes: the output is absent or whole, the input untouched, nothing left."""
+"""``kill -9`` at any moment of a verb that writes: the output is absent or whole, the input
+untouched, nothing left.
+"""
 
 import json
 import os
@@ -22,7 +24,14 @@ from fairseq_layerdrop.checkpoint import digest, load
 VERBS = {
     "prune": lambda folder: ["prune", folder / "0.pt", folder / "out.pt", "--decoder-keep", "0,2"],
     "average": lambda folder: ["average", folder / "0.pt", folder / "1.pt", folder / "out.pt"],
-    "prune, replacing": lambda folder: ["prune", folder / "0.pt", folder / "out.pt", "--encoder-keep", "1", "--force"],
+    "prune, replacing": lambda folder: [
+        "prune",
+        folder / "0.pt",
+        folder / "out.pt",
+        "--encoder-keep",
+        "1",
+        "--force",
+    ],
 }
 
 
@@ -62,7 +71,9 @@ def kill_at_random(folder: Path, verb: str, *, kills: int, seed: int) -> int:
     before, draw, written = inputs(folder), random.Random(seed), 0
     arguments, out = VERBS[verb](folder), folder / "out.pt"
     longest = seconds_of(lambda: start(arguments))
-    whole = {key: tensor.clone() for key, tensor in load(out)["model"].items()}  # it is mapped from a file that changes
+    whole = {
+        key: tensor.clone() for key, tensor in load(out)["model"].items()
+    }  # it is mapped from a file that changes
     for _ in range(kills):
         if verb == "prune, replacing":
             out.write_bytes(before[folder / "1.pt"])
@@ -82,7 +93,9 @@ def kill_at_random(folder: Path, verb: str, *, kills: int, seed: int) -> int:
     out.unlink(missing_ok=True)
     assert seconds_of(lambda: start(arguments)) > 0
     assert same(load(out)["model"], whole)
-    assert {path.name for path in folder.iterdir()} == {"0.pt", "1.pt", "out.pt"}, "a second run clears what was left"
+    assert {path.name for path in folder.iterdir()} == {"0.pt", "1.pt", "out.pt"}, (
+        "a second run clears what was left"
+    )
     return written
 
 
@@ -104,8 +117,16 @@ ZOO = ["--points", "4+3 4+2 3+3 2+2", "--metrics", "loss", "--threads", "1"]
 
 
 def kill_zoos(trained: Run, data: Path, folder: Path, *, kills: int, seed: int) -> set[int]:
-    """After each kill all that is in the folder is whole, and a second run completes; how many models were there."""
-    source, whole, out, draw, found = folder / "full.pt", folder / "whole", folder / "out", random.Random(seed), set()
+    """After each kill all that is in the folder is whole, and a second run completes; how many
+    models were there.
+    """
+    source, whole, out, draw, found = (
+        folder / "full.pt",
+        folder / "whole",
+        folder / "out",
+        random.Random(seed),
+        set(),
+    )
     shutil.copy(trained.last, source)
     before = source.read_bytes()
     arguments = ["--path", source, *ZOO]
@@ -125,15 +146,21 @@ def kill_zoos(trained: Run, data: Path, folder: Path, *, kills: int, seed: int) 
             assert same(load(path)["model"], models[path.name])
         if (out / "manifest.json").exists():
             manifest = json.loads((out / "manifest.json").read_text())
-            assert {m["file"]: m["digest"] for m in manifest["models"]} == {path.name: digest(path) for path in there}
+            assert {m["file"]: m["digest"] for m in manifest["models"]} == {
+                path.name: digest(path) for path in there
+            }
         assert seconds_of(lambda: start(["zoo", data, out, *arguments])) > 0
-        assert {path.name for path in out.iterdir()} == everything, "a second run clears what was left"
+        assert {path.name for path in out.iterdir()} == everything, (
+            "a second run clears what was left"
+        )
         assert json.loads((out / "manifest.json").read_text())["models"]
         shutil.rmtree(out)
     return found
 
 
-def test_a_zoo_that_is_killed_has_whole_files_only_and_is_completed(trained: Run, data: Path, tmp_path: Path) -> None:
+def test_a_zoo_that_is_killed_has_whole_files_only_and_is_completed(
+    trained: Run, data: Path, tmp_path: Path
+) -> None:
     kill_zoos(trained, data, tmp_path, kills=3, seed=1)
 
 

@@ -16,10 +16,14 @@ ENVIRONMENT = os.environ.get("OLD_FAIRSEQ")
 def check(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the script."""
     command = [sys.executable, REPOSITORY / "scripts" / "check_old_fairseq.py", *arguments]
-    return subprocess.run([*map(str, command)], env=os.environ | variables, capture_output=True, text=True)
+    return subprocess.run(
+        [*map(str, command)], env=os.environ | variables, capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize("python", ["/nowhere/python3.8", sys.executable], ids=["none", "another version"])
+@pytest.mark.parametrize(
+    "python", ["/nowhere/python3.8", sys.executable], ids=["none", "another version"]
+)
 def test_no_python_3_8_is_one_line(python: str, tmp_path: Path) -> None:
     done = check("--venv", tmp_path / "venv", "data", "full.pt", PYTHON38=python)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -28,16 +32,26 @@ def test_no_python_3_8_is_one_line(python: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ENVIRONMENT, reason="OLD_FAIRSEQ names no environment that scripts/check_old_fairseq.py made")
-@pytest.mark.parametrize("plan", [["--encoder-keep", "0,2,4", "--decoder-keep", "every:2"], []], ids=["half", "all"])
+@pytest.mark.skipif(
+    not ENVIRONMENT,
+    reason="OLD_FAIRSEQ names no environment that scripts/check_old_fairseq.py made",
+)
+@pytest.mark.parametrize(
+    "plan", [["--encoder-keep", "0,2,4", "--decoder-keep", "every:2"], []], ids=["half", "all"]
+)
 def test_official_fairseq_translates_as_today_s(official: Path, plan: list[str]) -> None:
-    done = check("--venv", str(ENVIRONMENT), official / "data-bin", official / "checkpoint.pt", *plan)
+    done = check(
+        "--venv", str(ENVIRONMENT), official / "data-bin", official / "checkpoint.pt", *plan
+    )
     assert done.returncode == 0, done.stderr
     assert "100 of 100 hypotheses are the same" in done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ENVIRONMENT, reason="OLD_FAIRSEQ names no environment that scripts/check_old_fairseq.py made")
+@pytest.mark.skipif(
+    not ENVIRONMENT,
+    reason="OLD_FAIRSEQ names no environment that scripts/check_old_fairseq.py made",
+)
 def test_what_the_plugin_trained_is_read_too(data: Path, trained: Run) -> None:
     done = check("--venv", str(ENVIRONMENT), data, trained.last, "--decoder-keep", "0,2")
     assert done.returncode == 0, done.stderr

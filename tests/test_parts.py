@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Files that hold one part of a model: every verb that reads a checkpoint refuses them before anything is written."""
+"""Files that hold one part of a model: every verb that reads a checkpoint refuses them before
+anything is written.
+"""
 
 from argparse import Namespace
 from pathlib import Path
@@ -12,14 +14,28 @@ from conftest import Outcome
 
 from fairseq_layerdrop.checkpoint import CheckpointError, load
 
-NAMES = ["checkpoint_last-shard0.pt", "model_part3.pt", "checkpoint1-model_part-1.pt", "checkpoint_best-rank-2.pt"]
+NAMES = [
+    "checkpoint_last-shard0.pt",
+    "model_part3.pt",
+    "checkpoint1-model_part-1.pt",
+    "checkpoint_best-rank-2.pt",
+]
 VERBS = {
     "inspect": ["{file}"],
     "prune": ["{file}", "{out}"],
     "average": ["{file}", "{out}"],
     "export": ["{file}", "{folder}", "{out}", "--to", "ctranslate2"],
     "importance": ["{folder}", "{out}", "--path", "{file}"],
-    "search": ["{folder}", "{out}", "--path", "{file}", "--encoder-depth", "2", "--decoder-depth", "2"],
+    "search": [
+        "{folder}",
+        "{out}",
+        "--path",
+        "{file}",
+        "--encoder-depth",
+        "2",
+        "--decoder-depth",
+        "2",
+    ],
     "sweep": ["{folder}", "{out}", "--path", "{file}", "--points", "2+2", "--metrics", "loss"],
     "zoo": ["{folder}", "{out}", "--path", "{file}", "--points", "2+2"],
 }
@@ -45,11 +61,15 @@ def assert_refused(outcome: tuple[int, str, str], *words: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_refuses_a_part_and_writes_nothing(verb: str, command: Outcome, tmp_path: Path) -> None:
+def test_every_verb_refuses_a_part_and_writes_nothing(
+    verb: str, command: Outcome, tmp_path: Path
+) -> None:
     file = write(tmp_path / "checkpoint_last-shard0.pt")
     (tmp_path / "dict.src.txt").touch()
     before = sorted(tmp_path.iterdir())
-    arguments = [part.format(file=file, folder=tmp_path, out=tmp_path / "out") for part in VERBS[verb]]
+    arguments = [
+        part.format(file=file, folder=tmp_path, out=tmp_path / "out") for part in VERBS[verb]
+    ]
     assert_refused(command(verb, *arguments), str(file), "-shard0", "whole")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -60,7 +80,9 @@ def test_a_part_is_known_by_its_name(name: str, tmp_path: Path) -> None:
         load(write(tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["checkpoint_last.pt", "my_part.pt", "shard0.pt", "checkpoint-shard.pt", "parts_2.pt"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint_last.pt", "my_part.pt", "shard0.pt", "checkpoint-shard.pt", "parts_2.pt"]
+)
 def test_other_names_are_whole_models(name: str, tmp_path: Path) -> None:
     assert load(write(tmp_path / name))["model"]
 
@@ -68,10 +90,16 @@ def test_other_names_are_whole_models(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"fsdp_metadata": {}, "model": {"encoder.flat_param_0": torch.ones(4)}}, "--use-sharded-state"),
+        (
+            {"fsdp_metadata": {}, "model": {"encoder.flat_param_0": torch.ones(4)}},
+            "--use-sharded-state",
+        ),
         ({"cfg": with_option("common", model_parallel_size=8)}, "--model-parallel-size 8"),
         ({"cfg": with_option("model", base_layers=2)}, "--base-layers 2"),
-        ({"cfg": None, "args": Namespace(model_parallel_size=2, base_layers=0)}, "--model-parallel-size 2"),
+        (
+            {"cfg": None, "args": Namespace(model_parallel_size=2, base_layers=0)},
+            "--model-parallel-size 2",
+        ),
     ],
     ids=["shard", "model parallel", "experts", "before 2021"],
 )
@@ -85,17 +113,25 @@ def test_a_part_under_another_name_is_known_by_what_it_says(
 
 def test_a_whole_file_of_fully_sharded_training_is_read(tmp_path: Path) -> None:
     cfg = with_option("common", model_parallel_size=1)
-    assert load(write(tmp_path / "checkpoint_last.pt", cfg=cfg, fsdp_metadata={"is_sharded": False}))["model"]
+    assert load(
+        write(tmp_path / "checkpoint_last.pt", cfg=cfg, fsdp_metadata={"is_sharded": False})
+    )["model"]
 
 
-def test_a_model_of_which_only_parts_are_there_is_said_to_be_in_parts(command: Outcome, tmp_path: Path) -> None:
+def test_a_model_of_which_only_parts_are_there_is_said_to_be_in_parts(
+    command: Outcome, tmp_path: Path
+) -> None:
     for name in ("checkpoint_last-shard0.pt", "checkpoint_last-shard1.pt", "other-shard0.pt"):
         write(tmp_path / name)
     parts = "(checkpoint_last-shard0.pt, checkpoint_last-shard1.pt)"
-    assert_refused(command("inspect", tmp_path / "checkpoint_last.pt"), "there is no file", parts, "whole")
+    assert_refused(
+        command("inspect", tmp_path / "checkpoint_last.pt"), "there is no file", parts, "whole"
+    )
 
 
 def test_no_output_is_named_as_a_part(command: Outcome, tmp_path: Path) -> None:
     out = tmp_path / "small_part1.pt"
-    assert_refused(command("prune", write(tmp_path / "full.pt"), out), str(out), "_part1", "another name")
+    assert_refused(
+        command("prune", write(tmp_path / "full.pt"), out), str(out), "_part1", "another name"
+    )
     assert not out.exists()

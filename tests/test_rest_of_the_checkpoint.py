@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What is in a checkpoint beside the model, through fairseq's own programs: the EMA's weights, Adam's moments."""
+"""What is in a checkpoint beside the model, through fairseq's own programs: the EMA's weights,
+Adam's moments.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,11 @@ from fairseq_layerdrop.checkpoint import load
 fairseq_layerdrop.register()
 
 KEPT = {"encoder": (0, 2), "decoder": (1, 3)}
-KEEP = [flag for stack, layers in KEPT.items() for flag in (f"--{stack}-keep", ",".join(map(str, layers)))]
+KEEP = [
+    flag
+    for stack, layers in KEPT.items()
+    for flag in (f"--{stack}-keep", ",".join(map(str, layers)))
+]
 DECAY = 0.9
 EMA = ["--store-ema", "--ema-decay", str(DECAY)]
 WHOLE = ["--batch-size", "60", "--reset-dataloader", "--dropout", "0", "--max-update", "7"]
@@ -27,7 +33,18 @@ def full(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 4+4 model after six updates with LayerDrop and an EMA."""
     folder = tmp_path_factory.mktemp("full")
     model = ["--user-dir", USER_DIR, "--arch", "layerdrop_transformer", *STYLE]
-    train(data, folder, *model, "--encoder-layers", "4", "--decoder-layers", "4", *EMA, "--max-update", "6")
+    train(
+        data,
+        folder,
+        *model,
+        "--encoder-layers",
+        "4",
+        "--decoder-layers",
+        "4",
+        *EMA,
+        "--max-update",
+        "6",
+    )
     return folder / "checkpoint_last.pt"
 
 
@@ -51,9 +68,19 @@ def test_the_ema_of_a_layer_is_that_of_the_layer_it_came_from(full: Path, tmp_pa
 
 
 def test_training_goes_on_from_the_pruned_ema(full: Path, data: Path, tmp_path: Path) -> None:
-    """Stock fairseq restores it by name: with weights that stand still it moves a tenth of the way towards them."""
+    """Stock fairseq restores it by name: with weights that stand still it moves a tenth of the way
+    towards them.
+    """
     small = prune(full, tmp_path / "small.pt", *KEEP)
-    still = ["--restore-file", small, "--lr", "0", *WHOLE[:-1], "1", *EMA]  # no optimizer state: updates count anew
+    still = [
+        "--restore-file",
+        small,
+        "--lr",
+        "0",
+        *WHOLE[:-1],
+        "1",
+        *EMA,
+    ]  # no optimizer state: updates count anew
     train(data, tmp_path / "on", "--arch", "transformer", *STYLE, *DEPTHS, *still)
     after = load(tmp_path / "on" / "checkpoint_last.pt")["extra_state"]["ema"]
     before, model = load(full)["extra_state"]["ema"], load(full)["model"]
@@ -79,13 +106,17 @@ def gradients(checkpoint: Path) -> dict[str, Any]:
     task.load_dataset("train")
     dataset = task.dataset("train")
     sample = dataset.collater([dataset[i] for i in range(len(dataset))])
-    loss, size, _ = task.build_criterion(cfg.criterion)(model.eval(), sample)  # the run has no dropout
+    loss, size, _ = task.build_criterion(cfg.criterion)(
+        model.eval(), sample
+    )  # the run has no dropout
     (loss / size).backward()
     utils.clip_grad_norm_(model.parameters(), 1.0)
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def test_training_goes_on_with_the_moments_of_the_layers_that_stay(full: Path, data: Path, tmp_path: Path) -> None:
+def test_training_goes_on_with_the_moments_of_the_layers_that_stay(
+    full: Path, data: Path, tmp_path: Path
+) -> None:
     """By ``--restore-file``, without any reset of the optimizer."""
     small = prune(full, tmp_path / "small.pt", *KEEP, "--keep-optimizer")
     flags = ["--arch", "transformer", *STYLE, *DEPTHS, "--restore-file", small, *WHOLE]

@@ -20,7 +20,10 @@ REPORTS = sorted(str(path.parent.relative_to(RESULTS)) for path in RESULTS.rglob
 def test_the_table_is_what_the_rows_say(folder: str) -> None:
     rows = []
     for name in SEVERAL.get(folder, ("rows.jsonl",)):
-        rows += [json.loads(line) for line in (RESULTS / folder / name).read_text(encoding="utf-8").splitlines()]
+        rows += [
+            json.loads(line)
+            for line in (RESULTS / folder / name).read_text(encoding="utf-8").splitlines()
+        ]
     check_rows(rows, folder)
     assert markdown(sort_rows(rows)) == (RESULTS / folder / "table.md").read_text(encoding="utf-8")
     if folder.split("/")[0] in FIGURES:  # of the others a page beside them says it

@@ -1,18 +1,46 @@
 # SPDX-License-Identifier: MIT
-"""RoBERTa's whole way: pre-train, prune, fine-tune with stock fairseq, classify through ``from_pretrained``."""
+"""RoBERTa's whole way: pre-train, prune, fine-tune with stock fairseq, classify through
+``from_pretrained``.
+"""
 
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fairseq_programs import USER_DIR, fairseq, in_stock, logged, masked_lm_data, prune, python, sentence_data
+from fairseq_programs import (
+    USER_DIR,
+    fairseq,
+    in_stock,
+    logged,
+    masked_lm_data,
+    prune,
+    python,
+    sentence_data,
+)
 
 COMMON = [
-    *("--optimizer", "adam", "--seed", "3", "--cpu", "--num-workers", "0", "--required-batch-size-multiple", "1"),
+    *(
+        "--optimizer",
+        "adam",
+        "--seed",
+        "3",
+        "--cpu",
+        "--num-workers",
+        "0",
+        "--required-batch-size-multiple",
+        "1",
+    ),
     *("--no-epoch-checkpoints", "--no-progress-bar", "--log-format", "json", "--batch-size", "5"),
 ]
-SIZE = ["--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "32", "--encoder-attention-heads", "2"]
+SIZE = [
+    "--encoder-embed-dim",
+    "32",
+    "--encoder-ffn-embed-dim",
+    "32",
+    "--encoder-attention-heads",
+    "2",
+]
 
 
 class Tuned(NamedTuple):
@@ -27,9 +55,29 @@ class Tuned(NamedTuple):
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A RoBERTa of 4 layers after two epochs with LayerDrop, and its data."""
-    data, folder = masked_lm_data(tmp_path_factory.mktemp("text")), tmp_path_factory.mktemp("pretrained")
-    plugin = ["--user-dir", USER_DIR, "--arch", "layerdrop_roberta_base", *SIZE, "--encoder-layers", "4"]
-    task = ["--task", "layerdrop_masked_lm", "--criterion", "masked_lm", "--tokens-per-sample", "24", "--lr", "0.005"]
+    data, folder = (
+        masked_lm_data(tmp_path_factory.mktemp("text")),
+        tmp_path_factory.mktemp("pretrained"),
+    )
+    plugin = [
+        "--user-dir",
+        USER_DIR,
+        "--arch",
+        "layerdrop_roberta_base",
+        *SIZE,
+        "--encoder-layers",
+        "4",
+    ]
+    task = [
+        "--task",
+        "layerdrop_masked_lm",
+        "--criterion",
+        "masked_lm",
+        "--tokens-per-sample",
+        "24",
+        "--lr",
+        "0.005",
+    ]
     fairseq("train", data, *plugin, *task, *COMMON, "--max-epoch", "2", "--save-dir", folder)
     return folder / "checkpoint_last.pt", data
 
@@ -39,18 +87,35 @@ def tuned(pretrained: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
     """Its layers 0 and 3, fine-tuned by stock fairseq with the flags that ``prune`` printed."""
     folder = tmp_path_factory.mktemp("tuned")
     keep = ["--encoder-keep", "0,3"]
-    printed = python("-m", "fairseq_layerdrop.cli", "prune", pretrained[0], folder / "small.pt", *keep)
-    (flags,) = (line.removeprefix("to train on: ") for line in printed.splitlines() if line.startswith("to train on: "))
+    printed = python(
+        "-m", "fairseq_layerdrop.cli", "prune", pretrained[0], folder / "small.pt", *keep
+    )
+    (flags,) = (
+        line.removeprefix("to train on: ")
+        for line in printed.splitlines()
+        if line.startswith("to train on: ")
+    )
     data = sentence_data(tmp_path_factory.mktemp("classes"), pretrained[1] / "dict.txt")
-    task = ["--task", "sentence_prediction", "--criterion", "sentence_prediction", "--num-classes", "2"]
+    task = [
+        "--task",
+        "sentence_prediction",
+        "--criterion",
+        "sentence_prediction",
+        "--num-classes",
+        "2",
+    ]
     task += ["--max-positions", "24", "--init-token", "0", "--lr", "0.003", "--max-epoch", "8"]
     best = ["--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric"]
-    output = fairseq("train", data, *task, *best, *COMMON, *shlex.split(flags), "--save-dir", folder)
+    output = fairseq(
+        "train", data, *task, *best, *COMMON, *shlex.split(flags), "--save-dir", folder
+    )
     assert "loading pretrained model from" in output
     return Tuned(folder / "checkpoint_last.pt", data, data.parent / "valid.input0", output)
 
 
-def test_stock_fairseq_classifies_with_the_pruned_and_fine_tuned_model(tuned: Tuned, tmp_path: Path) -> None:
+def test_stock_fairseq_classifies_with_the_pruned_and_fine_tuned_model(
+    tuned: Tuned, tmp_path: Path
+) -> None:
     """With a plain file and dictionaries beside it, as users.md row 18 and 39 wanted."""
     model = prune(tuned.checkpoint, tmp_path / "model.pt", "--copy-dicts", str(tuned.data))
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("dict.txt")} == {

@@ -28,7 +28,9 @@ USEFUL = {"encoder": {0, 3, 5}, "decoder": {0, 2, 4}}
 @pytest.fixture(scope="module")
 def planted(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 6+6 model, three layers of each stack doing all the work."""
-    return plant(official / "checkpoint.pt", tmp_path_factory.mktemp("planted") / "planted.pt", USEFUL)
+    return plant(
+        official / "checkpoint.pt", tmp_path_factory.mktemp("planted") / "planted.pt", USEFUL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,29 +66,45 @@ def test_every_method_finds_the_layers_that_do_the_work(
     facts = json.loads(printed)
     assert (status, facts["winner"]) == (0, "0,3,5/0,2,4")
     assert facts["flags"] == "--encoder-keep 0,3,5 --decoder-keep 0,2,4"
-    assert facts["searched"][facts["winner"]] == pytest.approx(facts["searched"]["all/all"], rel=1e-4)
-    assert len(rows(out, "trial")) == len(comparable(out)) - len(rows(out, "verdict")) - len(rows(out, "test"))
+    assert facts["searched"][facts["winner"]] == pytest.approx(
+        facts["searched"]["all/all"], rel=1e-4
+    )
+    assert len(rows(out, "trial")) == len(comparable(out)) - len(rows(out, "verdict")) - len(
+        rows(out, "test")
+    )
 
 
 def test_the_winner_is_judged_on_the_other_half_and_on_another_subset(
     official: Path, tmp_path: Path, command: Outcome
 ) -> None:
-    out, checkpoint, data = tmp_path / "rows.jsonl", official / "checkpoint.pt", official / "data-bin"
+    out, checkpoint, data = (
+        tmp_path / "rows.jsonl",
+        official / "checkpoint.pt",
+        official / "data-bin",
+    )
     flags = ["--encoder-depth", "2", "--decoder-depth", "6", "--test-subset", "test", "--json"]
     status, printed, _ = command("search", data, out, "--path", checkpoint, *flags)
     facts = json.loads(printed)
     assert status == 0
     model = subject(checkpoint, data).loaded
-    for judged, (subset, half) in zip(facts["judged"], [("valid", "second"), ("test", "all")], strict=True):
+    for judged, (subset, half) in zip(
+        facts["judged"], [("valid", "second"), ("test", "all")], strict=True
+    ):
         assert (judged["subset"], judged["half"]) == (subset, half)
         kept = [
-            {"encoder": tuple(map(int, row["plan"].split("/")[0].replace("all", "0,1,2,3,4,5").split(","))),
-             "decoder": (0, 1, 2, 3, 4, 5)}
+            {
+                "encoder": tuple(
+                    map(int, row["plan"].split("/")[0].replace("all", "0,1,2,3,4,5").split(","))
+                ),
+                "decoder": (0, 1, 2, 3, 4, 5),
+            }
             for row in judged["rows"]
-        ]  # fmt: skip
+        ]
         assert {row["plan"] for row in judged["rows"]} == {"0,3/all", facts["winner"], "all/all"}
         found = score_losses(model, Batches(model, subset, half=half).samples, kept)
-        assert [row["loss"] for row in judged["rows"]] == pytest.approx([losses.loss for losses in found], rel=1e-6)
+        assert [row["loss"] for row in judged["rows"]] == pytest.approx(
+            [losses.loss for losses in found], rel=1e-6
+        )
         assert {row["sentences"] for row in judged["rows"]} == {100}
         by_plan = {row["plan"]: losses for row, losses in zip(judged["rows"], found, strict=True)}
         if facts["winner"] != "0,3/all":
@@ -96,26 +114,49 @@ def test_the_winner_is_judged_on_the_other_half_and_on_another_subset(
             assert (test["metric"], test["against"]) == ("loss", "0,3/all")
             assert test["p_value"] == {facts["winner"]: pytest.approx(p, abs=0.01)}
     first = Batches(model, "valid", half="first")
-    (losses,) = score_losses(model, first.samples, [{"encoder": (0, 3), "decoder": (0, 1, 2, 3, 4, 5)}])
+    (losses,) = score_losses(
+        model, first.samples, [{"encoder": (0, 3), "decoder": (0, 1, 2, 3, 4, 5)}]
+    )
     assert facts["searched"]["0,3/all"] == pytest.approx(losses.loss, rel=1e-6)
     trials = rows(out, "trial")
     assert {row["signature"]["half"] for row in trials} == {"first"}
-    assert min(trials, key=lambda row: (row["encoder_layers"] != 2, row["loss"]))["plan"] == facts["winner"]
+    assert (
+        min(trials, key=lambda row: (row["encoder_layers"] != 2, row["loss"]))["plan"]
+        == facts["winner"]
+    )
     before = out.read_bytes()
     assert command("search", data, out, "--path", checkpoint, *flags)[:2] == (0, printed)
     assert out.read_bytes() == before, "a second run adds nothing"
 
 
 def test_a_search_prints_a_path_a_winner_and_the_flags_that_prune_it(
-    official: Path, planted: Path, tmp_path: Path, command: Outcome, caplog: pytest.LogCaptureFixture
+    official: Path,
+    planted: Path,
+    tmp_path: Path,
+    command: Outcome,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    flags = ["--path", planted, "--method", "greedy", "--encoder-depth", "4", "--decoder-depth", "6"]
+    flags = [
+        "--path",
+        planted,
+        "--method",
+        "greedy",
+        "--encoder-depth",
+        "4",
+        "--decoder-depth",
+        "6",
+    ]
     status, out, _ = command("search", official / "data-bin", tmp_path / "rows.jsonl", *flags)
     assert status == 0
     assert "15 sub-networks; method: greedy" in caplog.text
     assert out.splitlines()[0].startswith("all/all: loss ")
-    winner = next(line.removeprefix("winner: ") for line in out.splitlines() if line.startswith("winner: "))
-    assert out.splitlines()[-1] == f"to prune: --encoder-keep {winner.split('/')[0]} --decoder-keep 0,1,2,3,4,5"
+    winner = next(
+        line.removeprefix("winner: ") for line in out.splitlines() if line.startswith("winner: ")
+    )
+    assert (
+        out.splitlines()[-1]
+        == f"to prune: --encoder-keep {winner.split('/')[0]} --decoder-keep 0,1,2,3,4,5"
+    )
     assert "the winner against Every Other (0,1,3,4/all): p = " in out
     last = out.splitlines()[-1].removeprefix("to prune: ").split()
     prune(planted, tmp_path / "small.pt", *last)
@@ -130,9 +171,19 @@ def test_a_latency_is_predicted_and_kept_to(
         return Latency(10 + len(kept["encoder"]) + 3 * len(kept["decoder"]), (0, 0))
 
     monkeypatch.setattr(Stopwatch, "measure", measure)
-    flags = ["--path", official / "checkpoint.pt", "--json", "--target-latency-ms", "19.5", "--batch-size", "100"]
+    flags = [
+        "--path",
+        official / "checkpoint.pt",
+        "--json",
+        "--target-latency-ms",
+        "19.5",
+        "--batch-size",
+        "100",
+    ]
     for more in (["--method", "greedy"], ["--encoder-depth", "6"]):
-        status, printed, _ = command("search", official / "data-bin", tmp_path / "rows", *flags, *more)
+        status, printed, _ = command(
+            "search", official / "data-bin", tmp_path / "rows", *flags, *more
+        )
         facts = json.loads(printed)
         encoder, decoder = (
             facts["judged"][0]["rows"][1]["encoder_layers"],
@@ -148,7 +199,9 @@ def test_a_latency_is_predicted_and_kept_to(
 
 
 def killed(arguments: list[str], out: Path, moment: float) -> bool:
-    """Run the command in a forked process, and kill it when the file has so many bytes; whether it was in time."""
+    """Run the command in a forked process, and kill it when the file has so many bytes; whether it
+    was in time.
+    """
     child = os.fork()
     if child == 0:
         null = os.open(os.devnull, os.O_WRONLY)
@@ -198,12 +251,19 @@ def test_a_killed_run_that_is_started_again_gives_the_rows_of_one_that_was_not(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["search", "sweep"])
-def test_ten_kills_of_the_real_program_change_no_row(official: Path, tmp_path: Path, verb: str) -> None:
+def test_ten_kills_of_the_real_program_change_no_row(
+    official: Path, tmp_path: Path, verb: str
+) -> None:
     one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
     flags = ["--path", str(official / "checkpoint.pt"), "--threads", "1"]
     flags += {
         "search": ["--method", "exhaustive"],
-        "sweep": ["--points", " ".join(f"{e}+{d}" for e in range(1, 7) for d in range(1, 7)), "--metrics", "loss,bleu"],
+        "sweep": [
+            "--points",
+            " ".join(f"{e}+{d}" for e in range(1, 7) for d in range(1, 7)),
+            "--metrics",
+            "loss,bleu",
+        ],
     }[verb]
     program = [sys.executable, "-m", "fairseq_layerdrop.cli", verb, str(official / "data-bin")]
     start = time.monotonic()
@@ -211,7 +271,10 @@ def test_ten_kills_of_the_real_program_change_no_row(official: Path, tmp_path: P
     draw, seconds = random.Random(6), time.monotonic() - start
     for _ in range(10):
         run = subprocess.Popen(
-            [*program, str(other), *flags], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*program, str(other), *flags],
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(draw.uniform(0, min(seconds, 12)))
         run.kill()
@@ -223,22 +286,51 @@ def test_ten_kills_of_the_real_program_change_no_row(official: Path, tmp_path: P
 # Several processes
 
 
-def test_two_processes_find_what_one_finds(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_two_processes_find_what_one_finds(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    flags = ["--path", str(official / "checkpoint.pt"), "--threads", "1", "--json", "--batch-size", "100"]
+    flags = [
+        "--path",
+        str(official / "checkpoint.pt"),
+        "--threads",
+        "1",
+        "--json",
+        "--batch-size",
+        "100",
+    ]
     flags += ["--encoder-depth", "4", "--decoder-depth", "5"]  # two groups of plans
     status, printed, _ = command("search", official / "data-bin", one, *flags)
     assert status == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = subprocess.run(
-        [*launcher, "-m", "fairseq_layerdrop.cli", "search", str(official / "data-bin"), str(two), *flags],
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            *launcher,
+            "-m",
+            "fairseq_layerdrop.cli",
+            "search",
+            str(official / "data-bin"),
+            str(two),
+            *flags,
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     verdicts = [json.loads(text) for text in (done.stdout, printed)]
     for verdict in verdicts:
         for judged in verdict["judged"]:
-            judged["rows"] = [{key: row[key] for key in row if key not in APART} for row in judged["rows"]]
+            judged["rows"] = [
+                {key: row[key] for key in row if key not in APART} for row in judged["rows"]
+            ]
     assert verdicts[0] == verdicts[1]
     assert comparable(two) == comparable(one)
 
@@ -270,7 +362,11 @@ BAD: list[tuple[str, list[str], str]] = [
     ("sweep", ["--points", "6"], "a plan for encoder and decoder is ENC/DEC or N+M, got '6'"),
     ("sweep", ["--points", "6+6", "--metrics", "speed"], "--metrics are of loss, bleu, chrf"),
     ("sweep", ["--points", "6+6", "--beam", "0"], "--beam must be at least 1, got 0"),
-    ("sweep", ["--points", "6+6", "--gen-subset", "nowhere"], "there is no subset nowhere in the data"),
+    (
+        "sweep",
+        ["--points", "6+6", "--gen-subset", "nowhere"],
+        "there is no subset nowhere in the data",
+    ),
     ("sweep", ["--points", "6+6", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
     ("importance", ["--gen-subset", "nowhere"], "there is no subset nowhere in the data"),
     ("importance", ["--measure", "guess"], "invalid choice: 'guess'"),
@@ -289,7 +385,13 @@ def assert_one_line(outcome: tuple[int, str, str], message: str) -> None:
 def test_a_mistake_is_one_line_and_nothing_is_written(
     official: Path, tmp_path: Path, command: Outcome, verb: str, flags: list[str], message: str
 ) -> None:
-    every = [official / "data-bin", tmp_path / "rows.jsonl", "--path", official / "checkpoint.pt", *flags]
+    every = [
+        official / "data-bin",
+        tmp_path / "rows.jsonl",
+        "--path",
+        official / "checkpoint.pt",
+        *flags,
+    ]
     assert_one_line(command(verb, *every), message)
     assert list(tmp_path.iterdir()) == []
 
@@ -300,11 +402,23 @@ def test_missing_and_wrong_files_are_named(
 ) -> None:
     out, flags = tmp_path / "rows.jsonl", POINTS[verb]
     path = ["--path", official / "checkpoint.pt"]
-    assert_one_line(command(verb, official / "data-bin", out, "--path", tmp_path / "no.pt", *flags), "no.pt")
-    assert_one_line(command(verb, official / "data-bin", tmp_path / "no" / "rows", *path, *flags), "no directory")
+    assert_one_line(
+        command(verb, official / "data-bin", out, "--path", tmp_path / "no.pt", *flags), "no.pt"
+    )
+    assert_one_line(
+        command(verb, official / "data-bin", tmp_path / "no" / "rows", *path, *flags),
+        "no directory",
+    )
     old = fixtures / "translation-0.6.2"
-    assert_one_line(command(verb, old / "data-bin", out, "--path", old / "checkpoint.pt", *flags), "fairseq-layerdrop")
-    model = ["--path", fixtures / "lm-0.12.2" / "checkpoint.pt", *(["--points", "all"] if flags else [])]
+    assert_one_line(
+        command(verb, old / "data-bin", out, "--path", old / "checkpoint.pt", *flags),
+        "fairseq-layerdrop",
+    )
+    model = [
+        "--path",
+        fixtures / "lm-0.12.2" / "checkpoint.pt",
+        *(["--points", "all"] if flags else []),
+    ]
     assert_one_line(command(verb, tmp_path / "nothing", out, *model), "nothing")
     assert_one_line(command(verb, official / "data-bin", out, *model), "dict.txt")
     assert list(tmp_path.iterdir()) == []
@@ -321,7 +435,9 @@ def test_data_of_no_pair_of_languages_are_named(
 
 
 @pytest.mark.parametrize("verb", POINTS)
-def test_a_file_that_holds_no_rows_is_left_alone(official: Path, tmp_path: Path, command: Outcome, verb: str) -> None:
+def test_a_file_that_holds_no_rows_is_left_alone(
+    official: Path, tmp_path: Path, command: Outcome, verb: str
+) -> None:
     binary = tmp_path / "model.pt"
     content = b"PK\x03\x04" + bytes(range(256))
     binary.write_bytes(content)
@@ -332,20 +448,39 @@ def test_a_file_that_holds_no_rows_is_left_alone(official: Path, tmp_path: Path,
     assert list(tmp_path.iterdir()) == [binary]
 
 
-def test_a_budget_that_nothing_fits_is_refused(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_a_budget_that_nothing_fits_is_refused(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     every = ["--path", official / "checkpoint.pt", "--target-params", "1k"]
     for method in ("exhaustive", "greedy", "evolution"):
-        flags = ["--method", method, "--generations", "1", "--encoder-depth", "6", "--decoder-depth", "6"]
-        status, out, err = command("search", official / "data-bin", tmp_path / method, *every, *flags)
+        flags = [
+            "--method",
+            method,
+            "--generations",
+            "1",
+            "--encoder-depth",
+            "6",
+            "--decoder-depth",
+            "6",
+        ]
+        status, out, err = command(
+            "search", official / "data-bin", tmp_path / method, *every, *flags
+        )
         assert (status, out) == (2, "")
-        assert err.splitlines()[-1].endswith("--target-params: the smallest sub-network takes 130,432, got 1,000")
+        assert err.splitlines()[-1].endswith(
+            "--target-params: the smallest sub-network takes 130,432, got 1,000"
+        )
 
 
 # Mistakes that are seen too late, or not at all
 
 LATE: list[tuple[str, list[str], str]] = [
     ("search", ["--gen-subset", "nowhere"], "two empty files are left"),
-    ("search", ["--test-subset", "nowhere", "--encoder-depth", "6", "--decoder-depth", "5"], "seen after the search"),
+    (
+        "search",
+        ["--test-subset", "nowhere", "--encoder-depth", "6", "--decoder-depth", "5"],
+        "seen after the search",
+    ),
     ("search", ["--device", "abacus"], "a traceback"),
     ("sweep", ["--device", "abacus", "--points", "6+6"], "a traceback"),
 ]
@@ -357,7 +492,13 @@ LATE: list[tuple[str, list[str], str]] = [
 def test_a_mistake_is_seen_at_once(
     official: Path, tmp_path: Path, command: Outcome, verb: str, flags: list[str], reason: str
 ) -> None:
-    every = [official / "data-bin", tmp_path / "rows.jsonl", "--path", official / "checkpoint.pt", *flags]
+    every = [
+        official / "data-bin",
+        tmp_path / "rows.jsonl",
+        "--path",
+        official / "checkpoint.pt",
+        *flags,
+    ]
     assert command(verb, *every)[0] == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -373,10 +514,35 @@ def test_text_is_not_asked_of_a_language_model(
 
 @pytest.mark.slow
 def test_two_processes_share_a_storage(official: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     flags = ["--path", str(official / "checkpoint.pt"), "--threads", "1", "--method", "evolution"]
-    flags += ["--encoder-depth", "6", "--generations", "3", "--storage", f"sqlite:///{tmp_path / 'study.db'}"]
-    arguments = ["-m", "fairseq_layerdrop.cli", "search", str(official / "data-bin"), str(tmp_path / "rows"), *flags]
-    done = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=400)
+    flags += [
+        "--encoder-depth",
+        "6",
+        "--generations",
+        "3",
+        "--storage",
+        f"sqlite:///{tmp_path / 'study.db'}",
+    ]
+    arguments = [
+        "-m",
+        "fairseq_layerdrop.cli",
+        "search",
+        str(official / "data-bin"),
+        str(tmp_path / "rows"),
+        *flags,
+    ]
+    done = subprocess.run(
+        [*launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(rows(tmp_path / "rows", "trial")) == len({row["plan"] for row in rows(tmp_path / "rows", "trial")})
+    assert len(rows(tmp_path / "rows", "trial")) == len(
+        {row["plan"] for row in rows(tmp_path / "rows", "trial")}
+    )

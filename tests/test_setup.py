@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""scripts/setup.sh: what is missing is one line, and a second run does nothing. (That it installs, CI shows.)"""
+"""scripts/setup.sh: what is missing is one line, and a second run does nothing. (That it installs,
+CI shows.)
+"""
 
 import shutil
 import subprocess
@@ -21,7 +23,9 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copy(REPOSITORY / name, target)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
-        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or pytest.fail(f"{tool} is not there"))
+        (tmp_path / "bin" / tool).symlink_to(
+            shutil.which(tool) or pytest.fail(f"{tool} is not there")
+        )
     return tmp_path / "checkout"
 
 
@@ -57,7 +61,9 @@ def test_no_python_is_one_line(checkout: Path) -> None:
 
 
 def test_an_older_python_is_not_taken(checkout: Path) -> None:
-    add_program(checkout, "python3", "#!/bin/sh\nexit 1\n")  # what an older one answers to the version test
+    add_program(
+        checkout, "python3", "#!/bin/sh\nexit 1\n"
+    )  # what an older one answers to the version test
     assert_one_line(setup(checkout), "Python 3.11 or newer")
 
 
@@ -68,7 +74,9 @@ def test_a_missing_compiler_is_one_line(checkout: Path) -> None:
 
 def test_missing_headers_are_one_line(checkout: Path) -> None:
     add_program(checkout, "c++", "#!/bin/sh\n")
-    add_program(checkout, "python3.11", '#!/bin/sh\ncase "$2" in *sysconfig*) echo /nowhere;; esac\n')
+    add_program(
+        checkout, "python3.11", '#!/bin/sh\ncase "$2" in *sysconfig*) echo /nowhere;; esac\n'
+    )
     assert_one_line(setup(checkout), "headers of python3.11", "apt-get install python3-dev")
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``sweep`` and ``importance`` of layers through the command: what rows say, against stock fairseq and sacreBLEU."""
+"""``sweep`` and ``importance`` of layers through the command: what rows say, against stock fairseq
+and sacreBLEU.
+"""
 
 import json
 import subprocess
@@ -29,7 +31,14 @@ Outcome = Callable[..., tuple[int, str, str]]
 def swept(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep over four plans, one of them named twice."""
     out = tmp_path_factory.mktemp("swept") / "rows.jsonl"
-    flags = ["--path", str(official / "checkpoint.pt"), "--curve", "tiny", "--metrics", "loss,bleu,chrf,rouge,memory"]
+    flags = [
+        "--path",
+        str(official / "checkpoint.pt"),
+        "--curve",
+        "tiny",
+        "--metrics",
+        "loss,bleu,chrf,rouge,memory",
+    ]
     points = ["--points", "6+3 all/0,2,4 3+3 3+2"]
     assert cli.main(["sweep", str(official / "data-bin"), str(out), *flags, *points]) == 0
     return out
@@ -67,25 +76,43 @@ def test_a_row_has_what_was_asked_for_and_its_signature(swept: Path) -> None:
             assert row[name] > 0, name
         assert "latency_ms" not in row
         assert not {"texts", "units", "sizes"} & set(row)
-        assert {"plan", "checkpoint", "data", "subset", "beam", "lenpen", "threads", "versions"} <= set(
-            row["signature"]
-        )
+        assert {
+            "plan",
+            "checkpoint",
+            "data",
+            "subset",
+            "beam",
+            "lenpen",
+            "threads",
+            "versions",
+        } <= set(row["signature"])
         assert row["signature"]["plan"] == plan
         assert row["ppl"] == pytest.approx(2 ** row["loss"])
     assert found["0,2,4/0,2,4"]["memory_bytes"] < found["all/all"]["memory_bytes"]
 
 
-def test_each_row_names_its_command_and_the_seed_of_the_training(official: Path, swept: Path) -> None:
+def test_each_row_names_its_command_and_the_seed_of_the_training(
+    official: Path, swept: Path
+) -> None:
     for row in by_plan(swept).values():
-        assert row["command"].startswith(f"fairseq-layerdrop sweep {official}/data-bin {swept} --path")
+        assert row["command"].startswith(
+            f"fairseq-layerdrop sweep {official}/data-bin {swept} --path"
+        )
         assert row["seconds"] >= 0 and row["machine"] and row["version"]
-        assert row["commit"] == subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+        assert (
+            row["commit"]
+            == subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+        )
         assert row["seed"] == checkpoint.load(official / "checkpoint.pt")["cfg"]["common"]["seed"]
 
 
 @pytest.mark.parametrize(
     ("plan", "expected"),
-    [("all/all", "enc012345.dec012345"), ("all/0,2,4", "enc012345.dec024"), ("0,2,4/0,2,4", "enc024.dec024")],
+    [
+        ("all/all", "enc012345.dec012345"),
+        ("all/0,2,4", "enc012345.dec024"),
+        ("0,2,4/0,2,4", "enc024.dec024"),
+    ],
 )
 def test_bleu_and_chrf_are_those_of_what_official_fairseq_generates(
     official: Path, swept: Path, plan: str, expected: str
@@ -100,8 +127,17 @@ def test_bleu_and_chrf_are_those_of_what_official_fairseq_generates(
 def test_bleu_is_that_of_stock_fairseq_generate_on_the_pruned_file(
     official: Path, swept: Path, tmp_path: Path, command: Outcome
 ) -> None:
-    """With a beam and a length penalty of one's own; the longest output hangs on the batch, so that must be alike."""
-    small = prune(official / "checkpoint.pt", tmp_path / "small.pt", "--encoder-keep", "0,1", "--decoder-keep", "1")
+    """With a beam and a length penalty of one's own; the longest output hangs on the batch, so that
+    must be alike.
+    """
+    small = prune(
+        official / "checkpoint.pt",
+        tmp_path / "small.pt",
+        "--encoder-keep",
+        "0,1",
+        "--decoder-keep",
+        "1",
+    )
     own = ["--lenpen", "0.3", "--max-len-a", "0.5", "--max-len-b", "4"]
     printed = generate(official / "data-bin", small, *own, "--beam", "3")
     texts = [printed[number][1] for number in range(100)]
@@ -109,7 +145,9 @@ def test_bleu_is_that_of_stock_fairseq_generate_on_the_pruned_file(
     own += ["--beam", "3", "--batch-size", "32"]
     flags = ["--path", official / "checkpoint.pt", "--points", "0,1/1", "--metrics", "bleu", *own]
     assert command("sweep", official / "data-bin", out, *flags)[0] == 0
-    assert by_plan(out)["0,1/1"]["bleu"] == round(BLEU().corpus_score(texts, [references(official)]).score, 2)
+    assert by_plan(out)["0,1/1"]["bleu"] == round(
+        BLEU().corpus_score(texts, [references(official)]).score, 2
+    )
     units = {row["signature"]["plan"]: row for row in rows(out.with_suffix(".units.jsonl"))}
     assert units["0,1/1"]["texts"] == texts
 
@@ -118,8 +156,17 @@ def test_a_second_run_measures_nothing(
     official: Path, swept: Path, command: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = swept.read_bytes()
-    monkeypatch.setattr(sweep_module, "measure", lambda *_: pytest.fail("nothing is to be measured"))
-    flags = ["--path", official / "checkpoint.pt", "--curve", "tiny", "--metrics", "loss,bleu,chrf,rouge,memory"]
+    monkeypatch.setattr(
+        sweep_module, "measure", lambda *_: pytest.fail("nothing is to be measured")
+    )
+    flags = [
+        "--path",
+        official / "checkpoint.pt",
+        "--curve",
+        "tiny",
+        "--metrics",
+        "loss,bleu,chrf,rouge,memory",
+    ]
     points = ["--points", "6+3 all/0,2,4 3+3 3+2"]
     status, out, _ = command("sweep", official / "data-bin", swept, *flags, *points)
     assert (status, out.count("\n")) == (0, 4)
@@ -127,10 +174,23 @@ def test_a_second_run_measures_nothing(
     comparable(swept)
 
 
-@pytest.mark.parametrize("flags", [["--lenpen", "2"], ["--gen-subset", "valid"], ["--metrics", "loss"]], ids=" ".join)
-def test_another_setting_is_another_row(official: Path, tmp_path: Path, command: Outcome, flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    "flags", [["--lenpen", "2"], ["--gen-subset", "valid"], ["--metrics", "loss"]], ids=" ".join
+)
+def test_another_setting_is_another_row(
+    official: Path, tmp_path: Path, command: Outcome, flags: list[str]
+) -> None:
     out = tmp_path / "rows.jsonl"
-    every = ["--path", official / "checkpoint.pt", "--points", "6+6", "--metrics", "bleu", "--beam", "1"]
+    every = [
+        "--path",
+        official / "checkpoint.pt",
+        "--points",
+        "6+6",
+        "--metrics",
+        "bleu",
+        "--beam",
+        "1",
+    ]
     for more in ([], flags, []):
         assert command("sweep", official / "data-bin", out, *every, *more)[0] == 0
     assert len(rows(out, "plan")) == 2
@@ -148,7 +208,9 @@ def test_the_test_row_says_who_differs_from_the_whole_model(official: Path, swep
     assert test["p_value"]["0,2,4/0,3"] < 0.01
 
 
-def test_without_texts_the_losses_are_compared(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_without_texts_the_losses_are_compared(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     out = tmp_path / "rows.jsonl"
     flags = ["--path", official / "checkpoint.pt", "--points", "6+4 5+6 3+3"]
     assert command("sweep", official / "data-bin", out, *flags)[0] == 0
@@ -159,26 +221,43 @@ def test_without_texts_the_losses_are_compared(official: Path, tmp_path: Path, c
     assert test["metric"] == "loss"
     for plan, p in test["p_value"].items():
         found = score_losses(model.loaded, samples, [PruningPlan.parse(plan, model.depths).kept])[0]
-        again = paired_losses(found.sums.tolist(), whole.sums.tolist(), whole.sizes.tolist(), seed=9)
+        again = paired_losses(
+            found.sums.tolist(), whole.sums.tolist(), whole.sizes.tolist(), seed=9
+        )
         assert p == pytest.approx(again, abs=0.05)
         assert by_plan(out)[plan]["loss"] == pytest.approx(found.loss, rel=1e-6)
     assert set(test["p_value"]) == {"all/0,1,3,4", "0,1,2,3,4/all", "0,2,4/0,2,4"}
 
 
-def test_latency_is_measured_where_it_is_asked_for(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_latency_is_measured_where_it_is_asked_for(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     out = tmp_path / "rows.jsonl"
-    flags = ["--path", official / "checkpoint.pt", "--points", "1+1", "--metrics", "latency", "--beam", "1"]
+    flags = [
+        "--path",
+        official / "checkpoint.pt",
+        "--points",
+        "1+1",
+        "--metrics",
+        "latency",
+        "--beam",
+        "1",
+    ]
     status, printed, _ = command("sweep", official / "data-bin", out, *flags, "--json")
     whole, small = (json.loads(line) for line in printed.splitlines())
     assert status == 0
     assert 0 < small["latency_ms"] < whole["latency_ms"]
-    assert whole["latency_ms_quartiles"][0] <= whole["latency_ms"] <= whole["latency_ms_quartiles"][1]
+    assert (
+        whole["latency_ms_quartiles"][0] <= whole["latency_ms"] <= whole["latency_ms_quartiles"][1]
+    )
     assert whole["latency_of"] == whole["signature"]["latency"]
     assert "loss" not in whole
     assert rows(out, "test") == []
 
 
-def test_references_come_from_a_file_if_one_is_named(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_references_come_from_a_file_if_one_is_named(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     truth = references(official)
     (tmp_path / "good.txt").write_text("".join(f"{line}\n" for line in truth))
     (tmp_path / "short.txt").write_text("".join(f"{line}\n" for line in truth[1:]))
@@ -200,7 +279,13 @@ def test_references_come_from_a_file_if_one_is_named(official: Path, tmp_path: P
         assert command("sweep", official / "data-bin", out, *flags, *more)[0] == 0
         scores.append([row["bleu"] for row in rows(out, "plan")])
     assert scores[0] == scores[1]
-    every = [official / "data-bin", tmp_path / "no.jsonl", *flags, "--reference", tmp_path / "short.txt"]
+    every = [
+        official / "data-bin",
+        tmp_path / "no.jsonl",
+        *flags,
+        "--reference",
+        tmp_path / "short.txt",
+    ]
     status, out_, err = command("sweep", *every)
     assert (status, out_, err.count("\n")) == (2, "", 1)
     assert "short.txt: there must be a line for each of 100 sentences, got 99" in err
@@ -213,14 +298,25 @@ def test_references_come_from_a_file_if_one_is_named(official: Path, tmp_path: P
 # A plan that runs other layers than it names
 
 
-def test_a_plan_that_runs_other_layers_is_an_error(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_runs_other_layers_is_an_error(
+    official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = subject(official / "checkpoint.pt", official / "data-bin")
-    batches, plan = Batches(tiny.loaded, "test", half="first"), PruningPlan.parse("0,2/1", tiny.depths)
+    batches, plan = (
+        Batches(tiny.loaded, "test", half="first"),
+        PruningPlan.parse("0,2/1", tiny.depths),
+    )
     assert measure(tiny, plan, Measures(batches, ["loss"]))["plan"] == "0,2/1"
     real = sweep_module.score_losses
-    others = [{"encoder": (0, 2), "decoder": (1, 2)}, {"encoder": (0,), "decoder": (1,)}, tiny.whole.kept]
+    others = [
+        {"encoder": (0, 2), "decoder": (1, 2)},
+        {"encoder": (0,), "decoder": (1,)},
+        tiny.whole.kept,
+    ]
     for other in others:
-        monkeypatch.setattr(sweep_module, "score_losses", lambda m, s, _, other=other: real(m, s, [other]))
+        monkeypatch.setattr(
+            sweep_module, "score_losses", lambda m, s, _, other=other: real(m, s, [other])
+        )
         with pytest.raises(ValueError, match=r"must run and no other, got \["):
             measure(tiny, plan, Measures(batches, ["loss"]))
     calls = count_calls(tiny.loaded.model)
@@ -235,7 +331,9 @@ def test_a_score_that_did_not_see_every_sentence_is_an_error() -> None:
 
 
 def test_a_sweep_s_row_is_there_only_with_its_units(tmp_path: Path) -> None:
-    """Units are written first: a run that is killed in between writes them again, and the row once."""
+    """Units are written first: a run that is killed in between writes them again, and the row
+    once.
+    """
     results = Results(str(tmp_path / "rows.jsonl"))
     row = {"kind": "plan", "plan": "x", "units": [1.0], "sizes": [2.0], "signature": {"a": 1}}
     results._units.add([{"units": [1.0], "sizes": [2.0], "signature": {"a": 1}}])
@@ -243,7 +341,9 @@ def test_a_sweep_s_row_is_there_only_with_its_units(tmp_path: Path) -> None:
     results.add(row)
     assert results.find({"a": 1}) == row
     (tmp_path / "other.jsonl").write_text('{"kind": "plan", "plan": "x", "signature": {"a": 1}}\n')
-    assert Results(str(tmp_path / "other.jsonl")).find({"a": 1}) is None, "its units are lost: measured again"
+    assert Results(str(tmp_path / "other.jsonl")).find({"a": 1}) is None, (
+        "its units are lost: measured again"
+    )
 
 
 # Warnings
@@ -263,7 +363,9 @@ def test_a_plan_far_beyond_the_training_is_warned_about_with_numbers(
 # Importance of layers
 
 
-def test_importance_prints_and_keeps_every_measure_once(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_importance_prints_and_keeps_every_measure_once(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     out = tmp_path / "rows.jsonl"
     flags = ["--path", official / "checkpoint.pt", "--curve", "tiny", "--gen-subset", "test"]
     status, printed, _ = command("importance", official / "data-bin", out, *flags)
@@ -275,13 +377,27 @@ def test_importance_prints_and_keeps_every_measure_once(official: Path, tmp_path
     assert len(places) == len(set(places)) == 36
     before = out.read_bytes()
     assert command("importance", official / "data-bin", out, *flags)[:2] == (0, printed)
-    assert command("importance", official / "data-bin", out, *flags, "--measure", "angular", "--json")[0] == 0
+    assert (
+        command("importance", official / "data-bin", out, *flags, "--measure", "angular", "--json")[
+            0
+        ]
+        == 0
+    )
     assert out.read_bytes() == before
 
 
-def test_rows_of_importance_that_were_cut_off_are_written(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_rows_of_importance_that_were_cut_off_are_written(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     out = tmp_path / "rows.jsonl"
-    every = [official / "data-bin", out, "--path", official / "checkpoint.pt", "--measure", "angular"]
+    every = [
+        official / "data-bin",
+        out,
+        "--path",
+        official / "checkpoint.pt",
+        "--measure",
+        "angular",
+    ]
     assert command("importance", *every)[0] == 0
     whole = rows(out)
     out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:5]) + b'{"kind": "imp')
@@ -289,8 +405,17 @@ def test_rows_of_importance_that_were_cut_off_are_written(official: Path, tmp_pa
     assert rows(out) == whole
 
 
-def test_a_model_of_single_layers_has_no_layer_to_lose(official: Path, tmp_path: Path, command: Outcome) -> None:
-    small = prune(official / "checkpoint.pt", tmp_path / "small.pt", "--encoder-keep", "0", "--decoder-keep", "1")
+def test_a_model_of_single_layers_has_no_layer_to_lose(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
+    small = prune(
+        official / "checkpoint.pt",
+        tmp_path / "small.pt",
+        "--encoder-keep",
+        "0",
+        "--decoder-keep",
+        "1",
+    )
     out = tmp_path / "rows.jsonl"
     status, _, err = command("importance", official / "data-bin", out, "--path", small)
     assert status == 0 or (status, err.count("\n")) == (2, 1)
@@ -303,11 +428,22 @@ def test_rows_of_others_are_left_alone(official: Path, tmp_path: Path, command: 
     assert command("sweep", official / "data-bin", out, *flags)[0] == 0
 
 
-def test_a_sweep_of_a_planted_model_loses_nothing(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_a_sweep_of_a_planted_model_loses_nothing(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     useful = {"encoder": {1, 2}, "decoder": {0, 4, 5}}
     planted = plant(official / "checkpoint.pt", tmp_path / "planted.pt", useful)
     out = tmp_path / "rows.jsonl"
-    flags = ["--path", planted, "--points", "1,2/0,4,5 1/0,4,5", "--metrics", "loss,bleu", "--beam", "2"]
+    flags = [
+        "--path",
+        planted,
+        "--points",
+        "1,2/0,4,5 1/0,4,5",
+        "--metrics",
+        "loss,bleu",
+        "--beam",
+        "2",
+    ]
     assert command("sweep", official / "data-bin", out, *flags, "--max-len-b", "15")[0] == 0
     whole, same, less = (by_plan(out)[plan] for plan in ("all/all", "1,2/0,4,5", "1/0,4,5"))
     assert same["loss"] == pytest.approx(whole["loss"], rel=1e-5)

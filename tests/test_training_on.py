@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Training goes on from a pruned file in stock fairseq: by the printed words as they are, and by its other doors."""
+"""Training goes on from a pruned file in stock fairseq: by the printed words as they are, and by
+its other doors.
+"""
 
 import json
 import shlex
@@ -30,7 +32,16 @@ COMMON = [
     *("--optimizer", "adam", "--seed", "3", "--cpu", "--num-workers", "0", "--batch-size", "4"),
     *("--required-batch-size-multiple", "1", "--no-epoch-checkpoints", "--max-update", "1"),
 ]
-DROPOUT = ["--dropout", "0.3", "--attention-dropout", "0.2", "--activation-dropout", "0.15", "--activation-fn", "gelu"]
+DROPOUT = [
+    "--dropout",
+    "0.3",
+    "--attention-dropout",
+    "0.2",
+    "--activation-dropout",
+    "0.15",
+    "--activation-fn",
+    "gelu",
+]
 ENCODER = [
     *("--encoder-layers", "3", "--encoder-embed-dim", "24", "--encoder-ffn-embed-dim", "40"),
     *("--encoder-attention-heads", "3", "--encoder-normalize-before"),
@@ -48,7 +59,9 @@ TEXT = ["--tokens-per-sample", "32", "--sample-break-mode", "complete"]
 
 @dataclass(frozen=True)
 class Changed:
-    """A model of ours of which no option has its default, the task of its training and of a later one."""
+    """A model of ours of which no option has its default, the task of its training and of a later
+    one.
+    """
 
     model: list[str]
     task: list[str]
@@ -59,18 +72,43 @@ class Changed:
 
 CHANGED = {
     "transformer": Changed(
-        [*ENCODER, *DECODER, *FORMS, *DROPOUT, "--max-source-positions", "30", "--max-target-positions", "28"],
+        [
+            *ENCODER,
+            *DECODER,
+            *FORMS,
+            *DROPOUT,
+            "--max-source-positions",
+            "30",
+            "--max-target-positions",
+            "28",
+        ],
         ["--task", "translation", *LANGUAGES, "--criterion", "cross_entropy"],
         "data",
         keep=("--encoder-keep", "0,2", "--decoder-keep", "1"),
     ),
     "transformer_lm": Changed(
-        [*DECODER, *DROPOUT, "--decoder-input-dim", "24", "--decoder-output-dim", "24", "--layernorm-embedding"],
+        [
+            *DECODER,
+            *DROPOUT,
+            "--decoder-input-dim",
+            "24",
+            "--decoder-output-dim",
+            "24",
+            "--layernorm-embedding",
+        ],
         ["--task", "language_modeling", "--criterion", "cross_entropy", *TEXT],
         later=("--tokens-per-sample", "24"),
     ),
     "roberta": Changed(
-        [*ENCODER, *DROPOUT, "--pooler-dropout", "0.25", "--untie-weights-roberta", "--max-positions", "40"],
+        [
+            *ENCODER,
+            *DROPOUT,
+            "--pooler-dropout",
+            "0.25",
+            "--untie-weights-roberta",
+            "--max-positions",
+            "40",
+        ],
         ["--task", "masked_lm", "--criterion", "masked_lm", *TEXT],
         later=("--tokens-per-sample", "24"),
         keep=("--encoder-keep", "0,2"),
@@ -78,11 +116,15 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("family", ["transformer", "transformer_lm", pytest.param("roberta", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["transformer", "transformer_lm", pytest.param("roberta", marks=pytest.mark.slow)]
+)
 def test_the_printed_words_start_stock_fairseq_whatever_was_changed(
     family: str, request: pytest.FixtureRequest, command: Outcome, tmp_path: Path
 ) -> None:
-    """At a learning rate of 0 the weights stay what they are, and the model's options are the pruned file's."""
+    """At a learning rate of 0 the weights stay what they are, and the model's options are the
+    pruned file's.
+    """
     changed = CHANGED[family]
     data = request.getfixturevalue(changed.data)
     full, small, tuned = tmp_path / "full", tmp_path / "small.pt", tmp_path / "tuned"
@@ -103,7 +145,11 @@ def test_the_printed_words_start_stock_fairseq_whatever_was_changed(
 def options(checkpoint: Path) -> dict[str, Any]:
     """The options of a model that say what it computes."""
     model = plain(load(checkpoint)["cfg"]["model"])
-    return {name: value for name, value in model.items() if value is not None and name != "tokens_per_sample"}
+    return {
+        name: value
+        for name, value in model.items()
+        if value is not None and name != "tokens_per_sample"
+    }
 
 
 # --restore-file
@@ -123,14 +169,18 @@ def restored(data: Path, folder: Path, *flags: str | Path) -> str:
     return train(data, folder, *FORM, *STYLE, *flags, "--max-update", "1")
 
 
-def test_restore_file_goes_on_in_the_epoch_of_the_full_model(data: Path, small: Path, tmp_path: Path) -> None:
+def test_restore_file_goes_on_in_the_epoch_of_the_full_model(
+    data: Path, small: Path, tmp_path: Path
+) -> None:
     """The file says in which epoch it was written: with --max-epoch 20 nothing would be trained."""
     output = restored(data, tmp_path, "--restore-file", small)
     assert "begin training epoch 21" in output
     assert load(tmp_path / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 1
 
 
-def test_restore_file_with_a_new_data_iterator_is_fine_tuning(data: Path, small: Path, tmp_path: Path) -> None:
+def test_restore_file_with_a_new_data_iterator_is_fine_tuning(
+    data: Path, small: Path, tmp_path: Path
+) -> None:
     output = restored(data, tmp_path / "a", "--restore-file", small, "--reset-dataloader")
     assert "begin training epoch 1\n" in output
     restored(data, tmp_path / "b", "--finetune-from-model", small)
@@ -156,7 +206,12 @@ for name in ("encoder", "decoder"):
 """
 
 
-def test_an_encoder_and_a_decoder_are_taken_out_of_a_pruned_file(small: Path, tmp_path: Path) -> None:
+def test_an_encoder_and_a_decoder_are_taken_out_of_a_pruned_file(
+    small: Path, tmp_path: Path
+) -> None:
     """What --load-pretrained-encoder-from, --load-pretrained-decoder-from and their like call."""
     (tmp_path / "component.py").write_text(COMPONENT)
-    assert in_stock(str(tmp_path / "component.py"), small).splitlines()[-2:] == ["encoder 2", "decoder 2"]
+    assert in_stock(str(tmp_path / "component.py"), small).splitlines()[-2:] == [
+        "encoder 2",
+        "decoder 2",
+    ]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``prune --heads-keep …`` and ``importance`` through the command, on a model that fairseq trained."""
+"""``prune --heads-keep …`` and ``importance`` through the command, on a model that fairseq
+trained.
+"""
 
 import json
 from collections.abc import Callable
@@ -52,7 +54,9 @@ def scores(trained: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -
     return target
 
 
-def test_it_says_what_was_asked_and_what_was_done(trained: Run, tmp_path: Path, command: Outcome) -> None:
+def test_it_says_what_was_asked_and_what_was_done(
+    trained: Run, tmp_path: Path, command: Outcome
+) -> None:
     flags = ["--heads-keep", "0.3", "--ffn-keep", "0.3", "--drop-sublayers", "encoder:3.ffn"]
     status, out, _ = command("prune", trained.last, tmp_path / "a.pt", *flags)
     assert status == 0
@@ -63,7 +67,9 @@ def test_it_says_what_was_asked_and_what_was_done(trained: Run, tmp_path: Path, 
     assert "--layerdrop-shapes" in out
 
 
-def test_a_sub_layer_is_numbered_as_in_the_input(trained: Run, tmp_path: Path, command: Outcome) -> None:
+def test_a_sub_layer_is_numbered_as_in_the_input(
+    trained: Run, tmp_path: Path, command: Outcome
+) -> None:
     flags = ["--encoder-keep", "1,3", "--drop-sublayers", "encoder:3.self_attn"]
     assert command("prune", trained.last, tmp_path / "a.pt", *flags)[0] == 0
     names = load(tmp_path / "a.pt")["model"]
@@ -85,7 +91,9 @@ def test_a_sub_layer_is_numbered_as_in_the_input(trained: Run, tmp_path: Path, c
         (["--heads-keep", "1", "--keep-optimizer"], "leave it out"),
     ],
 )
-def test_a_mistake_is_one_line(trained: Run, tmp_path: Path, command: Outcome, flags: list[str], message: str) -> None:
+def test_a_mistake_is_one_line(
+    trained: Run, tmp_path: Path, command: Outcome, flags: list[str], message: str
+) -> None:
     status, out, err = command("prune", trained.last, tmp_path / "a.pt", *flags)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
@@ -93,15 +101,24 @@ def test_a_mistake_is_one_line(trained: Run, tmp_path: Path, command: Outcome, f
 
 
 def test_a_pruned_pruned_model_translates(trained: Run, data: Path, tmp_path: Path) -> None:
-    """Without any width to speak of it translates as the full model does: with the cut it is another model."""
+    """Without any width to speak of it translates as the full model does: with the cut it is
+    another model.
+    """
     whole = prune(trained.last, tmp_path / "whole.pt")
     all_units = prune(trained.last, tmp_path / "all.pt", "--heads-keep", "2", "--ffn-keep", "1.0")
     short = ["--max-len-a", "0", "--max-len-b", "12"]
-    assert_same_hypotheses(generate(data, whole, *short), generate(data, all_units, *short), sentences=11)
+    assert_same_hypotheses(
+        generate(data, whole, *short), generate(data, all_units, *short), sentences=11
+    )
 
 
 def test_incremental_decoding_is_that_of_the_whole_sentence(trained: Run, tmp_path: Path) -> None:
-    flags = ["--heads-keep", "1", "--drop-sublayers", "decoder:1.self_attn,decoder:2.encoder_attn,decoder:3.ffn"]
+    flags = [
+        "--heads-keep",
+        "1",
+        "--drop-sublayers",
+        "decoder:1.self_attn,decoder:2.encoder_attn,decoder:3.ffn",
+    ]
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
         [str(prune(trained.last, tmp_path / "a.pt", *flags))]
     )
@@ -111,7 +128,9 @@ def test_incremental_decoding_is_that_of_the_whole_sentence(trained: Run, tmp_pa
         encoded = model.encoder(source, torch.tensor([5, 5]))
         at_once, extra = model.decoder(target, encoded)
         state: dict[str, Any] = {}
-        steps = [model.decoder(target[:, : i + 1], encoded, incremental_state=state)[0] for i in range(6)]
+        steps = [
+            model.decoder(target[:, : i + 1], encoded, incremental_state=state)[0] for i in range(6)
+        ]
     assert torch.allclose(torch.cat(steps, 1), at_once, atol=1e-5)
     assert extra["attn"][0].sum(-1).allclose(torch.ones(2, 6))
 
@@ -119,7 +138,9 @@ def test_incremental_decoding_is_that_of_the_whole_sentence(trained: Run, tmp_pa
 # Importance
 
 
-def test_heads_of_an_official_checkpoint_are_measured(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_heads_of_an_official_checkpoint_are_measured(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
     """Its file has keys that fairseq's own loader does not take any more."""
     flags = ["--path", official / "checkpoint.pt", "--structure", "head", "--batches", "1"]
     status, _, err = command("importance", official / "data-bin", tmp_path / "scores.json", *flags)
@@ -127,11 +148,17 @@ def test_heads_of_an_official_checkpoint_are_measured(official: Path, tmp_path: 
     assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 18
 
 
-def test_the_importance_of_a_head_is_the_loss_s_derivative_by_its_mask(trained: Run, data: Path, scores: Path) -> None:
+def test_the_importance_of_a_head_is_the_loss_s_derivative_by_its_mask(
+    trained: Run, data: Path, scores: Path
+) -> None:
     """By a mask that is really there, on the first batch's output of a head; summed by hand."""
-    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(trained.last)], {"data": str(data)})
+    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(trained.last)], {"data": str(data)}
+    )
     task.load_dataset("valid")
-    batches = task.get_batch_iterator(task.dataset("valid"), max_sentences=4, seed=1).next_epoch_itr(shuffle=False)
+    batches = task.get_batch_iterator(
+        task.dataset("valid"), max_sentences=4, seed=1
+    ).next_epoch_itr(shuffle=False)
     attention = model.eval().decoder.layers[1].encoder_attn
     expected, weight = torch.zeros(2), attention.out_proj.weight
     criterion = task.build_criterion(cfg.criterion)
@@ -146,14 +173,18 @@ def test_the_importance_of_a_head_is_the_loss_s_derivative_by_its_mask(trained: 
         attention.out_proj.__dict__.pop("weight")
         attention.out_proj.weight = weight
     found = json.loads(scores.read_text())
-    assert found["scores"]["decoder.layers.1.encoder_attn"] == pytest.approx(expected.tolist(), rel=1e-3)
+    assert found["scores"]["decoder.layers.1.encoder_attn"] == pytest.approx(
+        expected.tolist(), rel=1e-3
+    )
     assert len(found["scores"]) == 4 * 2 + 4 * 3
     assert (found["checkpoint"], found["sentences"]) == (digest(trained.last), 12)
 
 
 def test_the_most_important_stay(trained: Run, scores: Path, tmp_path: Path) -> None:
     flags = ["--heads-keep", "1", "--ffn-keep", "4", "--importance", str(scores)]
-    inside = load(prune(trained.last, tmp_path / "a.pt", *flags))["extra_state"]["layerdrop"]["steps"][0]["inside"]
+    inside = load(prune(trained.last, tmp_path / "a.pt", *flags))["extra_state"]["layerdrop"][
+        "steps"
+    ][0]["inside"]
     found = json.loads(scores.read_text())["scores"]
     for path, kept in inside["kept"].items():
         assert set(kept) == set(torch.tensor(found[path]).topk(len(kept)).indices.tolist())
@@ -162,15 +193,21 @@ def test_the_most_important_stay(trained: Run, scores: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content", ['{"kind": "importance"}\n{"kind": "importance"}\n', "[]", "{}", "no json", "\udcff"]
 )
-def test_a_file_of_no_scores_is_refused(trained: Run, tmp_path: Path, command: Outcome, content: str) -> None:
+def test_a_file_of_no_scores_is_refused(
+    trained: Run, tmp_path: Path, command: Outcome, content: str
+) -> None:
     file = tmp_path / "importance.jsonl"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
-    status, out, err = command("prune", trained.last, tmp_path / "a.pt", "--heads-keep", "1", "--importance", file)
+    status, out, err = command(
+        "prune", trained.last, tmp_path / "a.pt", "--heads-keep", "1", "--importance", file
+    )
     assert (status, out) == (2, "")
     assert f"--importance: {file} holds no scores of heads and units; write it by" in err
 
 
-def test_scores_of_another_checkpoint_are_refused(trained: Run, scores: Path, tmp_path: Path, command: Outcome) -> None:
+def test_scores_of_another_checkpoint_are_refused(
+    trained: Run, scores: Path, tmp_path: Path, command: Outcome
+) -> None:
     other = prune(trained.last, tmp_path / "other.pt")
     flags = ["--heads-keep", "1", "--importance", scores]
     status, _, err = command("prune", other, tmp_path / "a.pt", *flags)

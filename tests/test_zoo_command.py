@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``zoo``: stock checkpoints that are the sub-networks which were measured, and a manifest of them."""
+"""``zoo``: stock checkpoints that are the sub-networks which were measured, and a manifest of
+them.
+"""
 
 import json
 from collections.abc import Callable
@@ -27,7 +29,14 @@ def zoo(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(official: Path, folder: Path, *flags: str) -> int:
-    every = [str(official / "data-bin"), str(folder), "--path", str(official / "checkpoint.pt"), "--gen-subset", "test"]
+    every = [
+        str(official / "data-bin"),
+        str(folder),
+        "--path",
+        str(official / "checkpoint.pt"),
+        "--gen-subset",
+        "test",
+    ]
     return cli.main(["zoo", *every, *(flags or POINTS)])
 
 
@@ -36,7 +45,12 @@ def test_the_manifest_says_what_each_file_is(official: Path, zoo: Path) -> None:
     assert manifest["source"]["digest"] == digest(official / "checkpoint.pt")
     assert (manifest["data"]["subset"], manifest["data"]["sentences"]) == ("test", 100)
     assert [model["file"] for model in manifest["models"]] == FILES
-    assert [model["plan"] for model in manifest["models"]] == ["all/all", "all/0,2,4", "0,2,4/0,2,4", "0,1,5/0,2,4"]
+    assert [model["plan"] for model in manifest["models"]] == [
+        "all/all",
+        "all/0,2,4",
+        "0,2,4/0,2,4",
+        "0,1,5/0,2,4",
+    ]
     for model in manifest["models"]:
         file = zoo / model["file"]
         assert (model["digest"], model["bytes"]) == (digest(file), file.stat().st_size)
@@ -47,15 +61,23 @@ def test_the_manifest_says_what_each_file_is(official: Path, zoo: Path) -> None:
         assert not {"texts", "units", "sizes"} & model.keys()
 
 
-def test_the_command_of_the_manifest_writes_the_same_model(zoo: Path, tmp_path: Path, official: Path) -> None:
+def test_the_command_of_the_manifest_writes_the_same_model(
+    zoo: Path, tmp_path: Path, official: Path
+) -> None:
     model = json.loads((zoo / "manifest.json").read_text())["models"][3]
     assert model["command"].endswith("--encoder-keep 0,1,5 --decoder-keep 0,2,4")
-    again = load(prune(official / "checkpoint.pt", tmp_path / "a.pt", *model["command"].split()[-4:]))["model"]
+    again = load(
+        prune(official / "checkpoint.pt", tmp_path / "a.pt", *model["command"].split()[-4:])
+    )["model"]
     written = load(zoo / model["file"])["model"]
-    assert written.keys() == again.keys() and all(torch.equal(written[key], again[key]) for key in again)
+    assert written.keys() == again.keys() and all(
+        torch.equal(written[key], again[key]) for key in again
+    )
 
 
-def test_stock_fairseq_translates_with_a_model_of_the_zoo_as_was_measured(official: Path, zoo: Path) -> None:
+def test_stock_fairseq_translates_with_a_model_of_the_zoo_as_was_measured(
+    official: Path, zoo: Path
+) -> None:
     units = [json.loads(line) for line in (zoo / "rows.units.jsonl").read_text().splitlines()]
     (texts,) = [row["texts"] for row in units if row["signature"]["plan"] == "all/0,2,4"]
     stock = generate(official / "data-bin", zoo / "6+3.pt", "--beam", "2")
@@ -69,11 +91,15 @@ def test_a_second_run_writes_and_measures_nothing_again(
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in zoo.glob("*.pt")}
     rows = (zoo / "rows.jsonl").read_bytes()
     assert make(official, zoo) == 0
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in zoo.glob("*.pt")} == before
+    assert {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in zoo.glob("*.pt")
+    } == before
     assert (zoo / "rows.jsonl").read_bytes() == rows
 
 
-def test_no_point_is_no_zoo(official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_point_is_no_zoo(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert make(official, tmp_path / "z", "--points", " ") == 2
     assert "--points must name at least one plan" in capsys.readouterr().err
     assert not (tmp_path / "z").exists()
@@ -92,7 +118,10 @@ def test_another_model_of_the_same_name_is_left_alone(
 
 
 def test_a_file_that_is_not_what_was_measured_is_an_error(
-    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    official: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     honest = zoo_module.load
 

@@ -6,7 +6,27 @@ from hypothesis import strategies as st
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 
 PIECES = [
-    *("0", "5", "9", "-", ",", ":", "/", "+", " ", "[", "]", "(", ")", "all", "even:3", "every:2", "first:", "99", "٣"),
+    *(
+        "0",
+        "5",
+        "9",
+        "-",
+        ",",
+        ":",
+        "/",
+        "+",
+        " ",
+        "[",
+        "]",
+        "(",
+        ")",
+        "all",
+        "even:3",
+        "every:2",
+        "first:",
+        "99",
+        "٣",
+    ),
     *(
         "\0",
         "\n",
@@ -31,7 +51,10 @@ def rubbish() -> st.SearchStrategy[str]:
 
 def check_any_text(text: str) -> None:
     """It is a selection that prints what it is, or one line says why not."""
-    for parse in (lambda t: LayerSelection.parse(t, 6), lambda t: PruningPlan.parse(t, {"encoder": 6, "decoder": 6})):
+    for parse in (
+        lambda t: LayerSelection.parse(t, 6),
+        lambda t: PruningPlan.parse(t, {"encoder": 6, "decoder": 6}),
+    ):
         try:
             found = parse(text)
         except ValueError as error:

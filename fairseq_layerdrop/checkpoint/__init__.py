@@ -2,8 +2,8 @@
 """The one door for checkpoint files: safe to read, atomic to write, cheap to identify.
 
 Reading never executes a pickle. Tensors are mapped, not read: the optimizer's state of a training
-checkpoint stays on disk. Writing goes to a temporary file beside the target, which takes the target's
-name only when it is whole, on disk and checked.
+checkpoint stays on disk. Writing goes to a temporary file beside the target, which takes the
+target's name only when it is whole, on disk and checked.
 """
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError

@@ -17,7 +17,8 @@ def check_folder(path: str | os.PathLike[str], *, ours: re.Pattern[str], force: 
 
     Args:
         path: the folder to be.
-        ours: the names of the files that it may hold if it is to be replaced; a folder with another one never is.
+        ours: the names of the files that it may hold if it is to be replaced; a folder with another
+            one never is.
         force: replace a folder that is there.
 
     Raises:
@@ -27,10 +28,14 @@ def check_folder(path: str | os.PathLike[str], *, ours: re.Pattern[str], force: 
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"the output {path} is a file; name a folder that is not there yet")
     if path.exists() and not force:
-        raise CheckpointError(f"the output {path} exists; name another folder, or replace it with --force")
+        raise CheckpointError(
+            f"the output {path} exists; name another folder, or replace it with --force"
+        )
     files = (item.relative_to(path).as_posix() for item in path.rglob("*") if not item.is_dir())
     if strange := next((name for name in files if not ours.fullmatch(name)), None):
-        raise CheckpointError(f"the output {path} holds {strange}, which no export wrote; name another folder")
+        raise CheckpointError(
+            f"the output {path} holds {strange}, which no export wrote; name another folder"
+        )
     parent = path.resolve().parent
     if not parent.is_dir():
         raise CheckpointError(f"there is no directory {parent} for the output; make it first")
@@ -39,8 +44,11 @@ def check_folder(path: str | os.PathLike[str], *, ours: re.Pattern[str], force: 
 
 
 @contextmanager
-def new_folder(path: str | os.PathLike[str], *, ours: re.Pattern[str], force: bool) -> Iterator[Path]:
-    """A folder to work in, beside the target; what is in its ``new`` takes the target's name at the end.
+def new_folder(
+    path: str | os.PathLike[str], *, ours: re.Pattern[str], force: bool
+) -> Iterator[Path]:
+    """A folder to work in, beside the target; what is in its ``new`` takes the target's name at the
+    end.
 
     Its own name is always the same, so that what a killed process left is cleared away by the next.
 

@@ -15,11 +15,14 @@ from fairseq_layerdrop.checkpoint._pickles import entries
 
 DEEPEST = 60
 MOST = 5_000_000
-"""Values, each counted where it is referred to: a billion can be written in a hundred bytes by reference."""
+"""Values, each counted where it is referred to: a billion can be written in a hundred bytes by
+reference.
+"""
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive whose entries are larger than the file: torch writes them as they are, one after another.
+    """Refuse an archive whose entries are larger than the file: torch writes them as they are, one
+    after another.
 
     Raises:
         CheckpointError: naming the entry.
@@ -33,7 +36,8 @@ def check_archive(path: Path) -> None:
         left -= entry.file_size
         if entry.compress_type != zipfile.ZIP_STORED or left < 0:
             raise CheckpointError(
-                f"{path} is refused: its entry {entry.filename} unpacks to more than is stored; torch writes none such"
+                f"{path} is refused: its entry {entry.filename} unpacks to more than is stored; "
+                "torch writes none such"
             )
 
 
@@ -41,9 +45,12 @@ def check_content(checkpoint: Any, path: Path) -> None:
     """Refuse what nothing that walks through a checkpoint could bear.
 
     Raises:
-        CheckpointError: if it is nested too deeply, refers to too much, or a tensor shows more than it stores.
+        CheckpointError: if it is nested too deeply, refers to too much, or a tensor shows more than
+        it stores.
     """
-    extents: dict[int, tuple[int, int]] = {}  # of each container: how many values are in it, and how deep
+    extents: dict[
+        int, tuple[int, int]
+    ] = {}  # of each container: how many values are in it, and how deep
 
     def extent(value: Any, depth: int) -> tuple[int, int]:
         if isinstance(value, torch.Tensor):
@@ -52,11 +59,18 @@ def check_content(checkpoint: Any, path: Path) -> None:
         if not parts:
             return 1, 0
         if id(value) not in extents:
-            inner = [extent(part, depth + 1) for part in parts] if depth < DEEPEST else [(0, DEEPEST)]
-            extents[id(value)] = 1 + sum(size for size, _ in inner), 1 + max(height for _, height in inner)
+            inner = (
+                [extent(part, depth + 1) for part in parts] if depth < DEEPEST else [(0, DEEPEST)]
+            )
+            extents[id(value)] = (
+                1 + sum(size for size, _ in inner),
+                1 + max(height for _, height in inner),
+            )
         size, height = extents[id(value)]
         if size > MOST or height > DEEPEST:
-            raise CheckpointError(f"{path} is refused: what it holds is nested too deeply, or refers to itself")
+            raise CheckpointError(
+                f"{path} is refused: what it holds is nested too deeply, or refers to itself"
+            )
         return size, height
 
     extent(checkpoint, 0)
@@ -70,12 +84,20 @@ def _parts(value: Any) -> Collection[Any]:
     if isinstance(value, argparse.Namespace):
         return vars(value).values()
     if isinstance(value, StandIn):
-        return [value.state[held] for held in HOLDING if held in value.state] if isinstance(value.state, dict) else ()
+        return (
+            [value.state[held] for held in HOLDING if held in value.state]
+            if isinstance(value.state, dict)
+            else ()
+        )
     return ()
 
 
 def _check_tensor(tensor: torch.Tensor, path: Path) -> None:
-    if tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    if (
+        tensor.layout == torch.strided
+        and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
         raise CheckpointError(
-            f"{path} is refused: it holds a tensor of shape {tuple(tensor.shape)}, which shows more than is stored"
+            f"{path} is refused: it holds a tensor of shape {tuple(tensor.shape)}, which shows "
+            "more than is stored"
         )

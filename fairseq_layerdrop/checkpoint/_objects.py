@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""Objects that old files hold instead of plain data: what stands for them, and what they were in plain data."""
+"""Objects that old files hold instead of plain data: what stands for them, and what they were in
+plain data.
+"""
 
 import argparse
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What fairseq writes beside plain data: options in a Namespace (attributes, nothing that runs), and training
-# statistics, which nobody needs afterwards: the arrays of --eval-bleu, the meters of 2019.
+# What fairseq writes beside plain data: options in a Namespace (attributes, nothing that runs), and
+# training statistics, which nobody needs afterwards: the arrays of --eval-bleu, the meters of 2019.
 _STATISTICS = [
     *(f"numpy.{name}" for name in ("ndarray", "dtype")),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
     *(f"fairseq.meters.{name}" for name in ("AverageMeter", "StopwatchMeter", "TimeMeter")),
 ]
-# Some files hold OmegaConf's objects, fairseq's enums or dictionaries; these libraries name them in their pickles.
+# Some files hold OmegaConf's objects, fairseq's enums or dictionaries; these libraries name them in
+# their pickles.
 _OF_LIBRARIES = re.compile(
     r"(fairseq|omegaconf|numpy|typing)\..*|collections\.defaultdict|builtins\.(dict|list|tuple|set|int|float|bool|str)"
 )
@@ -45,7 +52,9 @@ KNOWN: list[Any] = [argparse.Namespace, *((StandIn, name) for name in _STATISTIC
 
 
 def stand_ins(names: Iterable[str]) -> list[Any]:
-    """What may be read in the place of the objects that a file names, as far as they are of libraries that we know."""
+    """What may be read in the place of the objects that a file names, as far as they are of
+    libraries that we know.
+    """
     return [(StandIn, name) for name in set(names) if _OF_LIBRARIES.fullmatch(name)]
 
 
@@ -55,7 +64,9 @@ def foreign(names: Iterable[str]) -> list[str]:
 
 
 def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint in which OmegaConf's objects are plain data again; objects of other kinds stay stand-ins."""
+    """A checkpoint in which OmegaConf's objects are plain data again; objects of other kinds stay
+    stand-ins.
+    """
     checkpoint = {key: _content(value) for key, value in checkpoint.items()}
     checkpoint["cfg"] = _interpolate(checkpoint.get("cfg"), checkpoint.get("cfg"))
     return checkpoint

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Files that hold one part of a model, as sharded and model-parallel training writes them: told apart, and refused."""
+"""Files that hold one part of a model, as sharded and model-parallel training writes them: told
+apart, and refused.
+"""
 
 import re
 from argparse import Namespace
@@ -9,7 +11,9 @@ from typing import Any
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 
-_NAMES = re.compile(r"(?P<whole>.*?)(?P<part>-shard\d+|_part\d+|-model_part-\d+(-shard\d+)?|-rank-\d+)\.pt")
+_NAMES = re.compile(
+    r"(?P<whole>.*?)(?P<part>-shard\d+|_part\d+|-model_part-\d+(-shard\d+)?|-rank-\d+)\.pt"
+)
 _FLAGS = {"model_parallel_size": 1, "base_layers": 0}
 """Options that split a model over processes, and the value with which they do not."""
 
@@ -22,7 +26,8 @@ def check_name(path: Path) -> None:
     """
     if found := _NAMES.fullmatch(path.name):
         raise CheckpointError(
-            f"{path} is named as one part of a model ({found['part']}), which is refused: a whole one is needed; "
+            f"{path} is named as one part of a model ({found['part']}), which is refused: a "
+            "whole one is needed; "
             "if it is whole, give it another name"
         )
 
@@ -36,23 +41,33 @@ def check_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
     # fairseq writes fsdp_metadata into whole files of fully sharded training too.
     if "fsdp_metadata" in checkpoint and any("flat_param" in key for key in checkpoint["model"]):
         raise CheckpointError(
-            f"{path} is one shard of a model (--use-sharded-state), which is refused: a whole one is needed; "
+            f"{path} is one shard of a model (--use-sharded-state), which is refused: a whole "
+            "one is needed; "
             "fairseq writes it without that flag"
         )
     for option, alone in _FLAGS.items():
-        value = next((section[option] for section in _sections(checkpoint) if section.get(option)), alone)
+        value = next(
+            (section[option] for section in _sections(checkpoint) if section.get(option)), alone
+        )
         if value != alone:
             flag = option.replace("_", "-")
             raise CheckpointError(
-                f"{path} is one part of a model (--{flag} {value}), which is refused: a whole one is needed"
+                f"{path} is one part of a model (--{flag} {value}), which is refused: a whole "
+                "one is needed"
             )
 
 
 def only_parts(path: Path) -> str:
     """What to add where a model is not there as a whole, but in parts: their names."""
     names = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
-    parts = [name for name in names if (found := _NAMES.fullmatch(name)) and found["whole"] == path.stem]
-    return f", only parts of that model ({', '.join(parts)}), which are refused: a whole one is needed" if parts else ""
+    parts = [
+        name for name in names if (found := _NAMES.fullmatch(name)) and found["whole"] == path.stem
+    ]
+    return (
+        f", only parts of that model ({', '.join(parts)}), which are refused: a whole one is needed"
+        if parts
+        else ""
+    )
 
 
 def _sections(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ def entries(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def named_objects(path: Path) -> Iterator[str]:
-    """The functions and classes that a file's pickles name, as today's Python calls them. Nothing is run."""
+    """The functions and classes that a file's pickles name, as today's Python calls them. Nothing
+    is run.
+    """
     pushed: list[str] = [""]  # the strings that were pushed, and "" for every other operation
     memo: dict[int, str] = {}
     try:
@@ -47,7 +49,9 @@ def named_objects(path: Path) -> Iterator[str]:
             elif opcode == "MEMOIZE" or opcode.endswith("PUT"):
                 memo[len(memo) if opcode == "MEMOIZE" else int(argument)] = pushed[-1]
             elif opcode in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                name = ".".join(pushed[-2:]) if opcode == "STACK_GLOBAL" else _of_today(str(argument))
+                name = (
+                    ".".join(pushed[-2:]) if opcode == "STACK_GLOBAL" else _of_today(str(argument))
+                )
                 if _NAME.fullmatch(name):
                     yield name
                 pushed.append("")
@@ -68,8 +72,12 @@ def _pickle_operations(path: Path) -> Iterator[tuple[str, Any]]:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             for name in names:
                 with archive.open(name) as file:
-                    yield from ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(file))
+                    yield from (
+                        (opcode.name, argument) for opcode, argument, _ in pickletools.genops(file)
+                    )
     else:
         with open(path, "rb") as file:
             while True:  # the old format is several pickles in a row
-                yield from ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(file))
+                yield from (
+                    (opcode.name, argument) for opcode, argument, _ in pickletools.genops(file)
+                )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""From a file to a smaller file: what the command ``prune`` does with layers, for Python programs."""
+"""From a file to a smaller file: what the command ``prune`` does with layers, for Python
+programs.
+"""
 
 import os
 from collections.abc import Callable, Mapping
@@ -23,7 +25,8 @@ def save_pruned(
     inside: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     force: bool = False,
 ) -> None:
-    """Write what was cut from ``full``; it takes its name when it was opened again and equals its source.
+    """Write what was cut from ``full``; it takes its name when it was opened again and equals its
+    source.
 
     Args:
         small: what :func:`~fairseq_layerdrop.pruning.surgery.prune_checkpoint` made.
@@ -45,12 +48,18 @@ def save_pruned(
 
 
 def prune(
-    source: str | os.PathLike[str], output: str | os.PathLike[str], plan: PruningPlan, *, force: bool = False
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    plan: PruningPlan,
+    *,
+    force: bool = False,
 ) -> None:
-    """Write the sub-network that a plan keeps, as an ordinary fairseq checkpoint, without importing fairseq.
+    """Write the sub-network that a plan keeps, as an ordinary fairseq checkpoint, without importing
+    fairseq.
 
-    The file is that of ``fairseq-layerdrop prune SOURCE OUTPUT --encoder-keep … --decoder-keep …``: opened again and
-    compared with its source, tensor by tensor, before it takes its name. The source is not changed.
+    The file is that of ``fairseq-layerdrop prune SOURCE OUTPUT --encoder-keep … --decoder-keep …``:
+    opened again and compared with its source, tensor by tensor, before it takes its name. The
+    source is not changed.
 
     Args:
         source: a fairseq checkpoint (``.pt``).
@@ -60,7 +69,8 @@ def prune(
 
     Raises:
         CheckpointError: if the source cannot be read safely, or the output not be written.
-        ValueError: if the plan does not fit the model (it is for other depths, parts layers that share their
+        ValueError: if the plan does not fit the model (it is for other depths, parts layers that
+        share their
             weights, or removes the layer of the alignment).
 
     Whatever is raised, nothing is written.

@@ -17,13 +17,15 @@ from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a fairseq checkpoint without running anything that is in it; tensors are mapped from the file.
+    """Read a fairseq checkpoint without running anything that is in it; tensors are mapped from the
+    file.
 
-    Configurations come as plain data, whatever kind of object they were saved as; other objects (training
-    statistics, dictionaries) as inert stand-ins.
+    Configurations come as plain data, whatever kind of object they were saved as; other objects
+    (training statistics, dictionaries) as inert stand-ins.
 
     Raises:
-        CheckpointError: if the file is absent, damaged, no fairseq checkpoint, one part of a model, or would run code.
+        CheckpointError: if the file is absent, damaged, no fairseq checkpoint, one part of a model,
+        or would run code.
     """
     path = Path(path)
     mapped = _check_readable(path)
@@ -31,20 +33,28 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         check_archive(path)
     try:
         checkpoint, objects = _unpickle(path, mapped, []), False
-    except Exception as error:  # the unpickler meets arbitrary bytes: every kind of error is one of the file's
+    except (
+        Exception
+    ) as error:  # the unpickler meets arbitrary bytes: every kind of error is one of the file's
         checkpoint, objects = _load_objects(path, mapped, error), True
     check_content(checkpoint, path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: it has no dictionary named 'model'")
+        raise CheckpointError(
+            f"{path} is not a fairseq checkpoint: it has no dictionary named 'model'"
+        )
     if not all(isinstance(value, torch.Tensor) for value in checkpoint["model"].values()):
-        raise CheckpointError(f"{path} is not a fairseq checkpoint: its 'model' holds something else than tensors")
+        raise CheckpointError(
+            f"{path} is not a fairseq checkpoint: its 'model' holds something else than tensors"
+        )
     checkpoint = to_plain(checkpoint) if objects else checkpoint
     check_whole(checkpoint, path)
     return checkpoint
 
 
 def _load_objects(path: Path, mapped: bool, error: Exception) -> Any:
-    """The second try, for files that hold objects of other libraries: stand-ins take their places."""
+    """The second try, for files that hold objects of other libraries: stand-ins take their
+    places.
+    """
     if isinstance(error, OSError) and error.filename is not None:
         raise error
     names = list(named_objects(path))
@@ -64,7 +74,9 @@ def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
     torch.serialization.add_safe_globals([*KNOWN, *allowed])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, from files that are then refused
+            warnings.simplefilter(
+                "ignore"
+            )  # about pickle protocols, from files that are then refused
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     finally:
         torch.serialization.clear_safe_globals()
@@ -74,8 +86,8 @@ def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
 def digest(path: str | os.PathLike[str]) -> str:
     """What identifies a checkpoint's content: 32 hexadecimal digits.
 
-    Taken from the archive's own directory (names, sizes, CRCs), so that it costs nothing on gigabytes; the
-    old, not zip, format is hashed whole. The file's name does not enter.
+    Taken from the archive's own directory (names, sizes, CRCs), so that it costs nothing on
+    gigabytes; the old, not zip, format is hashed whole. The file's name does not enter.
 
     Raises:
         CheckpointError: if the archive's directory is damaged.
@@ -83,7 +95,9 @@ def digest(path: str | os.PathLike[str]) -> str:
     content = hashlib.blake2b(digest_size=16)
     if is_zip(Path(path)):
         found = entries(Path(path))
-        for name, size, crc in sorted((e.filename.partition("/")[2], e.file_size, e.CRC) for e in found):
+        for name, size, crc in sorted(
+            (e.filename.partition("/")[2], e.file_size, e.CRC) for e in found
+        ):
             content.update(f"{name} {size} {crc}\n".encode())
     else:
         with open(path, "rb") as file:
@@ -103,7 +117,9 @@ def _check_readable(path: Path) -> bool:
     if not path.exists():
         raise CheckpointError(f"there is no file {path}{only_parts(path)}")
     if path.is_dir():
-        raise CheckpointError(f"{path} is a directory; name a checkpoint in it, e.g. {path / 'checkpoint_best.pt'}")
+        raise CheckpointError(
+            f"{path} is a directory; name a checkpoint in it, e.g. {path / 'checkpoint_best.pt'}"
+        )
     if not path.is_file():
         raise CheckpointError(f"{path} is not a regular file")
     if path.stat().st_size == 0:
@@ -114,9 +130,15 @@ def _check_readable(path: Path) -> bool:
 def _explain(path: Path, names: list[str]) -> str:
     strange = foreign(names)
     if strange:
-        return f"{path} is refused: loading it would run {', '.join(strange)}, which is no plain data; nothing was run"
+        return (
+            f"{path} is refused: loading it would run {', '.join(strange)}, which is no plain "
+            "data; nothing was run"
+        )
     if is_zip(path) and not _is_whole(path):
-        return f"{path} is damaged: the end of the archive is missing (an incomplete copy or download?)"
+        return (
+            f"{path} is damaged: the end of the archive is missing (an incomplete copy or "
+            "download?)"
+        )
     return f"{path} is not a checkpoint that torch can read"
 
 

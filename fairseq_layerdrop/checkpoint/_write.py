@@ -29,7 +29,8 @@ def save(
         checkpoint: what to write.
         path: where to.
         force: replace a file that is there.
-        check: called with the temporary file before it takes the target's name; what it raises stops that.
+        check: called with the temporary file before it takes the target's name; what it raises
+            stops that.
 
     Raises:
         CheckpointError: if the file is there already, or another process is writing it.
@@ -51,8 +52,12 @@ def save(
     _sync_folder(path.parent)
 
 
-def check_target(path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None, force: bool) -> None:
-    """Refuse a target before any work is done for it: the input itself, a file that is there, no such folder."""
+def check_target(
+    path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None, force: bool
+) -> None:
+    """Refuse a target before any work is done for it: the input itself, a file that is there, no
+    such folder.
+    """
     path = Path(path)
     check_name(path)
     if source is not None and path.exists() and path.samefile(source):
@@ -60,7 +65,9 @@ def check_target(path: str | os.PathLike[str], *, source: str | os.PathLike[str]
     if path.is_dir():
         raise CheckpointError(f"the output {path} is a directory; name a file in it")
     if path.exists() and not force:
-        raise CheckpointError(f"the output {path} exists; name another file, or replace it with --force")
+        raise CheckpointError(
+            f"the output {path} exists; name another file, or replace it with --force"
+        )
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no directory {path.parent} for the output; make it first")
     if not os.access(path.parent, os.W_OK):
@@ -69,7 +76,9 @@ def check_target(path: str | os.PathLike[str], *, source: str | os.PathLike[str]
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of the system's names the file: that of a full disk does not, whatever it stops, closing included."""
+    """An error of the system's names the file: that of a full disk does not, whatever it stops,
+    closing included.
+    """
     try:
         yield
     except OSError as error:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The command ``fairseq-layerdrop``: facts on stdout, progress on stderr, exit 0, or 2 and one line.
+"""The command ``fairseq-layerdrop``: facts on stdout, progress on stderr, exit 0, or 2 and one
+line.
 
-Each verb is a module with a ``SUMMARY``, an ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args)``; what takes
-long to import (torch, matplotlib) is imported when a verb runs.
+Each verb is a module with a ``SUMMARY``, an ``EXAMPLE``, ``add_arguments(parser)`` and
+``run(args)``; what takes long to import (torch, matplotlib) is imported when a verb runs.
 """
 
 import argparse
@@ -10,7 +11,18 @@ import sys
 from typing import NoReturn
 
 import fairseq_layerdrop
-from fairseq_layerdrop.cli import average, export, importance, inspect, prune, report, search, sweep, user_dir, zoo
+from fairseq_layerdrop.cli import (
+    average,
+    export,
+    importance,
+    inspect,
+    prune,
+    report,
+    search,
+    sweep,
+    user_dir,
+    zoo,
+)
 
 VERBS = {
     "user-dir": user_dir,
@@ -53,10 +65,14 @@ def _fail(verb: str, message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fairseq-layerdrop", description="Train one Transformer, ship it at any depth.")
+    parser = _Parser(
+        prog="fairseq-layerdrop", description="Train one Transformer, ship it at any depth."
+    )
     parser.add_argument("--version", action="version", version=fairseq_layerdrop.__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, verb in VERBS.items():
-        sub = verbs.add_parser(name, help=verb.SUMMARY, description=verb.SUMMARY, epilog=f"example: {verb.EXAMPLE}")
+        sub = verbs.add_parser(
+            name, help=verb.SUMMARY, description=verb.SUMMARY, epilog=f"example: {verb.EXAMPLE}"
+        )
         verb.add_arguments(sub)
     return parser

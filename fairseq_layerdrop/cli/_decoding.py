@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The flags of verbs that generate text, in fairseq-generate's names, and what they measure by them."""
+"""The flags of verbs that generate text, in fairseq-generate's names, and what they measure by
+them.
+"""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -15,19 +17,34 @@ METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
 
 
 def add_decoding(parser: ArgumentParser, *, metrics: str) -> None:
-    """The flags of what is measured, and how text is generated; the references are those of the data."""
+    """The flags of what is measured, and how text is generated; the references are those of the
+    data.
+    """
     parser.add_argument(
         "--metrics",
         default=metrics,
-        help=f"of {', '.join(METRICS)}, separated by commas; loss has accuracy along (default: {metrics})",
+        help=f"of {', '.join(METRICS)}, separated by commas; loss has accuracy along (default: "
+        f"{metrics})",
     )
-    parser.add_argument("--beam", metavar="N", type=int, default=5, help="hypotheses that are followed (default: 5)")
-    parser.add_argument("--lenpen", metavar="X", type=float, default=1.0, help="length penalty (default: 1)")
-    parser.add_argument("--max-len-a", metavar="X", type=float, default=0, help="see --max-len-b (default: 0)")
     parser.add_argument(
-        "--max-len-b", metavar="N", type=int, default=200, help="at most a·source length + b tokens (default: 200)"
+        "--beam", metavar="N", type=int, default=5, help="hypotheses that are followed (default: 5)"
     )
-    parser.add_argument("--remove-bpe", metavar="HOW", help="how pieces become words: sentencepiece, '@@ ', …")
+    parser.add_argument(
+        "--lenpen", metavar="X", type=float, default=1.0, help="length penalty (default: 1)"
+    )
+    parser.add_argument(
+        "--max-len-a", metavar="X", type=float, default=0, help="see --max-len-b (default: 0)"
+    )
+    parser.add_argument(
+        "--max-len-b",
+        metavar="N",
+        type=int,
+        default=200,
+        help="at most a·source length + b tokens (default: 200)",
+    )
+    parser.add_argument(
+        "--remove-bpe", metavar="HOW", help="how pieces become words: sentencepiece, '@@ ', …"
+    )
 
 
 def parse_metrics(args: Namespace) -> list[str]:
@@ -38,14 +55,20 @@ def parse_metrics(args: Namespace) -> list[str]:
     """
     names = [name for name in args.metrics.split(",") if name]
     if not names or set(names) - set(METRICS):
-        raise ValueError(f"--metrics are of {', '.join(METRICS)}, separated by commas, got {args.metrics!r}")
+        raise ValueError(
+            f"--metrics are of {', '.join(METRICS)}, separated by commas, got {args.metrics!r}"
+        )
     if args.beam < 1:
         raise ValueError(f"--beam must be at least 1, got {args.beam}")
     return names
 
 
 def make_measures(
-    args: Namespace, subject: "Subject", batches: "Batches", metrics: list[str], stopwatch: "Stopwatch | None" = None
+    args: Namespace,
+    subject: "Subject",
+    batches: "Batches",
+    metrics: list[str],
+    stopwatch: "Stopwatch | None" = None,
 ) -> "Measures":
     """What is measured on these sentences; a stopwatch that is there already keeps its own."""
     from fairseq_layerdrop.evaluation.decoding import Decoder, read_references
@@ -60,7 +83,9 @@ def make_measures(
         reference = getattr(args, "reference", None)
         settings["reference"] = reference and Path(reference).name
         decoder = Decoder(subject.loaded, **{name: getattr(args, name) for name in names})
-        references = read_references(reference, batches) if reference else decoder.references(batches)
+        references = (
+            read_references(reference, batches) if reference else decoder.references(batches)
+        )
     if "latency" in metrics and stopwatch is None:
         stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam)
     if stopwatch:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The dictionaries of a data set, copied to where a checkpoint's ``from_pretrained`` looks for them."""
+"""The dictionaries of a data set, copied to where a checkpoint's ``from_pretrained`` looks for
+them.
+"""
 
 from pathlib import Path
 
@@ -8,8 +10,11 @@ from fairseq_layerdrop.evaluation.files import write_files
 _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.txt, label/dict.txt
 
 
-def plan_copies(data: str, output: Path, *, force: bool, of: str = "--copy-dicts") -> dict[Path, Path]:
-    """The dictionaries of ``data`` and where they go, in the same places beside the checkpoint ``output``.
+def plan_copies(
+    data: str, output: Path, *, force: bool, of: str = "--copy-dicts"
+) -> dict[Path, Path]:
+    """The dictionaries of ``data`` and where they go, in the same places beside the checkpoint
+    ``output``.
 
     Errors say ``of`` which argument ``data`` is.
 
@@ -19,14 +24,24 @@ def plan_copies(data: str, output: Path, *, force: bool, of: str = "--copy-dicts
     root = Path(data)
     found = sorted(path for pattern in _PATTERNS for path in root.glob(pattern))
     if not found:
-        raise ValueError(f"{of}: there must be dictionaries (dict.txt, dict.de.txt, input0/dict.txt), got {data}")
+        raise ValueError(
+            f"{of}: there must be dictionaries (dict.txt, dict.de.txt, input0/dict.txt), got {data}"
+        )
     copies = {path: output.parent / path.relative_to(root) for path in found}
     if output in copies.values():
         raise ValueError(f"{of}: {output} is where a dictionary goes; name another OUT")
-    others = [target for path, target in copies.items() if target.exists() and target.read_bytes() != path.read_bytes()]
+    others = [
+        target
+        for path, target in copies.items()
+        if target.exists() and target.read_bytes() != path.read_bytes()
+    ]
     if others and not force:
-        raise ValueError(f"{of}: {others[0]} is another dictionary; name another OUT, or replace it with --force")
-    return {path: target for path, target in copies.items() if not target.exists() or target in others}
+        raise ValueError(
+            f"{of}: {others[0]} is another dictionary; name another OUT, or replace it with --force"
+        )
+    return {
+        path: target for path, target in copies.items() if not target.exists() or target in others
+    }
 
 
 def copy(copies: dict[Path, Path]) -> None:

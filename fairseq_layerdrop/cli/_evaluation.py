@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the verbs that evaluate a checkpoint on data have in common: their flags, and loading what these name."""
+"""What the verbs that evaluate a checkpoint on data have in common: their flags, and loading what
+these name.
+"""
 
 import logging
 import warnings
@@ -21,12 +23,20 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
     parser.add_argument("data", metavar="DATA", help="a data set in fairseq's binary form")
     parser.add_argument("output", metavar="OUT", help=output)
     parser.add_argument("--path", metavar="CKPT", required=True, help="a fairseq checkpoint (.pt)")
-    parser.add_argument("--gen-subset", metavar="SPLIT", default=subset, help=f"of the data (default: {subset})")
-    parser.add_argument("--max-tokens", metavar="N", type=int, default=1024, help="tokens a batch (default: 1024)")
-    parser.add_argument("--batch-size", metavar="N", type=int, help="sentences a batch (default: as tokens allow)")
+    parser.add_argument(
+        "--gen-subset", metavar="SPLIT", default=subset, help=f"of the data (default: {subset})"
+    )
+    parser.add_argument(
+        "--max-tokens", metavar="N", type=int, default=1024, help="tokens a batch (default: 1024)"
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=int, help="sentences a batch (default: as tokens allow)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--threads", metavar="N", type=int, help="of the CPU (default: torch's)")
-    parser.add_argument("--curve", metavar="NAME", help="the model's name in tables and figures (default: CKPT's)")
+    parser.add_argument(
+        "--curve", metavar="NAME", help="the model's name in tables and figures (default: CKPT's)"
+    )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
@@ -40,7 +50,9 @@ def load_subject(args: Namespace) -> "Subject":
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(f"there is no directory {Path(args.output).parent} for the output; make it first")
+        raise ValueError(
+            f"there is no directory {Path(args.output).parent} for the output; make it first"
+        )
     for folder in args.data.split(":"):
         if not Path(folder).is_dir():
             raise ValueError(f"there is no directory {folder} for DATA")
@@ -56,14 +68,18 @@ def load_subject(args: Namespace) -> "Subject":
 
 
 def quiet() -> None:
-    """fairseq and its libraries say much about themselves, and nothing of it to somebody who asks for a score."""
+    """fairseq and its libraries say much about themselves, and nothing of it to somebody who asks
+    for a score.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.simplefilter("ignore")
     for name in ("fairseq", "sacrebleu"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def load_batches(args: Namespace, subject: "Subject", *, subset: str | None = None, half: Any = "all") -> "Batches":
+def load_batches(
+    args: Namespace, subject: "Subject", *, subset: str | None = None, half: Any = "all"
+) -> "Batches":
     """The sentences that the arguments name."""
     from fairseq_layerdrop.evaluation.loading import Batches
 
@@ -76,6 +92,12 @@ def bar(label: str, *, shown: bool = True) -> Callable[[Iterable[Any]], Iterable
 
     def wrap(items: Sequence[Any]) -> Iterable[Any]:
         console = Console(stderr=True)
-        return track(items, label, console=console, transient=True, disable=not (shown and console.is_terminal))
+        return track(
+            items,
+            label,
+            console=console,
+            transient=True,
+            disable=not (shown and console.is_terminal),
+        )
 
     return wrap  # type: ignore[return-value]

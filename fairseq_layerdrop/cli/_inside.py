@@ -22,7 +22,9 @@ class Inside:
     facts: list[str] = field(default_factory=list)
 
 
-def choose_inside(args: Namespace, full: dict[str, Any], plan: "PruningPlan", source: str) -> Inside:
+def choose_inside(
+    args: Namespace, full: dict[str, Any], plan: "PruningPlan", source: str
+) -> Inside:
     """Choose what stays inside the layers that a plan keeps.
 
     Raises:
@@ -41,18 +43,26 @@ def choose_inside(args: Namespace, full: dict[str, Any], plan: "PruningPlan", so
 
     dims = head_dims(model_section(full))
     state = without_gates(upgrade_state(full["model"]))
-    left = {k: t for k, t in state.items() if not (at := locate(k)) or at.layer in plan.kept[at.stack]}
+    left = {
+        k: t for k, t in state.items() if not (at := locate(k)) or at.layer in plan.kept[at.stack]
+    }
     paths = {at.stack: at.path for at in map(locate, left) if at}
     chosen = widths.choose(
         left,
         dims,
         heads=args.heads_keep,
         ffn=args.ffn_keep,
-        without=widths.parse_sublayers(args.drop_sublayers, paths) if args.drop_sublayers else frozenset(),
+        without=widths.parse_sublayers(args.drop_sublayers, paths)
+        if args.drop_sublayers
+        else frozenset(),
         scores=_scores(args.importance, source) if args.importance else None,
     )
     before = widths.shapes(left, dims)
-    return Inside(chosen, lambda weights: widths.narrow(weights, dims, chosen), list(_facts(args, chosen, before)))
+    return Inside(
+        chosen,
+        lambda weights: widths.narrow(weights, dims, chosen),
+        list(_facts(args, chosen, before)),
+    )
 
 
 def _scores(file: str, source: str) -> dict[str, list[float]]:
@@ -64,7 +74,10 @@ def _scores(file: str, source: str) -> dict[str, list[float]]:
         mend = "write it by `importance --structure head --structure ffn`"
         raise ValueError(f"--importance: {file} holds no scores of heads and units; {mend}")
     if found.get("checkpoint") != source:
-        raise ValueError(f"--importance: {file} must be of this checkpoint, {source}, got {found.get('checkpoint')}")
+        raise ValueError(
+            f"--importance: {file} must be of this checkpoint, {source}, got "
+            f"{found.get('checkpoint')}"
+        )
     scores: dict[str, list[float]] = found["scores"]
     return scores
 
@@ -75,11 +88,21 @@ def _facts(args: Namespace, chosen: "Widths", before: dict[str, list[list[int]]]
         ("heads", args.heads_keep, chosen.heads, (0, 1)),
         ("FFN units", args.ffn_keep, chosen.units, (2,)),
     ):
-        had = sorted({layer[c] for layers in before.values() for layer in layers for c in columns if layer[c]})
+        had = sorted(
+            {
+                layer[c]
+                for layers in before.values()
+                for layer in layers
+                for c in columns
+                if layer[c]
+            }
+        )
         did = sorted({len(indices) for indices in kept.values()})
         if asked:
             facts.append(f"{name}: asked {asked}, kept {_some(did)} of {_some(had)}")
-    return facts + ([f"sub-layers removed: {', '.join(sorted(chosen.without))}"] if chosen.without else [])
+    return facts + (
+        [f"sub-layers removed: {', '.join(sorted(chosen.without))}"] if chosen.without else []
+    )
 
 
 def _some(numbers: list[int]) -> str:

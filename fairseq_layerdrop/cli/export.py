@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop export``: hand a model to a fast inference engine, or its weights to other programs."""
+"""``fairseq-layerdrop export``: hand a model to a fast inference engine, or its weights to other
+programs.
+"""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -16,12 +18,23 @@ from fairseq_layerdrop.cli._evaluation import quiet
 SUMMARY = "write a model as a folder for CTranslate2, a fast inference engine, or as safetensors"
 EXAMPLE = "fairseq-layerdrop export small.pt DATA small.ct2 --to ctranslate2 --quantization int8"
 
-QUANTIZATIONS = ("int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32")
+QUANTIZATIONS = (
+    "int8",
+    "int8_float32",
+    "int8_float16",
+    "int8_bfloat16",
+    "int16",
+    "float16",
+    "bfloat16",
+    "float32",
+)
 USES = {
     "translator": """\
 import ctranslate2
 translator = ctranslate2.Translator({output!r})
-print(translator.translate_batch([PIECES], beam_size=5, max_decoding_length=200, max_input_length=0)[0].hypotheses[0])
+limits = dict(max_decoding_length=200, max_input_length=0)
+result = translator.translate_batch([PIECES], beam_size=5, **limits)
+print(result[0].hypotheses[0])
 """,
     "generator": """\
 import ctranslate2
@@ -41,8 +54,12 @@ Write = Callable[[Path], None]
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("checkpoint", metavar="CKPT", help="a fairseq checkpoint (.pt), pruned or not; not changed")
-    parser.add_argument("data", metavar="DATA", help="the data set in fairseq's binary form, for its dictionaries")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a fairseq checkpoint (.pt), pruned or not; not changed"
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="the data set in fairseq's binary form, for its dictionaries"
+    )
     parser.add_argument("output", metavar="OUT", help="the folder to write")
     parser.add_argument("--to", choices=[*_FORMS], required=True, help="the form")
     parser.add_argument(
@@ -50,7 +67,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=QUANTIZATIONS,
         help="how CTranslate2's weights are stored (default: in single precision)",
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT, if it is a folder that an export wrote")
+    parser.add_argument(
+        "--force", action="store_true", help="replace OUT, if it is a folder that an export wrote"
+    )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
@@ -88,7 +107,9 @@ def _stock(full: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str,
 
     depths = stack_depths(upgrade_state(full["model"]))
     whole = PruningPlan.from_specs({}, depths)
-    return prune_checkpoint(full, whole, source=source, version=fairseq_layerdrop.__version__, style="plain"), depths
+    return prune_checkpoint(
+        full, whole, source=source, version=fairseq_layerdrop.__version__, style="plain"
+    ), depths
 
 
 def _to_ctranslate2(args: Namespace, stock: dict[str, Any]) -> Write:

@@ -16,19 +16,31 @@ MEASURES = ("leave-one-out", "random-subsets", "angular")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_data(parser, output="where the result goes: rows of layers (JSON Lines), or scores of heads and units (JSON)")
+    add_data(
+        parser,
+        output="where the result goes: rows of layers (JSON Lines), or scores of heads and units "
+        "(JSON)",
+    )
     parser.add_argument(
-        "--structure", choices=("layer", "head", "ffn"), action="append", help="what is measured (default: layer)"
+        "--structure",
+        choices=("layer", "head", "ffn"),
+        action="append",
+        help="what is measured (default: layer)",
     )
     parser.add_argument(
         "--measure",
         choices=MEASURES,
         action="append",
-        help="of layers (default: all): the loss without it; the mean loss of 20 random halves without it; the angle "
+        help="of layers (default: all): the loss without it; the mean loss of 20 random halves "
+        "without it; the angle "
         "between what enters and what leaves it",
     )
     parser.add_argument(
-        "--batches", metavar="N", type=int, default=8, help="for heads and units, spread over the subset (default: 8)"
+        "--batches",
+        metavar="N",
+        type=int,
+        default=8,
+        help="for heads and units, spread over the subset (default: 8)",
     )
 
 
@@ -36,7 +48,9 @@ def run(args: Namespace) -> None:
     """Run the verb."""
     structures = args.structure or ["layer"]
     if "layer" in structures and len(structures) > 1:
-        raise ValueError("--structure layer goes alone: its result is another than that of heads and units")
+        raise ValueError(
+            "--structure layer goes alone: its result is another than that of heads and units"
+        )
     if structures == ["layer"]:
         _layers(args)
     else:
@@ -73,7 +87,9 @@ def _inside(args: Namespace, structures: list[str]) -> None:
 
     batches = load_batches(args, subject)
     samples = batches.share(min(1.0, args.batches / len(batches)))
-    scores = gradient_scores(subject.loaded, samples, structures=structures, progress=bar("batches"))
+    scores = gradient_scores(
+        subject.loaded, samples, structures=structures, progress=bar("batches")
+    )
     facts = {
         "checkpoint": subject.digest,
         "data": args.data,
@@ -83,7 +99,10 @@ def _inside(args: Namespace, structures: list[str]) -> None:
         "structures": structures,
         "scores": scores,
     }
-    write_files(Path(args.output).parent, {Path(args.output).name: f"{json.dumps(facts, indent=1)}\n".encode()})
+    write_files(
+        Path(args.output).parent,
+        {Path(args.output).name: f"{json.dumps(facts, indent=1)}\n".encode()},
+    )
     if args.json:
         print(json.dumps(facts))
     else:

@@ -27,7 +27,12 @@ def run(args: Namespace) -> None:
     facts = {**describe(full), "not_finite": not_finite(full["model"])}
     _add_learned_rates(facts["stacks"], full["model"])
     path = Path(args.checkpoint)
-    facts = {"file": str(path), "bytes": path.stat().st_size, "format": checkpoint.file_format(path), **facts}
+    facts = {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "format": checkpoint.file_format(path),
+        **facts,
+    }
     facts["digest"] = checkpoint.digest(path)
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -36,24 +41,39 @@ def run(args: Namespace) -> None:
 
 
 def _add_learned_rates(stacks: dict[str, Any], state: dict[str, Any]) -> None:
-    """The rate that each layer had at the end of a training with ``--layerdrop-schedule learned``."""
+    """The rate that each layer had at the end of a training with ``--layerdrop-schedule
+    learned``.
+    """
     from fairseq_layerdrop.modules.learned import rates_of
     from fairseq_layerdrop.pruning.gates import drop_scores
 
-    for stack, scores in drop_scores(state, {stack: about["depth"] for stack, about in stacks.items()}).items():
+    for stack, scores in drop_scores(
+        state, {stack: about["depth"] for stack, about in stacks.items()}
+    ).items():
         stacks[stack]["learned_rates"] = rates_of(scores, target=float(stacks[stack]["layerdrop"]))
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
     parameters = facts["parameters"]
-    rows = [("architecture", f"{facts['architecture']}, task {facts['task']}, {facts['updates']} updates")]
+    rows = [
+        (
+            "architecture",
+            f"{facts['architecture']}, task {facts['task']}, {facts['updates']} updates",
+        )
+    ]
     for stack, about in facts["stacks"].items():
         sizes = " or ".join(f"{n:,}" for n in sorted(set(about["parameters_per_layer"])))
         rows.append(
-            (stack, f"{about['depth']} layers of {sizes} parameters; LayerDrop in training {about['layerdrop']}")
+            (
+                stack,
+                f"{about['depth']} layers of {sizes} parameters; LayerDrop in training "
+                f"{about['layerdrop']}",
+            )
         )
         if "learned_rates" in about:
-            rows.append(("", f"rates learned: {' '.join(f'{rate:.2f}' for rate in about['learned_rates'])}"))
+            rows.append(
+                ("", f"rates learned: {' '.join(f'{rate:.2f}' for rate in about['learned_rates'])}")
+            )
         if about["shared"]:
             rows.append(("", f"that share their weights: {' | '.join(map(join, about['shared']))}"))
         if about["layers_of_the_original"] is not None:
@@ -61,9 +81,24 @@ def _print_facts(facts: dict[str, Any]) -> None:
     for path, length in facts["other_lists"].items():
         rows.append(("", f"{path}: {length} layers, no stack (prune leaves them whole)"))
     rows.append(("parameters", f"{parameters['total']:,}"))
-    rows.append(("", f"{parameters['layers']:,} in layers, {parameters['embeddings']:,} in embeddings and output"))
-    extras = [name for name, there in (("optimizer state", facts["optimizer_state"]), ("EMA", facts["ema"])) if there]
-    rows.append(("file", f"{facts['bytes']:,} bytes, {facts['format']}, {', '.join(facts['dtypes'] + extras)}"))
+    rows.append(
+        (
+            "",
+            f"{parameters['layers']:,} in layers, {parameters['embeddings']:,} in embeddings and "
+            "output",
+        )
+    )
+    extras = [
+        name
+        for name, there in (("optimizer state", facts["optimizer_state"]), ("EMA", facts["ema"]))
+        if there
+    ]
+    rows.append(
+        (
+            "file",
+            f"{facts['bytes']:,} bytes, {facts['format']}, {', '.join(facts['dtypes'] + extras)}",
+        )
+    )
     if facts["not_finite"]:
         rows.append(("NaN or Inf", f"in {', '.join(facts['not_finite'])}"))
     if facts["heads"]:

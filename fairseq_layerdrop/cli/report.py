@@ -5,20 +5,30 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-SUMMARY = "draw rows of results: a Markdown table, figures as PNG and SVG, and a page that holds both"
+SUMMARY = (
+    "draw rows of results: a Markdown table, figures as PNG and SVG, and a page that holds both"
+)
 EXAMPLE = "fairseq-layerdrop report rows.jsonl results/"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("rows", metavar="ROWS", nargs="+", help="rows of results (JSON Lines); each model is a curve")
+    parser.add_argument(
+        "rows",
+        metavar="ROWS",
+        nargs="+",
+        help="rows of results (JSON Lines); each model is a curve",
+    )
     parser.add_argument(
         "folder",
         metavar="OUT",
-        help="where table.md, report.html and the figures go (quality against depth, latency and rate; importance; "
+        help="where table.md, report.html and the figures go (quality against depth, latency and "
+        "rate; importance; "
         "the search's trials: those that the rows have numbers for); made if need be",
     )
-    parser.add_argument("--title", default="", help="the title of the page and the figures (default: none)")
+    parser.add_argument(
+        "--title", default="", help="the title of the page and the figures (default: none)"
+    )
 
 
 def run(args: Namespace) -> None:
@@ -36,6 +46,9 @@ def run(args: Namespace) -> None:
         check_rows(found, path)
     rows = sort_rows([row for found in files.values() for row in found])
     if rows.others:
-        print(f"left out: rows of kind {', '.join(rows.others)}, which no report shows", file=sys.stderr)
+        print(
+            f"left out: rows of kind {', '.join(rows.others)}, which no report shows",
+            file=sys.stderr,
+        )
     for file in write_files(folder, make_report(rows, title=args.title)):
         print(file)

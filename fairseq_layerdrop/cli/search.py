@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.subject import Subject
     from fairseq_layerdrop.evaluation.sweep import Measures, Results
 
-SUMMARY = "find the best sub-network within a budget; every plan that is scored is a row, and none is scored twice"
-EXAMPLE = "fairseq-layerdrop search DATA trials.jsonl --path full.pt --encoder-depth 3 --decoder-depth 3"
+SUMMARY = (
+    "find the best sub-network within a budget; every plan that is scored is a row, and "
+    "none is scored twice"
+)
+EXAMPLE = (
+    "fairseq-layerdrop search DATA trials.jsonl --path full.pt --encoder-depth 3 --decoder-depth 3"
+)
 
 METHODS = ("exhaustive", "greedy", "beam", "evolution")
 
@@ -27,21 +32,57 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_data(parser, output="where the rows of all that is scored go (JSON Lines); a search that was killed goes on")
-    parser.add_argument("--method", choices=METHODS, help="default: exhaustive where the space is small, else greedy")
-    parser.add_argument("--encoder-depth", metavar="N", type=int, help="layers of the encoder that stay")
-    parser.add_argument("--decoder-depth", metavar="N", type=int, help="layers of the decoder that stay")
-    parser.add_argument("--target-params", metavar="N", help="at most so many parameters, e.g. 30M")
-    parser.add_argument("--target-latency-ms", metavar="MS", type=float, help="at most so long a sentence, predicted")
-    parser.add_argument("--target-memory", metavar="BYTES", help="at most so much memory for the weights, e.g. 120M")
-    parser.add_argument("--beam-width", metavar="N", type=int, default=4, help="plans that are followed (default: 4)")
-    parser.add_argument("--generations", metavar="N", type=int, default=10, help="of the evolution (default: 10)")
-    parser.add_argument("--storage", metavar="URL", help="an optuna storage that several machines share")
-    parser.add_argument(
-        "--screen", metavar="SHARE", type=float, help="score all on this share of the data first, the best on all of it"
+    add_data(
+        parser,
+        output="where the rows of all that is scored go (JSON Lines); a search that was killed "
+        "goes on",
     )
-    parser.add_argument("--test-subset", metavar="SPLIT", help="judge the winner on this subset, too")
-    parser.add_argument("--seed", metavar="N", type=int, default=1, help="of the evolution (default: 1)")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="default: exhaustive where the space is small, else greedy",
+    )
+    parser.add_argument(
+        "--encoder-depth", metavar="N", type=int, help="layers of the encoder that stay"
+    )
+    parser.add_argument(
+        "--decoder-depth", metavar="N", type=int, help="layers of the decoder that stay"
+    )
+    parser.add_argument("--target-params", metavar="N", help="at most so many parameters, e.g. 30M")
+    parser.add_argument(
+        "--target-latency-ms",
+        metavar="MS",
+        type=float,
+        help="at most so long a sentence, predicted",
+    )
+    parser.add_argument(
+        "--target-memory", metavar="BYTES", help="at most so much memory for the weights, e.g. 120M"
+    )
+    parser.add_argument(
+        "--beam-width",
+        metavar="N",
+        type=int,
+        default=4,
+        help="plans that are followed (default: 4)",
+    )
+    parser.add_argument(
+        "--generations", metavar="N", type=int, default=10, help="of the evolution (default: 10)"
+    )
+    parser.add_argument(
+        "--storage", metavar="URL", help="an optuna storage that several machines share"
+    )
+    parser.add_argument(
+        "--screen",
+        metavar="SHARE",
+        type=float,
+        help="score all on this share of the data first, the best on all of it",
+    )
+    parser.add_argument(
+        "--test-subset", metavar="SPLIT", help="judge the winner on this subset, too"
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=1, help="of the evolution (default: 1)"
+    )
     add_decoding(parser, metrics="loss")
 
 
@@ -64,14 +105,22 @@ def run(args: Namespace) -> None:
     # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
     stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics else None
     metrics = sorted({*metrics, "loss"})
-    measures = {name: make_measures(args, subject, part, metrics, stopwatch) for name, part in judged.items()}
+    measures = {
+        name: make_measures(args, subject, part, metrics, stopwatch)
+        for name, part in judged.items()
+    }
     measured = {name: replace(each, kind="verdict") for name, each in measures.items()}
     workers = Workers()
     results = Results(args.output, origin(args.command)) if workers.first else None
     if workers.first:
         size = space_size(subject.depths, request.counts)
-        logger.warning("%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths))
-    rows, shown = results.rows if results else None, bar("passes over the data", shown=workers.first)
+        logger.warning(
+            "%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths)
+        )
+    rows, shown = (
+        results.rows if results else None,
+        bar("passes over the data", shown=workers.first),
+    )
     found = search(subject, batches, request, rows, workers, stopwatch=stopwatch, progress=shown)
     if results:
         _report(args, subject, found, measured, results)
@@ -101,7 +150,9 @@ def _request(args: Namespace) -> "Request":
 
 
 def _judged(args: Namespace, subject: "Subject") -> dict[tuple[str, str], "Batches"]:
-    """The data that the search does not see, loaded before it: what is wrong with them is said at once."""
+    """The data that the search does not see, loaded before it: what is wrong with them is said at
+    once.
+    """
     judged = {(args.gen_subset, "second"): load_batches(args, subject, half="second")}
     if args.test_subset:
         judged[args.test_subset, "all"] = load_batches(args, subject, subset=args.test_subset)
@@ -115,7 +166,9 @@ def _report(
     measured: dict[tuple[str, str], "Measures"],
     results: "Results",
 ) -> None:
-    """Judge the winner on data that the search did not see, beside Every Other at its depth and the whole model."""
+    """Judge the winner on data that the search did not see, beside Every Other at its depth and the
+    whole model.
+    """
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.searching import predict
     from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
@@ -138,7 +191,9 @@ def _report(
         for test in tests:
             results.add_test(test)
         public_rows = [public(row) for row in rows.values()]
-        facts["judged"].append({"subset": subset, "half": half, "rows": public_rows, "tests": tests})
+        facts["judged"].append(
+            {"subset": subset, "half": half, "rows": public_rows, "tests": tests}
+        )
     print(json.dumps(facts)) if args.json else _print(facts)
 
 
@@ -155,7 +210,10 @@ def _print(facts: dict[str, Any]) -> None:
             print(f"  {row_text(row)}")
         for test in part["tests"]:
             (p,) = test["p_value"].values()
-            print(f"  the winner against Every Other ({test['against']}): p = {p:.4f} ({test['metric']}, paired)")
+            print(
+                f"  the winner against Every Other ({test['against']}): p = {p:.4f} "
+                f"({test['metric']}, paired)"
+            )
     print(f"to prune: {facts['flags']}")
 
 

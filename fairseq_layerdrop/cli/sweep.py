@@ -8,20 +8,30 @@ from fairseq_layerdrop.cli._decoding import add_decoding, make_measures, parse_m
 from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject
 from fairseq_layerdrop.cli._text import row_text
 
-SUMMARY = "measure sub-networks: a row a plan, as they come; what is there already is not measured again"
+SUMMARY = (
+    "measure sub-networks: a row a plan, as they come; what is there already is not measured again"
+)
 EXAMPLE = (
-    'fairseq-layerdrop sweep DATA rows.jsonl --path full.pt --points "6+6 6+3 3+3 all/first:1" --metrics loss,bleu'
+    "fairseq-layerdrop sweep DATA rows.jsonl --path full.pt "
+    '--points "6+6 6+3 3+3 all/first:1" --metrics loss,bleu'
 )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_data(parser, output="where the rows go (JSON Lines); rows that are there are kept", subset="test")
+    add_data(
+        parser, output="where the rows go (JSON Lines); rows that are there are kept", subset="test"
+    )
     parser.add_argument(
-        "--points", metavar="PLANS", required=True, help="plans, separated by blanks; the whole model is always one"
+        "--points",
+        metavar="PLANS",
+        required=True,
+        help="plans, separated by blanks; the whole model is always one",
     )
     add_decoding(parser, metrics="loss")
-    parser.add_argument("--reference", metavar="FILE", help="the target side as text (default: from the data)")
+    parser.add_argument(
+        "--reference", metavar="FILE", help="the target side as text (default: from the data)"
+    )
 
 
 def run(args: Namespace) -> None:
@@ -33,7 +43,10 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
     from fairseq_layerdrop.pruning.plan import PruningPlan
 
-    plans = [subject.whole, *(PruningPlan.parse(text, subject.depths) for text in args.points.split())]
+    plans = [
+        subject.whole,
+        *(PruningPlan.parse(text, subject.depths) for text in args.points.split()),
+    ]
     batches = load_batches(args, subject)
     measures = make_measures(args, subject, batches, metrics)
     results = Results(args.output, origin(args.command))

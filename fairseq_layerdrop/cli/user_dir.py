@@ -7,7 +7,9 @@ from pathlib import Path
 import fairseq_layerdrop
 
 SUMMARY = "print the folder for fairseq's --user-dir"
-EXAMPLE = 'fairseq-train DATA --user-dir "$(fairseq-layerdrop user-dir)" --arch layerdrop_transformer …'
+EXAMPLE = (
+    'fairseq-train DATA --user-dir "$(fairseq-layerdrop user-dir)" --arch layerdrop_transformer …'
+)
 
 
 def add_arguments(_: ArgumentParser) -> None:

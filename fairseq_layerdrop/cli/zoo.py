@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop zoo``: a stock checkpoint for each of many plans, measured, re-loaded and compared."""
+"""``fairseq-layerdrop zoo``: a stock checkpoint for each of many plans, measured, re-loaded and
+compared.
+"""
 
 import json
 import shlex
@@ -17,13 +19,21 @@ if TYPE_CHECKING:
     from fairseq_layerdrop.pruning.plan import PruningPlan
 
 SUMMARY = "write a checkpoint for each of many plans, with a manifest of what each is worth"
-EXAMPLE = 'fairseq-layerdrop zoo DATA zoo/ --path full.pt --points "6+6 6+3 3+3" --metrics loss,bleu,latency'
+EXAMPLE = (
+    "fairseq-layerdrop zoo DATA zoo/ --path full.pt "
+    '--points "6+6 6+3 3+3" --metrics loss,bleu,latency'
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
-    add_data(parser, output="the folder for the checkpoints, manifest.json and rows.jsonl; made if need be")
-    parser.add_argument("--points", metavar="PLANS", required=True, help="plans, separated by blanks")
+    add_data(
+        parser,
+        output="the folder for the checkpoints, manifest.json and rows.jsonl; made if need be",
+    )
+    parser.add_argument(
+        "--points", metavar="PLANS", required=True, help="plans, separated by blanks"
+    )
     add_decoding(parser, metrics="loss")
 
 
@@ -41,7 +51,9 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
 
-    plans = list(dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.points.split()))
+    plans = list(
+        dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.points.split())
+    )
     if not plans:
         raise ValueError("--points must name at least one plan, e.g. 6+3, got none")
     batches = load_batches(args, subject)

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_distill``: self-distillation, the full path teaches the sub-network that was drawn.
 
-LayerDrop trains sub-networks, but what is shipped is the whole model or one chosen part of it, and the part is weak
-where the training's rate and the share that is pruned differ much (arXiv 2010.08265). Here a second forward in each
-step, through all layers, says what the sub-network should have said (Hinton et al. 2015)::
+LayerDrop trains sub-networks, but what is shipped is the whole model or one chosen part of it, and
+the part is weak where the training's rate and the share that is pruned differ much (arXiv
+2010.08265). Here a second forward in each step, through all layers, says what the sub-network
+should have said (Hinton et al. 2015)::
 
     loss = the task's loss(student) + weight · T² · KL(teacher ‖ student)
 
-- *The student* is the forward of the criterion that trains the task. It runs first and is what it is without
+- *The student* is the forward of the criterion that trains the task. It runs first and is what it
+  is without
   distillation: the same layers and the same dropout, in every micro-batch.
-- *The teacher* is the model as in evaluation, without dropout, for noise is nothing to teach. It gets no gradient: it
-  learns as the student, whenever its layers are drawn. Hence the task's loss keeps its full weight: the labels are all
-  that comes from outside.
-- *The sum* is over what the task's loss counts, so that fairseq divides both by the same sample size.
+- *The teacher* is the model as in evaluation, without dropout, for noise is nothing to teach. It
+  gets no gradient: it learns as the student, whenever its layers are drawn. Hence the task's loss
+  keeps its full weight: the labels are all that comes from outside.
+- *The sum* is over what the task's loss counts, so that fairseq divides both by the same sample
+  size.
 - *In validation*, and at weight 0, this is the task's criterion and nothing else.
 
-A step costs one forward of the full model more; with an adaptive softmax also the probabilities of all words, which
-its own loss does without. The teacher is the model's own full path, of a pruned model, too, and not the model that it
-was cut from: where that is healed with LayerDrop 0 there is nothing to learn here, and a warning says so.
+A step costs one forward of the full model more; with an adaptive softmax also the probabilities of
+all words, which its own loss does without. The teacher is the model's own full path, of a pruned
+model, too, and not the model that it was cut from: where that is healed with LayerDrop 0 there is
+nothing to learn here, and a warning says so.
 """
 
 import logging
@@ -36,7 +40,11 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.criterions.masked_lm import MaskedLmConfig
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 from fairseq.dataclass import ChoiceEnum
-from fairseq.distributed import DistributedTimeoutWrapper, LegacyDistributedDataParallel, ModuleProxyWrapper
+from fairseq.distributed import (
+    DistributedTimeoutWrapper,
+    LegacyDistributedDataParallel,
+    ModuleProxyWrapper,
+)
 from fairseq.logging import metrics
 from fairseq.modules import LayerDropModuleList
 from torch.nn.parallel import DistributedDataParallel
@@ -45,7 +53,12 @@ from fairseq_layerdrop.modules.layer_drop import LayerDropList
 
 logger = logging.getLogger(__name__)
 
-_WRAPPERS = (DistributedDataParallel, DistributedTimeoutWrapper, LegacyDistributedDataParallel, ModuleProxyWrapper)
+_WRAPPERS = (
+    DistributedDataParallel,
+    DistributedTimeoutWrapper,
+    LegacyDistributedDataParallel,
+    ModuleProxyWrapper,
+)
 
 
 @dataclass
@@ -59,7 +72,13 @@ class LayerDropDistillConfig(
     """The fields of self-distillation, and of the criterions that it can train a task with."""
 
     distill_criterion: ChoiceEnum(
-        ["label_smoothed_cross_entropy", "cross_entropy", "adaptive_loss", "masked_lm", "sentence_prediction"]
+        [
+            "label_smoothed_cross_entropy",
+            "cross_entropy",
+            "adaptive_loss",
+            "masked_lm",
+            "sentence_prediction",
+        ]
     ) = field(
         default="label_smoothed_cross_entropy",
         metadata={
@@ -70,12 +89,16 @@ class LayerDropDistillConfig(
     distill_weight: float = field(
         default=0.5,
         metadata={
-            "help": "weight in [0, 1] of the distillation loss, which is added to the task's; 0: off (default: 0.5)"
+            "help": "weight in [0, 1] of the distillation loss, which is added to the task's; 0: "
+            "off (default: 0.5)"
         },
     )
     distill_temperature: float = field(
         default=1.0,
-        metadata={"help": "temperature above 0 of both distributions; higher shows more of the rare (default: 1)"},
+        metadata={
+            "help": "temperature above 0 of both distributions; higher shows more of the rare "
+            "(default: 1)"
+        },
     )
 
 
@@ -91,8 +114,9 @@ class Forward(NamedTuple):
 class LayerDropDistill(FairseqCriterion):
     """Self-distillation on top of another criterion, which it is built to be a subclass of.
 
-    In the log ``loss``, ``nll_loss`` and ``ppl`` are the task's, to be compared with those of any other training;
-    ``distill_loss`` (T² · KL, base 2) is beside them, and ``loss + weight · distill_loss`` is what is minimised.
+    In the log ``loss``, ``nll_loss`` and ``ppl`` are the task's, to be compared with those of any
+    other training; ``distill_loss`` (T² · KL, base 2) is beside them, and ``loss + weight ·
+    distill_loss`` is what is minimised.
     """
 
     @classmethod
@@ -100,14 +124,19 @@ class LayerDropDistill(FairseqCriterion):
         """Build the task's criterion, made to distil.
 
         Raises:
-            ValueError: if the weight or the temperature is out of range, or the task has no distribution to teach.
+            ValueError: if the weight or the temperature is out of range, or the task has no
+            distribution to teach.
         """
         _check(cfg)
         stock = CRITERION_REGISTRY[str(cfg.distill_criterion)]
-        # fairseq lets a training go on only with a criterion of the same name; this one can be turned on and off in it.
+        # fairseq lets a training go on only with a criterion of the same name; this one can be
+        # turned on and off in it.
         distilling = type(stock.__name__, (cls, stock), {"__doc__": cls.__doc__})
         criterion = super(LayerDropDistill, distilling).build_criterion(cfg, task)
-        criterion.distill_weight, criterion.distill_temperature = cfg.distill_weight, cfg.distill_temperature
+        criterion.distill_weight, criterion.distill_temperature = (
+            cfg.distill_weight,
+            cfg.distill_temperature,
+        )
         criterion.has_looked = False
         logger.info(
             f"self-distillation on top of {cfg.distill_criterion}: "
@@ -120,7 +149,9 @@ class LayerDropDistill(FairseqCriterion):
         if not (model.training and self.distill_weight):
             return super().forward(model, sample, reduce)
         if not reduce:
-            raise ValueError("distillation gives one loss a batch, so reduce must be True, got False")
+            raise ValueError(
+                "distillation gives one loss a batch, so reduce must be True, got False"
+            )
         self._warn_if_nothing_is_dropped(model)
         with recorded(model) as forwards:
             loss, sample_size, logging_output = super().forward(model, sample)
@@ -131,7 +162,8 @@ class LayerDropDistill(FairseqCriterion):
 
     def _divergence(self, model, sample, student):
         """KL(teacher ‖ student), summed over what the task's loss counts."""
-        # fairseq's own list of layers draws in evaluation, too; an adaptive softmax may have dropout.
+        # fairseq's own list of layers draws in evaluation, too; an adaptive softmax may have
+        # dropout.
         random_numbers = utils.get_rng_state()
         with full_path(model), torch.no_grad():
             output = _unwrapped(model)(*student.inputs, **student.named)
@@ -144,7 +176,9 @@ class LayerDropDistill(FairseqCriterion):
     def _counted(self, model, sample, student):
         """Which rows of the model's output the task's loss counts."""
         targets = model.get_targets(sample, student.output)
-        if "classification_head_name" in student.named:  # a row a sentence; a class may have the padding's number
+        if (
+            "classification_head_name" in student.named
+        ):  # a row a sentence; a class may have the padding's number
             return torch.ones_like(targets, dtype=torch.bool).flatten()
         masked = student.named.get("masked_tokens")
         counted = (targets if masked is None else targets[masked]).ne(self.padding_idx)
@@ -155,7 +189,8 @@ class LayerDropDistill(FairseqCriterion):
     def _warn_if_nothing_is_dropped(self, model):
         if not self.has_looked and not any(map(_drops, model.modules())):
             logger.warning(
-                "layerdrop_distill: LayerDrop is off, so student and teacher differ by dropout alone and there is "
+                "layerdrop_distill: LayerDrop is off, so student and teacher differ by dropout "
+                "alone and there is "
                 "nothing to teach. Set --encoder-layerdrop, --decoder-layerdrop (the paper: 0.2)."
             )
         self.has_looked = True
@@ -166,7 +201,8 @@ class LayerDropDistill(FairseqCriterion):
         super().reduce_metrics(logging_outputs)
         if any("distill_loss" in log for log in logging_outputs):
             distance, size = (
-                sum(log.get(key, 0) for log in logging_outputs) for key in ("distill_loss", "sample_size")
+                sum(log.get(key, 0) for log in logging_outputs)
+                for key in ("distill_loss", "sample_size")
             )
             metrics.log_scalar("distill_loss", distance / size / math.log(2), size, round=3)
 
@@ -177,7 +213,9 @@ def _check(cfg):
     if not 0 < cfg.distill_temperature < math.inf:
         raise ValueError(f"--distill-temperature must be above 0, got {cfg.distill_temperature}")
     if cfg.distill_criterion == "sentence_prediction" and cfg.regression_target:
-        raise ValueError("distillation needs classes, and --regression-target has none; leave one of them out")
+        raise ValueError(
+            "distillation needs classes, and --regression-target has none; leave one of them out"
+        )
 
 
 @contextmanager
@@ -197,12 +235,16 @@ def recorded(model):
 
 @contextmanager
 def full_path(model):
-    """In this scope all layers run and nothing is dropped, dropout included; then each module is as it was before.
+    """In this scope all layers run and nothing is dropped, dropout included; then each module is as
+    it was before.
 
-    The flags are set one by one: ``model.eval()`` and ``train()`` are overridden by those who count the calls.
+    The flags are set one by one: ``model.eval()`` and ``train()`` are overridden by those who count
+    the calls.
     """
     modes = [(module, module.training) for module in model.modules()]
-    kept = [(module, module.keep) for module in model.modules() if isinstance(module, LayerDropList)]
+    kept = [
+        (module, module.keep) for module in model.modules() if isinstance(module, LayerDropList)
+    ]
     try:
         for module, _ in modes:
             module.training = False
@@ -228,15 +270,22 @@ def log_probs(model, output, temperature=1.0):
 
 
 def adaptive_log_probs(softmax, x):
-    """The same from an adaptive softmax; fairseq's own works in place and cannot be gone backward through."""
+    """The same from an adaptive softmax; fairseq's own works in place and cannot be gone backward
+    through.
+    """
     head = F.log_softmax(softmax.head(x), dim=-1, dtype=torch.float32)
     words = softmax.cutoff[0]  # behind those that the head knows it has a number for each tail
     tails = [F.log_softmax(tail(x), dim=-1, dtype=torch.float32) for tail in softmax.tail]
-    return torch.cat([head[:, :words], *(tail + head[:, words + i, None] for i, tail in enumerate(tails))], dim=-1)
+    return torch.cat(
+        [head[:, :words], *(tail + head[:, words + i, None] for i, tail in enumerate(tails))],
+        dim=-1,
+    )
 
 
 def _unwrapped(model):
-    """The model without its data-parallel wrappers, for which a forward without gradients would be one to prepare."""
+    """The model without its data-parallel wrappers, for which a forward without gradients would be
+    one to prepare.
+    """
     while isinstance(model, _WRAPPERS):
         model = model.module
     return model

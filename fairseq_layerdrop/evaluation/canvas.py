@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""How figures look: readable without colour, the same bytes for the same rows, and texts taken literally."""
+"""How figures look: readable without colour, the same bytes for the same rows, and texts taken
+literally.
+"""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +28,9 @@ def settings() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError:
-        raise ValueError("figures need matplotlib: pip install 'fairseq-layerdrop[report]'") from None
+        raise ValueError(
+            "figures need matplotlib: pip install 'fairseq-layerdrop[report]'"
+        ) from None
     with matplotlib.rc_context(_SETTINGS):
         yield
 
@@ -57,24 +61,32 @@ def style(i: int) -> dict[str, Any]:
 
 
 def draw_curve(axes: Any, i: int, chosen: Sequence[Point], rest: Sequence[Point]) -> Any:
-    """Points joined by a line, with their errors, and the rest as hollow ones; returns what a legend shows."""
+    """Points joined by a line, with their errors, and the rest as hollow ones; returns what a
+    legend shows.
+    """
     look = style(i)
     hollow = {**look, "linestyle": "none", "markerfacecolor": "none", "alpha": 0.7}
     axes.plot([point.x for point in rest], [point.y for point in rest], **hollow)
     (line,) = axes.plot([point.x for point in chosen], [point.y for point in chosen], **look)
     if unsure := [point for point in chosen if point.error]:
-        places, heights, errors = zip(*((point.x, point.y, point.error) for point in unsure), strict=True)
+        places, heights, errors = zip(
+            *((point.x, point.y, point.error) for point in unsure), strict=True
+        )
         axes.errorbar(places, heights, errors, color=look["color"], linestyle="none", capsize=3)
     return line
 
 
 def legend(figure: Any, handles: Mapping[str, Any]) -> None:
     """Name the curves: in the axes, or beside them where the names would hide the curves."""
-    names = [name if len(name) <= _LONGEST_NAME else f"{name[:25]}…{name[-14:]}" for name in handles]
+    names = [
+        name if len(name) <= _LONGEST_NAME else f"{name[:25]}…{name[-14:]}" for name in handles
+    ]
     if len(names) <= _MOST_INSIDE and len(figure.axes) == 1:
         figure.axes[0].legend([*handles.values()], names, frameon=False)
     else:
-        figure.legend([*handles.values()], names, frameon=False, loc="outside right center", fontsize="small")
+        figure.legend(
+            [*handles.values()], names, frameon=False, loc="outside right center", fontsize="small"
+        )
 
 
 def as_png(figure: Any) -> bytes:

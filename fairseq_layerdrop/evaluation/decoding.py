@@ -22,7 +22,8 @@ class Decoder:
         max_len_a: at most ``max_len_a · source length + max_len_b`` tokens are generated.
         max_len_b: see ``max_len_a``.
         remove_bpe: how pieces become words, as fairseq-generate's flag of that name.
-        exactly: generate so many tokens, whatever the model says: work that does not depend on its quality.
+        exactly: generate so many tokens, whatever the model says: work that does not depend on its
+            quality.
 
     Raises:
         ValueError: if the model generates nothing.
@@ -40,7 +41,10 @@ class Decoder:
         exactly: int | None = None,
     ) -> None:
         if not generates(loaded):
-            raise ValueError(f"{type(loaded.model).__name__} generates nothing: BLEU, ROUGE and speed need a decoder")
+            raise ValueError(
+                f"{type(loaded.model).__name__} generates nothing: BLEU, ROUGE and speed need a "
+                "decoder"
+            )
         lengths = {"max_len_a": max_len_a, "max_len_b": max_len_b}
         if exactly is not None:
             lengths = {"max_len_a": 0, "max_len_b": exactly, "min_len": exactly}
@@ -52,11 +56,15 @@ class Decoder:
     @torch.no_grad()
     def run(self, sample: Any) -> list[Any]:
         """The hypotheses of each sentence of a batch, the best first."""
-        hypotheses: list[Any] = self.loaded.task.inference_step(self.generator, [self.loaded.model], sample)
+        hypotheses: list[Any] = self.loaded.task.inference_step(
+            self.generator, [self.loaded.model], sample
+        )
         return hypotheses
 
     def texts(self, samples: Iterable[Any]) -> tuple[list[str], int]:
-        """The best hypothesis of every sentence, in the order of the data, and the tokens that all have together."""
+        """The best hypothesis of every sentence, in the order of the data, and the tokens that all
+        have together.
+        """
         found, tokens = {}, 0
         for sample in samples:
             for number, hypotheses in zip(sample["id"].tolist(), self.run(sample), strict=True):
@@ -76,7 +84,9 @@ class Decoder:
 
     def _text(self, tokens: Any) -> str:
         words = self.loaded.task.target_dictionary
-        text: str = words.string(tokens.int().cpu(), self.remove_bpe, extra_symbols_to_ignore=self._ignored)
+        text: str = words.string(
+            tokens.int().cpu(), self.remove_bpe, extra_symbols_to_ignore=self._ignored
+        )
         return text
 
 
@@ -93,6 +103,9 @@ def read_references(path: str, batches: Batches) -> list[str]:
     """
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     if len(lines) != len(batches.dataset):
-        raise ValueError(f"{path}: there must be a line for each of {len(batches.dataset)} sentences, got {len(lines)}")
+        raise ValueError(
+            f"{path}: there must be a line for each of {len(batches.dataset)} sentences, got "
+            f"{len(lines)}"
+        )
     numbers = sorted(number for sample in batches for number in sample["id"].tolist())
     return [lines[number] for number in numbers]

@@ -28,7 +28,8 @@ def evolve(
 ) -> list[Trial]:
     """The front of plans that no other beats in score and cost, the best score that fits last.
 
-    Each layer has a weight: those above a half are kept, or the heaviest of a stack whose depth is asked for.
+    Each layer has a weight: those above a half are kept, or the heaviest of a stack whose depth is
+    asked for.
 
     Args:
         objective: scores a generation's plans together.
@@ -38,8 +39,8 @@ def evolve(
         fits: whether a plan is within the budget.
         generations: how many, of :data:`POPULATION` plans each.
         seed: the same gives the same plans.
-        storage: an optuna storage that several machines share; without one, what was scored before is all there is
-            to know, and the rest is drawn again alike.
+        storage: an optuna storage that several machines share; without one, what was scored before
+            is all there is to know, and the rest is drawn again alike.
         workers: the processes that share the work; the first of them draws.
 
     Raises:
@@ -48,7 +49,9 @@ def evolve(
     try:
         import optuna
     except ImportError:
-        raise ValueError("evolution needs optuna: pip install 'fairseq-layerdrop[search]'") from None
+        raise ValueError(
+            "evolution needs optuna: pip install 'fairseq-layerdrop[search]'"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     workers = workers or Workers()
     study = _study(optuna, seed, storage) if workers.first else None
@@ -61,16 +64,24 @@ def evolve(
             within = fits is None or fits(plan)
             score = scored[plan] if within else scored[plan] + OVER
             study.tell(trial, (min(score, 2 * OVER), cost(plan)))
-    fitting = [Trial(p, score) for p, score in scored.items() if (fits is None or fits(p)) and math.isfinite(score)]
+    fitting = [
+        Trial(p, score)
+        for p, score in scored.items()
+        if (fits is None or fits(p)) and math.isfinite(score)
+    ]
     if not fitting:
-        raise ValueError("no sub-network that was tried fits the budget; ask for more, or for more generations")
+        raise ValueError(
+            "no sub-network that was tried fits the budget; ask for more, or for more generations"
+        )
     return _front(fitting, cost)
 
 
 def _study(optuna: Any, seed: int, storage: str | None) -> Any:
     sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     goals = {"directions": ["minimize", "minimize"]}
-    return optuna.create_study(**goals, sampler=sampler, storage=storage, study_name="plans", load_if_exists=True)
+    return optuna.create_study(
+        **goals, sampler=sampler, storage=storage, study_name="plans", load_if_exists=True
+    )
 
 
 def _plan(trial: Any, depths: Mapping[str, int], counts: Mapping[str, int]) -> PruningPlan:

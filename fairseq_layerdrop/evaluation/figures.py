@@ -27,7 +27,9 @@ from fairseq_layerdrop.evaluation.quality import (
 )
 from fairseq_layerdrop.evaluation.rows import Row
 
-Curves = dict[str, tuple[list[Point], list[Point]]]  # of each name the points joined by a line, and the rest
+Curves = dict[
+    str, tuple[list[Point], list[Point]]
+]  # of each name the points joined by a line, and the rest
 
 
 class Drawing(NamedTuple):
@@ -44,7 +46,10 @@ def draw(rows: Kinds, *, title: str = "") -> list[Drawing]:
     with settings():
         found = [_depth(rows, title), _latency(rows, title), _importance(rows, title)]
         found += [_rates(rows, title), _speed(rows, title), _search(rows, title)]
-        return [Drawing(name, caption, as_png(figure), as_svg(figure)) for name, caption, figure in filter(None, found)]
+        return [
+            Drawing(name, caption, as_png(figure), as_svg(figure))
+            for name, caption, figure in filter(None, found)
+        ]
 
 
 _Found = tuple[str, str, Any] | None
@@ -70,41 +75,73 @@ def _latency(rows: Kinds, title: str) -> _Found:
     if quality is None:
         return None
     curves = {
-        name: pareto_front([Point(row["latency_ms"], row[quality.key], row) for row in members], quality)
+        name: pareto_front(
+            [Point(row["latency_ms"], row[quality.key], row) for row in members], quality
+        )
         for name, members in by_curve(plans).items()
     }
     figure, axes = _figure(title, "latency (ms)", quality.label, curves)
     points = [point for members in curves.values() for part in members for point in part]
     _draw_quartiles(axes, curves)
-    for point in pareto_front(points, quality)[0]:  # the choices there are; all depths would hide each other
-        axes.annotate(layers(point.row), point[:2], (-4, 4), textcoords="offset points", ha="right", size="small")
-    caption = f"{quality.label} against latency. Joined: the Pareto front of each model; hollow: what it beats; named:"
-    return "latency", caption + " the layers of what nothing beats. Bars: quartiles, where measured.", figure
+    for point in pareto_front(points, quality)[
+        0
+    ]:  # the choices there are; all depths would hide each other
+        axes.annotate(
+            layers(point.row),
+            point[:2],
+            (-4, 4),
+            textcoords="offset points",
+            ha="right",
+            size="small",
+        )
+    caption = (
+        f"{quality.label} against latency. Joined: the Pareto front of each model; hollow: "
+        "what it beats; named:"
+    )
+    return (
+        "latency",
+        caption + " the layers of what nothing beats. Bars: quartiles, where measured.",
+        figure,
+    )
 
 
 def _importance(rows: Kinds, title: str) -> _Found:
-    measures, stacks = ([*dict.fromkeys(row[key] for row in rows.importance)] for key in ("measure", "stack"))
+    measures, stacks = (
+        [*dict.fromkeys(row[key] for row in rows.importance)] for key in ("measure", "stack")
+    )
     if not rows.importance:
         return None
     names = [*dict.fromkeys(row["curve"] for row in rows.importance)]
     figure, grid = new_figure(title, len(measures), len(stacks))
     handles: dict[str, Any] = {}
-    for axes, (measure, stack) in zip(grid.flat, [(m, s) for m in measures for s in stacks], strict=True):
-        members = [row for row in rows.importance if (row["measure"], row["stack"]) == (measure, stack)]
+    for axes, (measure, stack) in zip(
+        grid.flat, [(m, s) for m in measures for s in stacks], strict=True
+    ):
+        members = [
+            row for row in rows.importance if (row["measure"], row["stack"]) == (measure, stack)
+        ]
         handles |= _importance_panel(axes, members, names)
         axes.set_title(f"{stack}, {measure}", fontsize="medium")
         axes.set_visible(bool(members))
     if len(names) > 1:
         legend(figure, {name: handles[name] for name in names})
-    return "importance", "Importance of each layer, by measure and stack. Bars: one standard error.", figure
+    return (
+        "importance",
+        "Importance of each layer, by measure and stack. Bars: one standard error.",
+        figure,
+    )
 
 
 def _importance_panel(axes: Any, rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
     handles: dict[str, Any] = {}
     for i, name in enumerate(names):
-        members = sorted((row for row in rows if row["curve"] == name), key=lambda row: row["layer"])
+        members = sorted(
+            (row for row in rows if row["curve"] == name), key=lambda row: row["layer"]
+        )
         if members:
-            aside = 0.5 * ((i + 0.5) / len(names) - 0.5)  # models stand beside each other, not on each other
+            aside = 0.5 * (
+                (i + 0.5) / len(names) - 0.5
+            )  # models stand beside each other, not on each other
             places = [row["layer"] + aside for row in members]
             errors = [abs(row.get("error", float("nan"))) for row in members]
             look = {**style(i), "linestyle": "none", "capsize": 3}
@@ -122,14 +159,24 @@ def _rates(rows: Kinds, title: str) -> _Found:
         return None
     pruned: dict[str, list[Point]] = {}
     for row in sorted(in_order(plans), key=depth, reverse=True):
-        pruned.setdefault(f"{layers(row)} layers", []).append(Point(row["rate"], row[quality.key], row))
+        pruned.setdefault(f"{layers(row)} layers", []).append(
+            Point(row["rate"], row[quality.key], row)
+        )
     curves = {name: best_at_each(points, quality) for name, points in pruned.items()}
     figure, _ = _figure(title, "LayerDrop rate in training", quality.label, curves)
-    return "rates", f"{quality.label} against the LayerDrop rate in training, a line for each depth.", figure
+    return (
+        "rates",
+        f"{quality.label} against the LayerDrop rate in training, a line for each depth.",
+        figure,
+    )
 
 
 def _speed(rows: Kinds, title: str) -> _Found:
-    plans = [row for row in rows.plans if {"rate", "tokens_per_second"} <= row.keys() and quality_of([row]) is None]
+    plans = [
+        row
+        for row in rows.plans
+        if {"rate", "tokens_per_second"} <= row.keys() and quality_of([row]) is None
+    ]
     if len({row["rate"] for row in plans}) < 2:
         return None
     curves: Curves = {}
@@ -143,14 +190,19 @@ def _speed(rows: Kinds, title: str) -> _Found:
 def _search(rows: Kinds, title: str) -> _Found:
     if not rows.trials:
         return None
-    members = {name: [(depth(row), row) for row in trials] for name, trials in by_curve(rows.trials).items()}
+    members = {
+        name: [(depth(row), row) for row in trials]
+        for name, trials in by_curve(rows.trials).items()
+    }
     axis = Axis("layers kept", members)
     figure, _ = _figure_of_depth(title, axis.label, LOSS, _curves_of_depth(axis, LOSS))
     return "search", "Loss of the candidates of the search. Joined: the best at each depth.", figure
 
 
 def _with_quality(rows: Iterable[Row]) -> tuple[list[Row], Quality | None]:
-    """The rows that have the quality that is shown: qualities of two kinds have no axis in common."""
+    """The rows that have the quality that is shown: qualities of two kinds have no axis in
+    common.
+    """
     rows = list(rows)
     quality = quality_of(rows)
     return [row for row in rows if quality and quality.key in row], quality
@@ -169,7 +221,9 @@ def _point(x: float, row: Row, quality: Quality) -> Point:
 
 def _figure(title: str, xlabel: str, ylabel: str, curves: Curves) -> tuple[Any, Any]:
     figure, ((axes,),) = new_figure(title)
-    handles = {name: draw_curve(axes, i, *points) for i, (name, points) in enumerate(curves.items())}
+    handles = {
+        name: draw_curve(axes, i, *points) for i, (name, points) in enumerate(curves.items())
+    }
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     legend(figure, handles)

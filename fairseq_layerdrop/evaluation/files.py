@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write files into a folder, which is made if need be; each takes its name when all are on the disk.
+    """Write files into a folder, which is made if need be; each takes its name when all are on the
+    disk.
 
     Their temporary names are always the same, so that the next run clears what a killed one left.
     """

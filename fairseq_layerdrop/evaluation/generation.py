@@ -25,7 +25,9 @@ def run_generate(command: Sequence[str]) -> Generation:
     Raises:
         ValueError: if it fails, with the last line that it printed.
     """
-    done = subprocess.run(["fairseq-generate", *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["fairseq-generate", *command], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(f"fairseq-generate failed: {last}")

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""How much the loss depends on each attention head and each FFN unit: gradient times weight, on a few batches.
+"""How much the loss depends on each attention head and each FFN unit: gradient times weight, on a
+few batches.
 
-With a mask of ones on a head's (or unit's) output, the derivative of the loss by the mask is the sum of
-gradient × weight over the columns that read it; its absolute value, averaged over batches, is the head's importance
-(Michel et al. 2019, section 4.1, "Are Sixteen Heads Really Better than One?"; Molchanov et al. 2017 for units).
+With a mask of ones on a head's (or unit's) output, the derivative of the loss by the mask is the
+sum of gradient × weight over the columns that read it; its absolute value, averaged over batches,
+is the head's importance (Michel et al. 2019, section 4.1, "Are Sixteen Heads Really Better than
+One?"; Molchanov et al. 2017 for units).
 """
 
 import re
@@ -36,7 +38,9 @@ def gradient_scores(
         progress: wraps the batches, to show how far it is.
     """
     readers = dict(_readers(loaded.model, set(structures)))
-    totals = {name: torch.zeros(groups, dtype=torch.float64) for name, (_, groups) in readers.items()}
+    totals = {
+        name: torch.zeros(groups, dtype=torch.float64) for name, (_, groups) in readers.items()
+    }
     for weight, _ in readers.values():
         weight.requires_grad_(True)
     for sample in progress(samples):
@@ -51,7 +55,9 @@ def gradient_scores(
 
 
 def _readers(model: Any, structures: set[str]) -> Iterator[tuple[str, tuple[torch.Tensor, int]]]:
-    """The matrix that reads the heads of each attention, or the units of each FFN, and how many there are."""
+    """The matrix that reads the heads of each attention, or the units of each FFN, and how many
+    there are.
+    """
     for name, module in model.named_modules():
         attention = _ATTENTION.fullmatch(name)
         if attention and "head" in structures and locate(f"{name}.q_proj.weight"):

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What a report is made from: rows checked and cleaned once, at the door, and told apart by their ``kind``.
+"""What a report is made from: rows checked and cleaned once, at the door, and told apart by their
+``kind``.
 
 - A *plan* row (the kind of rows that name none) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
-- A *training* row says what the training of a model took; with no other rows there is nothing to report.
+- A *training* row says what the training of a model took; with no other rows there is nothing to
+  report.
 - A *verdict* row judges the winner of a search, whose output shows it; it is left out.
-- A *test* row compares plan rows, which it names by their signatures, with one of them; where that is the whole model,
-  the plan rows get its p-values.
+- A *test* row compares plan rows, which it names by their signatures, with one of them; where that
+  is the whole model, the plan rows get its p-values.
 """
 
 import json
@@ -22,7 +24,16 @@ _TEXTS = ("curve", "plan", "stack", "measure", "run", "machine", "commit")
 _COUNTS = (*STACKS, "layer", "parameters", "memory_bytes", "sentences", "seed", "updates")
 _NUMBERS = (
     *("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy"),
-    *("sentences_per_second", "tokens_per_second", "latency_ms", "p_value", "p_holm", "rate", "value", "error"),
+    *(
+        "sentences_per_second",
+        "tokens_per_second",
+        "latency_ms",
+        "p_value",
+        "p_holm",
+        "rate",
+        "value",
+        "error",
+    ),
     *("seconds", "valid_loss"),
 )
 _NEEDED = {
@@ -54,7 +65,10 @@ def check_rows(rows: Sequence[Row], source: str) -> None:
     Raises:
         ValueError: naming the first line that is wrong, and how many more are.
     """
-    wrong = [(line, next(_problems(row), None)) for line, row in enumerate(map(_clean_row, rows), start=1)]
+    wrong = [
+        (line, next(_problems(row), None))
+        for line, row in enumerate(map(_clean_row, rows), start=1)
+    ]
     wrong = [(line, problem) for line, problem in wrong if problem]
     if wrong:
         more = f" ({len(wrong) - 1} more lines are wrong)" if len(wrong) > 1 else ""
@@ -73,7 +87,9 @@ def sort_rows(rows: Sequence[Row]) -> Kinds:
     others = [kind for kind in kinds if kind not in (*_NEEDED, "test", "verdict")]
     if not any(kinds[kind] for kind in _SHOWN):
         found = f", only {', '.join(others)}" if others else ""
-        raise ValueError(f"there are no rows to report: need rows of kind {', '.join(_SHOWN)}, got none{found}")
+        raise ValueError(
+            f"there are no rows to report: need rows of kind {', '.join(_SHOWN)}, got none{found}"
+        )
     trials = [{"curve": "search", **row} for row in kinds["trial"]]
     return Kinds(over_seeds(kinds["plan"]), kinds["importance"], trials, kinds["training"], others)
 
@@ -88,7 +104,9 @@ def with_tests(rows: Sequence[Row]) -> list[Row]:
                 if plan in row["p_value"]:
                     found = {"p_value": row["p_value"][plan], "p_holm": row["p_holm"][plan]}
                     p_values[json.dumps(signature, sort_keys=True)] = found
-    return [row | p_values.get(json.dumps(row.get("signature"), sort_keys=True), {}) for row in rows]
+    return [
+        row | p_values.get(json.dumps(row.get("signature"), sort_keys=True), {}) for row in rows
+    ]
 
 
 def depth(row: Row) -> int:
@@ -104,7 +122,9 @@ def layers(row: Row) -> str:
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Curves as they came first; in each the deepest encoder first, then the deepest decoder."""
     names = {name: i for i, name in enumerate(dict.fromkeys(row["curve"] for row in rows))}
-    return sorted(rows, key=lambda row: (names[row["curve"]], *(-row.get(stack, 0) for stack in STACKS)))
+    return sorted(
+        rows, key=lambda row: (names[row["curve"]], *(-row.get(stack, 0) for stack in STACKS))
+    )
 
 
 def by_curve(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -116,13 +136,19 @@ def by_curve(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def clean(text: str) -> str:
-    """One line of printable text: rows are strangers' input, and their control signs go into no file."""
+    """One line of printable text: rows are strangers' input, and their control signs go into no
+    file.
+    """
     return "".join(sign if sign.isprintable() else " " for sign in text).strip()
 
 
 def _clean_row(row: Row) -> Row:
     # null: was not measured
-    kept = {key: value for key, value in row.items() if value is not None and key not in ("seeds", "spread")}
+    kept = {
+        key: value
+        for key, value in row.items()
+        if value is not None and key not in ("seeds", "spread")
+    }
     return {key: clean(value) if isinstance(value, str) else value for key, value in kept.items()}
 
 
@@ -133,12 +159,18 @@ def _kind(row: Row) -> str:
 def _problems(row: Row) -> Iterator[str]:
     kind = _kind(row)
     if kind == "test" and not _is_test(row):
-        yield "a row of kind test must have p_value and p_holm for each plan, against, and signature.of"
+        yield (
+            "a row of kind test must have p_value and p_holm for each plan, against, and "
+            "signature.of"
+        )
     if kind not in _NEEDED:
         return
     lacking = [key for key in _NEEDED[kind] if key not in row]
     if lacking:
-        yield f"a row of kind {kind} must have {', '.join(_NEEDED[kind])}; it lacks {', '.join(lacking)}"
+        yield (
+            f"a row of kind {kind} must have {', '.join(_NEEDED[kind])}; it lacks "
+            f"{', '.join(lacking)}"
+        )
     if kind in ("plan", "trial") and not any(stack in row for stack in STACKS):
         yield f"a row of kind {kind} must have {' or '.join(STACKS)}, or both"
     for key, rule, fits in _RULES:
@@ -151,7 +183,10 @@ def _is_test(row: Row) -> bool:
     p_values, corrected = row.get("p_value"), row.get("p_holm")
     return (
         isinstance(of, list)
-        and all(isinstance(signature, dict) and isinstance(signature.get("plan"), str) for signature in of)
+        and all(
+            isinstance(signature, dict) and isinstance(signature.get("plan"), str)
+            for signature in of
+        )
         and isinstance(p_values, dict)
         and isinstance(corrected, dict)
         and p_values.keys() == corrected.keys()
@@ -165,7 +200,9 @@ def _is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     # Comparing refuses NaN and the infinities as well, which json reads and nothing can draw.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+    )
 
 
 def _is_count(value: Any) -> bool:
@@ -173,7 +210,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _are_quartiles(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_is_number, value))
+        and value[0] <= value[1]
+    )
 
 
 def _are_signatures(value: Any) -> bool:

@@ -26,8 +26,9 @@ class Latency(NamedTuple):
 class Stopwatch:
     """Times sub-networks on the same sentences, one at a time.
 
-    A sequence-to-sequence model generates a fixed number of tokens for each, the mean of the references: a broken
-    sub-network that never ends would else be slow for its quality, not for its depth. Other models run forward.
+    A sequence-to-sequence model generates a fixed number of tokens for each, the mean of the
+    references: a broken sub-network that never ends would else be slow for its quality, not for its
+    depth. Other models run forward.
 
     Args:
         loaded: the model.
@@ -38,12 +39,20 @@ class Stopwatch:
     """
 
     def __init__(
-        self, loaded: Loaded, batches: Batches, *, sentences: int = 20, repeats: int = 3, beam: int = 5
+        self,
+        loaded: Loaded,
+        batches: Batches,
+        *,
+        sentences: int = 20,
+        repeats: int = 3,
+        beam: int = 5,
     ) -> None:
         self.loaded, self.repeats = loaded, repeats
         numbers = sorted(n for sample in batches for n in sample["id"].tolist())
         step = max(1, len(numbers) // sentences)
-        singles = Batches.collate(loaded, batches.dataset, [[n] for n in numbers[::step][:sentences]])
+        singles = Batches.collate(
+            loaded, batches.dataset, [[n] for n in numbers[::step][:sentences]]
+        )
         if generates(loaded):
             length = round(statistics.fmean(sample["target"].numel() for sample in singles))
             decoder = Decoder(loaded, beam=beam, exactly=length)
@@ -77,7 +86,9 @@ class Stopwatch:
 
 
 class LatencyModel:
-    """Milliseconds as ``base + encoder depth · encoder layer + decoder depth · decoder layer``, by least squares."""
+    """Milliseconds as ``base + encoder depth · encoder layer + decoder depth · decoder layer``, by
+    least squares.
+    """
 
     def __init__(self, measured: Mapping[tuple[int, ...], float]) -> None:
         rows = torch.tensor([[1.0, *depths] for depths in measured], dtype=torch.float64)

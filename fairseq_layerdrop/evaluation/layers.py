@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: MIT
 """How much each layer matters, by three measures; each with a standard error.
 
-================== ===================================================================================================
+==================
+===================================================================================================
 ``leave-one-out``  what the loss rises by (bits a token) when this layer alone goes
-``random-subsets`` what it rises by, on average over 20 random sub-networks that lack the layer and have half of its
-                   stack (Fan et al. 2019, section 5.2 and Figure 5; the paper shows the quality, not the rise)
-``angular``        the mean angle between what comes into the layer and what leaves it, as a share of a half turn
-                   (Gromov et al. 2024, section 2.2; ShortGPT's Block Influence is 1 minus its cosine): one pass
-================== ===================================================================================================
+``random-subsets`` what it rises by, on average over 20 random sub-networks that lack the layer and
+have half of its
+                   stack (Fan et al. 2019, section 5.2 and Figure 5; the paper shows the quality,
+                   not the rise)
+``angular``        the mean angle between what comes into the layer and what leaves it, as a share
+of a half turn
+                   (Gromov et al. 2024, section 2.2; ShortGPT's Block Influence is 1 minus its
+                   cosine): one pass
+==================
+===================================================================================================
 
 A stack's other layers, and the other stack, are whole in the first and the last.
 """
@@ -36,7 +42,8 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 def layer_importance(
     subject: Subject, batches: Batches, measure: str, *, seed: int = 1, progress: Progress = iter
 ) -> list[Row]:
-    """A row for each layer: the value, its standard error, and the value over the stack's largest (``normalised``).
+    """A row for each layer: the value, its standard error, and the value over the stack's largest
+    (``normalised``).
 
     The error is ``None`` where one sentence, or one word, is all that there is.
     """
@@ -47,23 +54,44 @@ def layer_importance(
         largest = max(abs(r["value"]) for r in rows if r["stack"] == row["stack"])
         row["normalised"] = row["value"] / largest if largest else 0.0
         row["signature"] = subject.sign(
-            subject.whole, batches, measure=measure, seed=seed, stack=row["stack"], layer=row["layer"]
+            subject.whole,
+            batches,
+            measure=measure,
+            seed=seed,
+            stack=row["stack"],
+            layer=row["layer"],
         )
-    return [{"kind": "importance", "curve": subject.curve, "measure": measure, **row} for row in rows]
+    return [
+        {"kind": "importance", "curve": subject.curve, "measure": measure, **row} for row in rows
+    ]
 
 
-def leave_one_out(subject: Subject, samples: Sequence[Any], _: int = 0, progress: Progress = iter) -> Iterator[Row]:
-    """For each layer what the loss rises by without it, and the standard error of this difference of means."""
-    where = [(stack, i) for stack, depth in subject.depths.items() if depth > 1 for i in range(depth)]
+def leave_one_out(
+    subject: Subject, samples: Sequence[Any], _: int = 0, progress: Progress = iter
+) -> Iterator[Row]:
+    """For each layer what the loss rises by without it, and the standard error of this difference
+    of means.
+    """
+    where = [
+        (stack, i) for stack, depth in subject.depths.items() if depth > 1 for i in range(depth)
+    ]
     plans = [subject.whole, *(_without(subject, stack, i) for stack, i in where)]
-    whole, *others = score_losses(subject.loaded, samples, [plan.kept for plan in plans], progress=progress)
+    whole, *others = score_losses(
+        subject.loaded, samples, [plan.kept for plan in plans], progress=progress
+    )
     for (stack, i), losses in zip(where, others, strict=True):
         rises = losses.sums - whole.sums
-        error = math.sqrt(len(rises) * float(rises.var())) / whole.tokens / math.log(2) if len(rises) > 1 else None
+        error = (
+            math.sqrt(len(rises) * float(rises.var())) / whole.tokens / math.log(2)
+            if len(rises) > 1
+            else None
+        )
         yield {"stack": stack, "layer": i, "value": losses.loss - whole.loss, "error": error}
 
 
-def _random_subsets(subject: Subject, samples: Sequence[Any], seed: int, progress: Progress) -> Iterator[Row]:
+def _random_subsets(
+    subject: Subject, samples: Sequence[Any], seed: int, progress: Progress
+) -> Iterator[Row]:
     draw = random.Random(seed)
     drawn: dict[tuple[str, int], list[PruningPlan]] = {}
     for stack, depth in subject.depths.items():
@@ -71,7 +99,9 @@ def _random_subsets(subject: Subject, samples: Sequence[Any], seed: int, progres
             others = [j for j in range(depth) if j != i]
             subsets = [draw.sample(others, depth // 2) for _ in range(SUBSETS)]
             drawn[stack, i] = [_with(subject, stack, kept) for kept in subsets]
-    plans = list(dict.fromkeys([subject.whole, *(plan for some in drawn.values() for plan in some)]))
+    plans = list(
+        dict.fromkeys([subject.whole, *(plan for some in drawn.values() for plan in some)])
+    )
     found = score_losses(subject.loaded, samples, [plan.kept for plan in plans], progress=progress)
     losses = dict(zip(plans, found, strict=True))
     for (stack, i), some in drawn.items():
@@ -95,7 +125,9 @@ def _angular(subject: Subject, samples: Sequence[Any], _: int, progress: Progres
         angles.setdefault(place, []).append(angle[_words(named, angle)].double().cpu())
 
     hooks = [
-        layer.register_forward_hook(lambda _, x, n, y, at=(stack, i): note(at, x, n, y), with_kwargs=True)
+        layer.register_forward_hook(
+            lambda _, x, n, y, at=(stack, i): note(at, x, n, y), with_kwargs=True
+        )
         for stack, modules in stacks(subject.loaded.model).items()
         for module in modules
         for i, layer in enumerate(module.layers)  # type: ignore[arg-type]
@@ -106,7 +138,9 @@ def _angular(subject: Subject, samples: Sequence[Any], _: int, progress: Progres
     finally:
         for hook in hooks:
             hook.remove()
-    for (stack, i), parts in sorted(angles.items(), key=lambda item: (item[0][0] != "encoder", item[0][1])):
+    for (stack, i), parts in sorted(
+        angles.items(), key=lambda item: (item[0][0] != "encoder", item[0][1])
+    ):
         every = torch.cat(parts)
         yield {
             "stack": stack,
@@ -117,7 +151,9 @@ def _angular(subject: Subject, samples: Sequence[Any], _: int, progress: Progres
 
 
 def _words(named: dict[str, Any], angle: Tensor) -> Tensor:
-    """Which positions (``T x B``) are no padding, by the mask (``B x T``) that the layer is called with."""
+    """Which positions (``T x B``) are no padding, by the mask (``B x T``) that the layer is called
+    with.
+    """
     for mask in named.values():
         if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == angle.t().shape:
             return ~mask.t()

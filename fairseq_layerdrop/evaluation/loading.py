@@ -33,10 +33,12 @@ class Loaded:
 
 
 def load(path: str, data: str, *, device: str = "cpu", threads: int | None = None) -> Loaded:
-    """Load a checkpoint with the task that is in it, ready to be evaluated: in evaluation mode, without gradients.
+    """Load a checkpoint with the task that is in it, ready to be evaluated: in evaluation mode,
+    without gradients.
 
     Args:
-        path: of any checkpoint that fairseq can load, pruned or whole, trained with this package or not.
+        path: of any checkpoint that fairseq can load, pruned or whole, trained with this package or
+            not.
         data: the data set, in fairseq's binary form, whose dictionaries the model was trained with.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of the CPU, for the whole process; by default torch's.
@@ -59,27 +61,40 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
         raise ValueError(f"{path}: fairseq cannot read a checkpoint of this age; {mend}") from None
     state["model"] = upgrade_state(state["model"])
     try:
-        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path], overrides, state=state)
+        (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+            [path], overrides, state=state
+        )
     except Exception as error:  # of the task's, a bare one: which languages?
         if not isinstance(error, RuntimeError) and type(error) is not Exception:
             raise
         what = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{path} does not fit the data in {data} (its dictionaries?): {what}") from None
+        raise ValueError(
+            f"{path} does not fit the data in {data} (its dictionaries?): {what}"
+        ) from None
     _resolve(task.cfg)
     model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
     model.requires_grad_(False).eval()
-    return Loaded(model.to(device), task, task.build_criterion(_of_criterion(cfg.criterion)), torch.device(device))
+    return Loaded(
+        model.to(device),
+        task,
+        task.build_criterion(_of_criterion(cfg.criterion)),
+        torch.device(device),
+    )
 
 
 def _of_criterion(options: Any) -> Any:
-    """What a criterion is built from: files before 2021 held the options of all there was in one."""
+    """What a criterion is built from: files before 2021 held the options of all there was in
+    one.
+    """
     known = CRITERION_DATACLASS_REGISTRY.get(options.get("_name"))
     names = {"_name", *(field.name for field in fields(known))} if known else options.keys()
     return OmegaConf.create({name: options[name] for name in options if name in names})
 
 
 def _resolve(options: Any) -> None:
-    """Give what refers to another section its default: files before 2021 had no sections, so nothing was resolved."""
+    """Give what refers to another section its default: files before 2021 had no sections, so
+    nothing was resolved.
+    """
     for field in fields(options) if is_dataclass(options) else ():
         value = getattr(options, field.name)
         if isinstance(value, str) and (reference := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value)):
@@ -88,9 +103,11 @@ def _resolve(options: Any) -> None:
 
 
 class Batches:
-    """A subset of the data in memory, collated; every sentence of it, or of one half of it, is there.
+    """A subset of the data in memory, collated; every sentence of it, or of one half of it, is
+    there.
 
-    A batch is fairseq's: a dictionary, tokens ``B x T`` in its ``net_input``, and is on the model's device.
+    A batch is fairseq's: a dictionary, tokens ``B x T`` in its ``net_input``, and is on the model's
+    device.
 
     Args:
         loaded: the model, whose limits count, and the task.
@@ -123,26 +140,38 @@ class Batches:
         limit = utils.resolve_max_positions(task.max_positions(), loaded.model.max_positions())
         fitting, lost = self.dataset.filter_indices_by_size(indices, limit)
         if len(lost):
-            raise ValueError(f"every sentence of {subset} must be scored, got {len(lost)} too long for the model")
+            raise ValueError(
+                f"every sentence of {subset} must be scored, got {len(lost)} too long for the model"
+            )
         wanted = {"all": (0, 1), "first": (0,), "second": (1,)}[half]
         chosen = fitting[[index % 2 in wanted for index in fitting]]
         if not len(chosen):
             raise ValueError(f"there must be sentences to score, got none in {subset} ({half})")
         batches = self.dataset.batch_by_size(
-            chosen, max_tokens=max_tokens, max_sentences=max_sentences, required_batch_size_multiple=1
+            chosen,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            required_batch_size_multiple=1,
         )
         self.samples = self.collate(loaded, self.dataset, batches)
         self.sentences = sum(len(batch) for batch in batches)
         if self.sentences != len(chosen):
-            raise ValueError(f"every one of the {len(chosen)} sentences must be scored, got {self.sentences}")
+            raise ValueError(
+                f"every one of the {len(chosen)} sentences must be scored, got {self.sentences}"
+            )
 
     @staticmethod
     def collate(loaded: Loaded, dataset: Any, batches: Iterable[Iterable[int]]) -> list[Any]:
         """Batches of these sentences, on the model's device."""
-        if getattr(dataset, "supports_prefetch", False):  # the indexed format of fairseq's first years
+        if getattr(
+            dataset, "supports_prefetch", False
+        ):  # the indexed format of fairseq's first years
             dataset.prefetch([i for batch in batches for i in batch])
         samples = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
-        return [utils.move_to_cuda(s, loaded.device) if loaded.device.type == "cuda" else s for s in samples]
+        return [
+            utils.move_to_cuda(s, loaded.device) if loaded.device.type == "cuda" else s
+            for s in samples
+        ]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.samples)
@@ -159,7 +188,9 @@ class Batches:
         return found.hexdigest()
 
     def share(self, part: float) -> list[Any]:
-        """About this share of the batches, evenly spread, for they are in the order of their length."""
+        """About this share of the batches, evenly spread, for they are in the order of their
+        length.
+        """
         count = max(1, round(part * len(self.samples)))
         return [self.samples[i * len(self.samples) // count] for i in range(count)]
 

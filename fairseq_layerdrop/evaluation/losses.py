@@ -21,7 +21,9 @@ _TELL_TOKENS_APART = (CrossEntropyCriterion, LabelSmoothedCrossEntropyCriterion)
 
 @dataclass(frozen=True)
 class Losses:
-    """What a sub-network lost on each unit: a sentence where the criterion tells its losses apart, else a batch."""
+    """What a sub-network lost on each unit: a sentence where the criterion tells its losses apart,
+    else a batch.
+    """
 
     sums: Tensor
     """N: the negative log-likelihood of each unit, in nats."""
@@ -54,20 +56,24 @@ def score_losses(
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Losses]:
-    """The losses of each plan, on the same units in the same order; equal to the criterion's on the model restricted.
+    """The losses of each plan, on the same units in the same order; equal to the criterion's on the
+    model restricted.
 
     Plans that begin with the same layers share what these compute; on return the model is whole.
 
     Args:
         loaded: the model, whose criterion is that of its training.
-        samples: collated batches, :class:`~fairseq_layerdrop.evaluation.loading.Batches` or some of them.
+        samples: collated batches, :class:`~fairseq_layerdrop.evaluation.loading.Batches` or some of
+            them.
         plans: the layers that stay, of each of the model's stacks: ``plan.kept``.
         progress: wraps the loop over the samples.
 
     Raises:
         ValueError: if a plan is none of this model's, or a loss is no number: naming the plan.
     """
-    run_all = run_one_by_one if hasattr(loaded.criterion, "alignment_lambda") else run_each  # it reads the attention
+    run_all = (
+        run_one_by_one if hasattr(loaded.criterion, "alignment_lambda") else run_each
+    )  # it reads the attention
     scored: list[list[_Unit]] = [[] for _ in plans]
     for sample in progress(samples):
         target = sample.get("target")
@@ -76,7 +82,9 @@ def score_losses(
     found = [_join(units) for units in scored]
     for plan, losses in zip(plans, found, strict=True):
         if not math.isfinite(losses.loss):
-            raise ValueError(f"the loss must be a number, got {losses.loss} with the layers {dict(plan)}")
+            raise ValueError(
+                f"the loss must be a number, got {losses.loss} with the layers {dict(plan)}"
+            )
     return found
 
 
@@ -84,10 +92,12 @@ def _log(loaded: Loaded, sample: Any) -> dict[str, Any]:
     """What the criterion logs of a batch: a loss for each token, if it can be had."""
     model, criterion = loaded.model, loaded.criterion
     if not isinstance(criterion, AdaptiveLoss):
-        log: dict[str, Any] = criterion(model, sample, not isinstance(criterion, _TELL_TOKENS_APART))[2]
+        log: dict[str, Any] = criterion(
+            model, sample, not isinstance(criterion, _TELL_TOKENS_APART)
+        )[2]
         return log
-    # fairseq's adaptive loss leaves out a word of each cluster, the one with the padding's number in it; its
-    # fairseq-eval-lm does not.
+    # fairseq's adaptive loss leaves out a word of each cluster, the one with the padding's number
+    # in it; its fairseq-eval-lm does not.
     output = model(**sample["net_input"])
     target = model.get_targets(sample, output)
     losses = _adaptive_losses(model.decoder.adaptive_softmax, output[0], target).view(target.shape)
@@ -95,10 +105,14 @@ def _log(loaded: Loaded, sample: Any) -> dict[str, Any]:
 
 
 def _adaptive_losses(softmax: Any, features: Tensor, target: Tensor) -> Tensor:
-    """-log p of each target (B·T), from the logits of its own cluster alone: those of all words take far longer."""
+    """-log p of each target (B·T), from the logits of its own cluster alone: those of all words
+    take far longer.
+    """
     logits, targets = softmax(features, target)
     _, places = softmax.adapt_target(target)
-    losses = cross_entropy(logits[0], targets[0], reduction="none")  # of a word of the head, or of the word's cluster
+    losses = cross_entropy(
+        logits[0], targets[0], reduction="none"
+    )  # of a word of the head, or of the word's cluster
     for place, scores, words in zip(places, logits[1:], targets[1:], strict=True):
         if place is not None:
             losses[place] += cross_entropy(scores, words, reduction="none")
@@ -109,7 +123,9 @@ _Unit = tuple[Tensor, Tensor, float | None]
 
 
 def _units(log: dict[str, Any], target: Any, loaded: Loaded) -> _Unit:
-    """What the criterion logs of a batch, a sentence at a time if it gives a loss for each token."""
+    """What the criterion logs of a batch, a sentence at a time if it gives a loss for each
+    token.
+    """
     loss = torch.as_tensor(log.get("nll_loss", log["loss"])).double().cpu()
     correct = log.get("ncorrect")
     if isinstance(target, Tensor) and target.dim() == 2 and loss.numel() == target.numel():

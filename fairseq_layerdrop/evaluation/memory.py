@@ -14,9 +14,13 @@ from fairseq_layerdrop.modules.subnetwork import restricted
 
 @torch.no_grad()
 def peak_of_forward(loaded: Loaded, kept: Kept, sample: Any) -> int:
-    """Bytes of tensors that a forward of the restricted model on one batch holds at its peak, beside those before."""
+    """Bytes of tensors that a forward of the restricted model on one batch holds at its peak,
+    beside those before.
+    """
     with restricted(loaded.model, kept):
-        loaded.criterion(loaded.model, sample)  # what is made once, at the first call, is no part of it
+        loaded.criterion(
+            loaded.model, sample
+        )  # what is made once, at the first call, is no part of it
         if loaded.device.type == "cuda":
             before = torch.cuda.memory_allocated(loaded.device)
             torch.cuda.reset_peak_memory_stats(loaded.device)

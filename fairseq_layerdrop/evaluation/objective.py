@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The loss of plans as a search's objective: those that share an encoder in one pass, every score a row at once."""
+"""The loss of plans as a search's objective: those that share an encoder in one pass, every score a
+row at once.
+"""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -44,13 +46,21 @@ class LossObjective:
 
     def __call__(self, plans: Sequence[PruningPlan]) -> list[float]:
         """The losses of the plans; those that have a row are not scored again."""
-        known = self.workers.agree({p: row["loss"] for p in plans if (row := self._find(p))} if self.rows else {})
+        known = self.workers.agree(
+            {p: row["loss"] for p in plans if (row := self._find(p))} if self.rows else {}
+        )
         groups = _groups([plan for plan in dict.fromkeys(plans) if plan not in known])
         count = self.workers.count
         for turn in self.progress([groups[i : i + count] for i in range(0, len(groups), count)]):
             mine = turn[self.workers.rank] if self.workers.rank < len(turn) else []
             new = [row for part in self.workers.gather(self._score(mine)) for row in part]
-            known |= dict(zip([plan for group in turn for plan in group], (row["loss"] for row in new), strict=True))
+            known |= dict(
+                zip(
+                    [plan for group in turn for plan in group],
+                    (row["loss"] for row in new),
+                    strict=True,
+                )
+            )
             if self.rows:
                 self.rows.add(new)
         return [known[plan] for plan in plans]
@@ -78,7 +88,9 @@ class LossObjective:
 
 
 def _groups(plans: Sequence[PruningPlan]) -> list[list[PruningPlan]]:
-    """Plans to be scored in one pass: whole encoders' if there are several stacks, in the order of the trie."""
+    """Plans to be scored in one pass: whole encoders' if there are several stacks, in the order of
+    the trie.
+    """
     ordered = sorted(plans, key=lambda plan: tuple(plan.kept.values()))
     first = lambda plan: next(iter(plan.kept.values())) if len(plan.kept) > 1 else plan
     groups: list[list[PruningPlan]] = []

@@ -11,12 +11,17 @@ import fairseq_layerdrop
 
 
 def origin(command: Sequence[str]) -> dict[str, str]:
-    """What a row says of how it was made; no part of its signature, for its numbers do not hang on this.
+    """What a row says of how it was made; no part of its signature, for its numbers do not hang on
+    this.
 
     Args:
         command: the program and its arguments.
     """
-    facts = {"command": join(command), "version": fairseq_layerdrop.__version__, "machine": machine()}
+    facts = {
+        "command": join(command),
+        "version": fairseq_layerdrop.__version__,
+        "machine": machine(),
+    }
     return facts | ({"commit": found} if (found := commit()) else {})
 
 
@@ -36,4 +41,7 @@ def machine() -> str:
     """The processor's model."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A report as one page that needs nothing else: it works from a file, and asks no network for anything."""
+"""A report as one page that needs nothing else: it works from a file, and asks no network for
+anything.
+"""
 
 import re
 from base64 import b64encode
@@ -29,8 +31,8 @@ figure { margin: 0 }
 figure svg { max-width: 100%; height: auto }
 li { overflow-wrap: anywhere }
 """
-# A header sorts its table: first upwards, then downwards; empty cells stay at the end. Rows that are equal keep
-# their order, so that one can sort by one column and then by another.
+# A header sorts its table: first upwards, then downwards; empty cells stay at the end. Rows that
+# are equal keep their order, so that one can sort by one column and then by another.
 _SCRIPT = """
 "use strict";
 const compare = (a, b, numbers) => numbers ? a - b : a.localeCompare(b, "en", { numeric: true });
@@ -52,10 +54,15 @@ for (const table of document.querySelectorAll("table")) {
 """
 
 
-def page(tables: Sequence[Table], notes: Sequence[str], drawings: Sequence[Drawing], *, title: str = "") -> str:
-    """The page: tables that sort by a click or a key on a header, notes, and the figures drawn in."""
+def page(
+    tables: Sequence[Table], notes: Sequence[str], drawings: Sequence[Drawing], *, title: str = ""
+) -> str:
+    """The page: tables that sort by a click or a key on a header, notes, and the figures drawn
+    in.
+    """
     heading = escape(title or _NAME)
-    # The policy runs our script alone, by its hash, and lets nothing be fetched, whatever the rows hold.
+    # The policy runs our script alone, by its hash, and lets nothing be fetched, whatever the rows
+    # hold.
     script = b64encode(sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
     items = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
@@ -103,6 +110,8 @@ def _figure(drawing: Drawing) -> str:
 
 
 def _inlined(svg: str, name: str) -> str:
-    """An SVG as part of a page: no XML prologue, no metadata, and identifiers that no other figure has."""
+    """An SVG as part of a page: no XML prologue, no metadata, and identifiers that no other figure
+    has.
+    """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg ") :], flags=re.DOTALL)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg).strip()

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Many sub-networks in one pass over a batch: those that begin with the same layers share what these compute.
+"""Many sub-networks in one pass over a batch: those that begin with the same layers share what
+these compute.
 
-The kept layers of the plans are the branches of a trie. It is walked depth-first, one layer computed at each node and
-one activation held a level; where a plan ends, the model's own forward runs with a stand-in for its layers that gives
-the activation of that node. With an encoder and a decoder the encoder's trie is walked first, and at each of its ends
-the decoder's, over that one encoder output. A 6+6 model has 3,969 sub-networks: one by one they run 24,192 layers a
-batch, so 63 + 63·63 = 4,032.
+The kept layers of the plans are the branches of a trie. It is walked depth-first, one layer
+computed at each node and one activation held a level; where a plan ends, the model's own forward
+runs with a stand-in for its layers that gives the activation of that node. With an encoder and a
+decoder the encoder's trie is walked first, and at each of its ends the decoder's, over that one
+encoder output. A 6+6 model has 3,969 sub-networks: one by one they run 24,192 layers a batch, so 63
++ 63·63 = 4,032.
 
 No forward of fairseq's is copied, so this holds for any model whose stacks
-:mod:`~fairseq_layerdrop.modules.subnetwork` finds; where a stack is several modules (one a language) nothing is shared.
+:mod:`~fairseq_layerdrop.modules.subnetwork` finds; where a stack is several modules (one a
+language) nothing is shared.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +29,17 @@ Layers = tuple[int, ...]
 Result = TypeVar("Result")
 
 
-def run_each(model: Any, plans: Sequence[Kept], run: Callable[[], Result]) -> Iterator[tuple[int, Result]]:
-    """Call ``run``, which calls the model once on one batch, for each plan; give the plan's number and the result.
+def run_each(
+    model: Any, plans: Sequence[Kept], run: Callable[[], Result]
+) -> Iterator[tuple[int, Result]]:
+    """Call ``run``, which calls the model once on one batch, for each plan; give the plan's number
+    and the result.
 
     The results come in the order of the trie. The model must be in evaluation, without gradients.
 
     Raises:
-        ValueError: if a plan does not name the stacks of the model, or the model does not run its layers once.
+        ValueError: if a plan does not name the stacks of the model, or the model does not run its
+        layers once.
     """
     where = stacks(model)
     _check(plans, depths(model))
@@ -48,8 +55,12 @@ def run_each(model: Any, plans: Sequence[Kept], run: Callable[[], Result]) -> It
             yield number, result
 
 
-def run_one_by_one(model: nn.Module, plans: Sequence[Kept], run: Callable[[], Result]) -> Iterator[tuple[int, Result]]:
-    """The same with nothing shared: for what reads the decoder's attention, which a stand-in does not give."""
+def run_one_by_one(
+    model: nn.Module, plans: Sequence[Kept], run: Callable[[], Result]
+) -> Iterator[tuple[int, Result]]:
+    """The same with nothing shared: for what reads the decoder's attention, which a stand-in does
+    not give.
+    """
     for number, plan in enumerate(plans):
         with restricted(model, plan):
             result = run()
@@ -60,21 +71,31 @@ def _check(plans: Sequence[Kept], model_depths: Mapping[str, int]) -> None:
     """Refuse a plan that is none of this model's."""
     for plan in plans:
         if plan.keys() != model_depths.keys():
-            raise ValueError(f"a plan must name the model's stacks, {', '.join(model_depths)}, got {dict(plan)}")
+            raise ValueError(
+                f"a plan must name the model's stacks, {', '.join(model_depths)}, got {dict(plan)}"
+            )
         for stack, kept in plan.items():
             if not kept or not all(0 <= i < model_depths[stack] for i in kept):
-                raise ValueError(f"{stack}: a plan keeps layers of 0-{model_depths[stack] - 1}, got {list(kept)}")
+                raise ValueError(
+                    f"{stack}: a plan keeps layers of 0-{model_depths[stack] - 1}, got {list(kept)}"
+                )
 
 
 def _walk_one(
-    _: nn.Module, where: Sequence[nn.Module], plans: Sequence[tuple[Layers, ...]], run: Callable[[], Result]
+    _: nn.Module,
+    where: Sequence[nn.Module],
+    plans: Sequence[tuple[Layers, ...]],
+    run: Callable[[], Result],
 ) -> Iterator[tuple[tuple[Layers, ...], Result]]:
     for kept, result in _walk(where[0], [plan[0] for plan in plans], run):
         yield (kept,), result
 
 
 def _walk_two(
-    model: Any, where: Sequence[nn.Module], plans: Sequence[tuple[Layers, ...]], run: Callable[[], Result]
+    model: Any,
+    where: Sequence[nn.Module],
+    plans: Sequence[tuple[Layers, ...]],
+    run: Callable[[], Result],
 ) -> Iterator[tuple[tuple[Layers, ...], Result]]:
     decoders: dict[Layers, list[Layers]] = {}
     for encoder, decoder in plans:
@@ -104,11 +125,17 @@ def _trie(plans: Sequence[Layers]) -> _Node:
     return root
 
 
-def _walk(stack: Any, plans: Sequence[Layers], run: Callable[[], Result]) -> Iterator[tuple[Layers, Result]]:
+def _walk(
+    stack: Any, plans: Sequence[Layers], run: Callable[[], Result]
+) -> Iterator[tuple[Layers, Result]]:
     """Call ``run`` once for each of these lists of layers of one stack, depth-first."""
     layers = stack.layers
     stand_in = _StandIn()
-    stack.layers = LayerDropList([stand_in]) if isinstance(layers, LayerDropList) else nn.ModuleList([stand_in])
+    stack.layers = (
+        LayerDropList([stand_in])
+        if isinstance(layers, LayerDropList)
+        else nn.ModuleList([stand_in])
+    )
     try:
         call = stand_in.call_of(run)
         for kept, output in _outputs(layers, _trie(plans), call, ()):
@@ -141,7 +168,9 @@ class _Reached(Exception):
 
 
 class _StandIn(nn.Module):
-    """Stands at the place of a stack's layers: notes how the first is called, then gives what others computed."""
+    """Stands at the place of a stack's layers: notes how the first is called, then gives what
+    others computed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +199,9 @@ class _StandIn(nn.Module):
         result = run()
         self._output = None
         if self._given != 1:
-            raise ValueError(f"the model must run its layers once a forward, got {self._given} times")
+            raise ValueError(
+                f"the model must run its layers once a forward, got {self._given} times"
+            )
         return result
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A warning before a model is cut further than it was trained for, with what it costs to lose a single layer."""
+"""A warning before a model is cut further than it was trained for, with what it costs to lose a
+single layer.
+"""
 
 import logging
 import statistics
@@ -13,7 +15,9 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 logger = logging.getLogger(__name__)
 
 FAR = 2.5
-"""A removed share above so many times the training rate is far above it (the paper prunes half at a rate of 0.2)."""
+"""A removed share above so many times the training rate is far above it (the paper prunes half at a
+rate of 0.2).
+"""
 
 
 def warnings(subject: Subject, batches: Batches, plans: Sequence[PruningPlan]) -> None:
@@ -29,7 +33,8 @@ def warnings(subject: Subject, batches: Batches, plans: Sequence[PruningPlan]) -
     few = batches.share(0.1)
     costs = [row["value"] for row in leave_one_out(subject, few)]
     logger.warning(
-        "%s. Without any single layer the loss rises by %.2f to %.2f bits a token (median %.2f, on %d sentences)",
+        "%s. Without any single layer the loss rises by %.2f to %.2f bits a token (median %.2f, "
+        "on %d sentences)",
         "; ".join(f"the {stack} {reason}" for stack, reason in reasons.items()),
         min(costs),
         max(costs),

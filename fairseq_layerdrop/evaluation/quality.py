@@ -11,7 +11,9 @@ SIGNIFICANT = 0.05
 
 
 class Quality(NamedTuple):
-    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; is 0 its worst?"""
+    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; is 0
+    its worst?
+    """
 
     key: str
     label: str
@@ -52,8 +54,9 @@ def quality_of(rows: Sequence[Row]) -> Quality | None:
 def depths(rows: Sequence[Row]) -> Axis:
     """What the rows' depth is best shown by.
 
-    It is the one stack's, where all rows have the same one; the decoder's, among the rows whose encoder is whole, if
-    some curve has several such (the paper's Figure 2); else that of both stacks together.
+    It is the one stack's, where all rows have the same one; the decoder's, among the rows whose
+    encoder is whole, if some curve has several such (the paper's Figure 2); else that of both
+    stacks together.
     """
     stacks = {tuple(stack for stack in STACKS if stack in row) for row in rows}
     curves = by_curve(rows)
@@ -64,7 +67,10 @@ def depths(rows: Sequence[Row]) -> Axis:
     if len(stacks) == 1 and len(*stacks) == 1:
         ((stack,),) = stacks
         return _axis(f"layers kept in the {stack.removesuffix('_layers')}", curves, stack)
-    return Axis("layers kept", {name: [(depth(row), row) for row in members] for name, members in curves.items()})
+    return Axis(
+        "layers kept",
+        {name: [(depth(row), row) for row in members] for name, members in curves.items()},
+    )
 
 
 def best_at_each(points: Sequence[Point], quality: Quality) -> tuple[list[Point], list[Point]]:
@@ -78,7 +84,9 @@ def best_at_each(points: Sequence[Point], quality: Quality) -> tuple[list[Point]
 
 
 def pareto_front(points: Sequence[Point], quality: Quality) -> tuple[list[Point], list[Point]]:
-    """The points that none beats in both cost (x) and quality (y), the cheapest first, and the rest."""
+    """The points that none beats in both cost (x) and quality (y), the cheapest first, and the
+    rest.
+    """
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -quality.sign * point.y)):
         if not front or quality.sign * (point.y - front[-1].y) > 0:
@@ -96,7 +104,8 @@ def best_trials(rows: Sequence[Row]) -> list[Row]:
 
 
 def smallest_not_worse(rows: Sequence[Row]) -> Row | None:
-    """Of one curve's rows that were tested, the shallowest that is not significantly worse than the full model.
+    """Of one curve's rows that were tested, the shallowest that is not significantly worse than the
+    full model.
 
     The full model is the deepest row. Among equally shallow rows it is the best.
     """
@@ -113,7 +122,9 @@ def _score(row: Row, quality: Quality | None) -> float:
 
 def _is_better(row: Row, full: Row) -> bool:
     # The tests are two-sided: a sub-network may differ significantly because it is better.
-    quality = next((quality for quality in QUALITIES if quality.key in row and quality.key in full), None)
+    quality = next(
+        (quality for quality in QUALITIES if quality.key in row and quality.key in full), None
+    )
     return quality is not None and quality.sign * (row[quality.key] - full[quality.key]) > 0
 
 

@@ -29,7 +29,9 @@ def markdown(rows: Kinds) -> str:
 
 def _markdown_table(table: Table) -> str:
     lines = ["| " + " | ".join(title for title, _ in table.titles) + " |"]
-    lines.append("|" + "|".join(" ---: " if is_number else " --- " for _, is_number in table.titles) + "|")
+    lines.append(
+        "|" + "|".join(" ---: " if is_number else " --- " for _, is_number in table.titles) + "|"
+    )
     for cells in table.lines:
         texts = (_escaped(cell.text).replace("|", "\\|") for cell in cells)
         lines.append("| " + " | ".join(texts) + " |")

@@ -29,7 +29,9 @@ def parse_rows(content: bytes, path: str | os.PathLike[str]) -> list[Row]:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: rows are JSON Lines in UTF-8, got other bytes at {error.start}") from None
+        raise ValueError(
+            f"{path}: rows are JSON Lines in UTF-8, got other bytes at {error.start}"
+        ) from None
     rows: list[Row] = []
     # Not splitlines(): JSON may hold characters that end a line elsewhere.
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
@@ -54,13 +56,17 @@ class RowFile:
         ValueError: if the file holds something else, or another process is writing it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], origin: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], origin: Mapping[str, Any] | None = None
+    ) -> None:
         self._origin = dict(origin or {})
         self._file = Path(path).open("a+b")  # noqa: SIM115, it stays open
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{path}: another process is adding rows to it; name another file or wait") from None
+            raise ValueError(
+                f"{path}: another process is adding rows to it; name another file or wait"
+            ) from None
         self.rows = self._read(path)
         self._known = {_key(row["signature"]): row for row in self.rows if "signature" in row}
 
@@ -86,7 +92,9 @@ class RowFile:
         """Write rows at the end, at once and to the disk."""
         new = [row | self._origin for row in rows]
         try:
-            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8"))
+            self._file.write(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode("utf-8")
+            )
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:  # of a full disk, which does not say what was written

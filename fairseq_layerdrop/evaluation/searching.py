@@ -14,7 +14,15 @@ from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.search import Fits, Objective, Screened, Trial, beam, exhaustive, space_size
+from fairseq_layerdrop.pruning.search import (
+    Fits,
+    Objective,
+    Screened,
+    Trial,
+    beam,
+    exhaustive,
+    space_size,
+)
 
 LARGEST = 20_000
 """The largest space that is searched whole unless it is asked for."""
@@ -25,7 +33,8 @@ class Request:
     """What is searched for, and how.
 
     Args:
-        method: exhaustive, greedy, beam or evolution; without one, exhaustive where the space is small, else greedy.
+        method: exhaustive, greedy, beam or evolution; without one, exhaustive where the space is
+            small, else greedy.
         counts: the depths that are asked for, by stack.
         parameters: at most so many.
         latency_ms: at most so long a sentence, as the latency model predicts.
@@ -57,20 +66,26 @@ class Request:
         errors = []
         for stack, count in self.counts.items():
             if stack not in depths:
-                errors.append(f"--{stack}-depth: the model has no such stack (it has {', '.join(depths)})")
+                errors.append(
+                    f"--{stack}-depth: the model has no such stack (it has {', '.join(depths)})"
+                )
             elif not 1 <= count <= depths[stack]:
                 errors.append(f"--{stack}-depth must lie in 1-{depths[stack]}, got {count}")
         if self.screen is not None and not 0 < self.screen < 1:
             errors.append(f"--screen is a share of the data between 0 and 1, got {self.screen}")
         for name in ("beam_width", "generations"):
             if getattr(self, name) < 1:
-                errors.append(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+                errors.append(
+                    f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
+                )
         if errors:
             raise ValueError("; ".join(errors))
 
     def method_for(self, depths: Mapping[str, int]) -> str:
         """The method, and the size of the space, in words."""
-        return self.method or ("exhaustive" if space_size(depths, self.counts) <= LARGEST else "greedy")
+        return self.method or (
+            "exhaustive" if space_size(depths, self.counts) <= LARGEST else "greedy"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,9 @@ class Found:
     evenly: PruningPlan
     """Every Other at the winner's depths: what a user would take without a search."""
     losses: dict[PruningPlan, float]
-    """Of the winner, of ``evenly`` and of the whole model, on the sentences that were searched on."""
+    """Of the winner, of ``evenly`` and of the whole model, on the sentences that were searched
+    on.
+    """
 
     @property
     def winner(self) -> PruningPlan:
@@ -113,19 +130,31 @@ def search(
     """
 
     def objective(part: float = 1.0) -> LossObjective:
-        return LossObjective(subject, batches, rows=rows, workers=workers, part=part, progress=progress)
+        return LossObjective(
+            subject, batches, rows=rows, workers=workers, part=part, progress=progress
+        )
 
     exact = objective()
-    score: Objective = exact if request.screen is None else Screened(objective(request.screen), exact)
-    model = workers.agree(LatencyModel.fit(stopwatch, subject.depths) if stopwatch and workers.first else None)
+    score: Objective = (
+        exact if request.screen is None else Screened(objective(request.screen), exact)
+    )
+    model = workers.agree(
+        LatencyModel.fit(stopwatch, subject.depths) if stopwatch and workers.first else None
+    )
     fits = _fits(subject, request, model)
     method = request.method_for(subject.depths)
     if method == "exhaustive":
         trials = exhaustive(score, subject.depths, request.counts, fits)
     elif method == "evolution":
         cost = (lambda plan: predict(model, plan)) if model else subject.parameters
-        options = {"generations": request.generations, "seed": request.seed, "storage": request.storage}
-        trials = evolve(score, cost, subject.depths, request.counts, fits, workers=workers, **options)
+        options = {
+            "generations": request.generations,
+            "seed": request.seed,
+            "storage": request.storage,
+        }
+        trials = evolve(
+            score, cost, subject.depths, request.counts, fits, workers=workers, **options
+        )
     else:
         width = 1 if method == "greedy" else request.beam_width
         trials = beam(score, subject.depths, request.counts, fits, width=width)
@@ -144,7 +173,8 @@ def _fits(subject: Subject, request: Request, model: LatencyModel | None) -> Fit
     """Whether a plan is within every limit; nothing, if there is none.
 
     Raises:
-        ValueError: naming every limit that not even one layer a stack, or the depths that are asked for, is within.
+        ValueError: naming every limit that not even one layer a stack, or the depths that are asked
+        for, is within.
     """
     latency = (lambda plan: predict(model, plan)) if model else (lambda _: math.inf)
     limits = {
@@ -162,7 +192,9 @@ def _fits(subject: Subject, request: Request, model: LatencyModel | None) -> Fit
     ]
     if errors:
         raise ValueError("; ".join(errors))
-    return (lambda plan: all(cost(plan) <= most for cost, most in given.values())) if given else None
+    return (
+        (lambda plan: all(cost(plan) <= most for cost, most in given.values())) if given else None
+    )
 
 
 def _amount(value: float) -> str:

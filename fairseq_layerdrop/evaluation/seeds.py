@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Models that differ in the seed of their training alone, as one: means, and how far the seeds lie apart."""
+"""Models that differ in the seed of their training alone, as one: means, and how far the seeds lie
+apart.
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,15 +15,21 @@ _SAME = ("curve", "plan", "encoder_layers", "decoder_layers", "parameters", "sen
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Plan rows, those that differ in the training's seed alone put together in the first one's place.
+    """Plan rows, those that differ in the training's seed alone put together in the first one's
+    place.
 
-    Such a row has the mean of each score, ``seeds``, their number, and in ``spread`` the standard deviation of each
-    score over the seeds (n - 1 in the denominator). Speeds and p-values are of single models, and left out of it.
+    Such a row has the mean of each score, ``seeds``, their number, and in ``spread`` the standard
+    deviation of each score over the seeds (n - 1 in the denominator). Speeds and p-values are of
+    single models, and left out of it.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_key(row), []).append(row)
-    return [row for members in groups.values() for row in (_merged(members) if _are_seeds(members) else members)]
+    return [
+        row
+        for members in groups.values()
+        for row in (_merged(members) if _are_seeds(members) else members)
+    ]
 
 
 def _key(row: Row) -> str:
@@ -39,4 +47,11 @@ def _merged(rows: Sequence[Row]) -> list[Row]:
     scores = {key: [row[key] for row in rows] for key in SCORES if all(key in row for row in rows)}
     kept = {key: rows[0][key] for key in (*_SAME, "metrics") if key in rows[0]}
     means = {key: mean(values) for key, values in scores.items()}
-    return [{**kept, **means, "seeds": len(rows), "spread": {key: stdev(values) for key, values in scores.items()}}]
+    return [
+        {
+            **kept,
+            **means,
+            "seeds": len(rows),
+            "spread": {key: stdev(values) for key, values in scores.items()},
+        }
+    ]

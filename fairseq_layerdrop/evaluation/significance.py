@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Is a difference more than chance? Paired tests on the same sentences, corrected for how many were made."""
+"""Is a difference more than chance? Paired tests on the same sentences, corrected for how many were
+made.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,13 +21,18 @@ def paired_bleu(
     samples: int = SAMPLES,
     seed: int = 1,
 ) -> dict[str, float]:
-    """The p-value of each system's BLEU against the baseline's, by paired approximate randomisation.
+    """The p-value of each system's BLEU against the baseline's, by paired approximate
+    randomisation.
 
-    As sacreBLEU's ``--paired-ar`` (Riezler and Maxwell 2005), but a draw that is as far from zero as what was observed
-    counts: sacreBLEU counts only draws beyond it, so that two systems that differ in no sentence get the lowest p.
+    As sacreBLEU's ``--paired-ar`` (Riezler and Maxwell 2005), but a draw that is as far from zero
+    as what was observed
+    counts: sacreBLEU counts only draws beyond it, so that two systems that differ in no sentence
+    get the lowest p.
     """
     statistics = {name: _bleu_statistics(texts, references) for name, texts in systems.items()}
-    first = torch.rand(samples, len(references), generator=torch.Generator().manual_seed(seed)) < 0.5
+    first = (
+        torch.rand(samples, len(references), generator=torch.Generator().manual_seed(seed)) < 0.5
+    )
     return {
         name: _randomised(statistics[baseline], statistics[name], first.double())
         for name in systems
@@ -34,7 +41,9 @@ def paired_bleu(
 
 
 def _randomised(base: Tensor, other: Tensor, first: Tensor) -> float:
-    """Each draw says of each sentence which system it is ascribed to; the statistics of a corpus are their sums."""
+    """Each draw says of each sentence which system it is ascribed to; the statistics of a corpus
+    are their sums.
+    """
     one, two = (first @ base + (1 - first) @ other, (1 - first) @ base + first @ other)
     drawn = [abs(_bleu(a) - _bleu(b)) for a, b in zip(one.tolist(), two.tolist(), strict=True)]
     observed = abs(_bleu(base.sum(0).tolist()) - _bleu(other.sum(0).tolist()))
@@ -44,7 +53,10 @@ def _randomised(base: Tensor, other: Tensor, first: Tensor) -> float:
 def _bleu_statistics(texts: Sequence[str], references: Sequence[str]) -> Tensor:
     """Of each sentence the n-grams that match, all n-grams, and the two lengths: sentences x 10."""
     metric = BLEU()
-    scores = [metric.corpus_score([text], [[reference]]) for text, reference in zip(texts, references, strict=True)]
+    scores = [
+        metric.corpus_score([text], [[reference]])
+        for text, reference in zip(texts, references, strict=True)
+    ]
     rows = [[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores]
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -55,12 +67,19 @@ def _bleu(statistics: Sequence[float]) -> float:
 
 
 def paired_losses(
-    one: Sequence[float], two: Sequence[float], sizes: Sequence[float], *, samples: int = SAMPLES, seed: int = 1
+    one: Sequence[float],
+    two: Sequence[float],
+    sizes: Sequence[float],
+    *,
+    samples: int = SAMPLES,
+    seed: int = 1,
 ) -> float:
-    """The p-value of the difference of two mean losses, by approximate randomisation (Riezler and Maxwell 2005).
+    """The p-value of the difference of two mean losses, by approximate randomisation (Riezler and
+    Maxwell 2005).
 
-    Under the null hypothesis either system could have made either sum of a unit: signs of the differences are drawn
-    at random, and p is the share of draws (the observed one counted in) that are at least as far from zero.
+    Under the null hypothesis either system could have made either sum of a unit: signs of the
+    differences are drawn at random, and p is the share of draws (the observed one counted in) that
+    are at least as far from zero.
 
     Args:
         one: the first system's sum of losses on each unit.
@@ -75,7 +94,9 @@ def paired_losses(
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """The p-values corrected for a family of tests (Holm 1979): reject where one is at most the level."""
+    """The p-values corrected for a family of tests (Holm 1979): reject where one is at most the
+    level.
+    """
     corrected, highest = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
@@ -89,6 +110,10 @@ def loss_interval(
     """Where the loss lies with 95 % (bits a token), by bootstrap over the units (Efron 1979)."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(sums), (samples, len(sums)), generator=generator)
-    totals, counts = (torch.tensor(values, dtype=torch.float64)[chosen].sum(1) for values in (sums, sizes))
-    low, high = torch.quantile(totals / counts / math.log(2), torch.tensor([0.025, 0.975], dtype=torch.float64))
+    totals, counts = (
+        torch.tensor(values, dtype=torch.float64)[chosen].sum(1) for values in (sums, sizes)
+    )
+    low, high = torch.quantile(
+        totals / counts / math.log(2), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    )
     return float(low), float(high)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What is evaluated: a checkpoint with a name, and what every row about one of its sub-networks says."""
+"""What is evaluated: a checkpoint with a name, and what every row about one of its sub-networks
+says.
+"""
 
 import platform
 from collections.abc import Mapping
@@ -30,17 +32,39 @@ class Subject:
     """
 
     def __init__(
-        self, loaded: Loaded, *, digest: str, curve: str, rates: Mapping[str, Any], seed: int | None = None
+        self,
+        loaded: Loaded,
+        *,
+        digest: str,
+        curve: str,
+        rates: Mapping[str, Any],
+        seed: int | None = None,
     ) -> None:
-        self.loaded, self.digest, self.curve, self.rates, self.seed = loaded, digest, curve, dict(rates), seed
+        self.loaded, self.digest, self.curve, self.rates, self.seed = (
+            loaded,
+            digest,
+            curve,
+            dict(rates),
+            seed,
+        )
         self.depths = depths(loaded.model)
-        self.whole = PruningPlan(**{s: LayerSelection(n, tuple(range(n))) for s, n in self.depths.items()})
+        self.whole = PruningPlan(
+            **{s: LayerSelection(n, tuple(range(n))) for s, n in self.depths.items()}
+        )
 
     def describe(self, plan: PruningPlan) -> dict[str, Any]:
         """What a row says of a plan, whatever is measured."""
-        counts = {f"{stack}_layers": len(selection.kept) for stack, selection in plan.selections.items()}
+        counts = {
+            f"{stack}_layers": len(selection.kept) for stack, selection in plan.selections.items()
+        }
         seed = {} if self.seed is None else {"seed": self.seed}
-        return {"curve": self.curve, **seed, "plan": str(plan), **counts, "parameters": self.parameters(plan)}
+        return {
+            "curve": self.curve,
+            **seed,
+            "plan": str(plan),
+            **counts,
+            "parameters": self.parameters(plan),
+        }
 
     def parameters(self, plan: PruningPlan) -> int:
         """How many parameters the sub-network has, as ``inspect`` counts them."""
@@ -79,10 +103,16 @@ class Subject:
     @property
     def device(self) -> str:
         """What it runs on."""
-        return torch.cuda.get_device_name() if self.loaded.device.type == "cuda" else platform.machine()
+        return (
+            torch.cuda.get_device_name()
+            if self.loaded.device.type == "cuda"
+            else platform.machine()
+        )
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Of the packages that numbers hang on; looking them up takes as long as a small model's forward."""
+    """Of the packages that numbers hang on; looking them up takes as long as a small model's
+    forward.
+    """
     return {name: version(name) for name in PACKAGES}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""One row a plan: its losses, its texts, its speed; and whether one is worse than another by more than chance."""
+"""One row a plan: its losses, its texts, its speed; and whether one is worse than another by more
+than chance.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,16 +38,23 @@ class Measures:
     settings: dict[str, Any] = field(default_factory=dict)
     """The decoder's and the stopwatch's, for the signature."""
     kind: str = "plan"
-    """Of the rows: ``verdict`` for those that only judge a search's winner, which no table of plans shows."""
+    """Of the rows: ``verdict`` for those that only judge a search's winner, which no table of plans
+    shows.
+    """
 
     def sign(self, subject: Subject, plan: PruningPlan) -> dict[str, Any]:
         """Everything that the row of a plan hangs on."""
-        more = {"sentences": self.batches.sentences, "metrics": sorted(self.metrics), **self.settings}
+        more = {
+            "sentences": self.batches.sentences,
+            "metrics": sorted(self.metrics),
+            **self.settings,
+        }
         return subject.sign(plan, self.batches, **more)
 
 
 class Results:
-    """Rows of plans, and beside them, in a file of their own, the texts and losses of each sentence for paired tests.
+    """Rows of plans, and beside them, in a file of their own, the texts and losses of each sentence
+    for paired tests.
 
     Args:
         path: of the rows; the other file is called ``NAME.units.jsonl``.
@@ -82,9 +91,13 @@ def sweep(
     *,
     progress: Callable[[Sequence[PruningPlan]], Iterable[PruningPlan]] = iter,
 ) -> dict[PruningPlan, Row]:
-    """The rows of these plans, with what paired tests need; measured where they are not there yet."""
+    """The rows of these plans, with what paired tests need; measured where they are not there
+    yet.
+    """
     wanted = list(dict.fromkeys(plans))
-    for plan in progress([plan for plan in wanted if not results.find(measures.sign(subject, plan))]):
+    for plan in progress(
+        [plan for plan in wanted if not results.find(measures.sign(subject, plan))]
+    ):
         results.add(measure(subject, plan, measures))
     return {plan: results.find(measures.sign(subject, plan)) or {} for plan in wanted}
 
@@ -94,22 +107,30 @@ def public(row: Row) -> Row:
     return {name: value for name, value in row.items() if name not in UNITS}
 
 
-def compare(rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]) -> list[Row]:
-    """Is each plan worse, or better, than the baseline by more than chance? A row for the loss, and one for BLEU.
+def compare(
+    rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]
+) -> list[Row]:
+    """Is each plan worse, or better, than the baseline by more than chance? A row for the loss, and
+    one for BLEU.
 
-    Each is there if it was measured, by approximate randomisation; ``p_holm`` is corrected for all plans of these rows.
+    Each is there if it was measured, by approximate randomisation; ``p_holm`` is corrected for all
+    plans of these rows.
     """
     base, found = rows[baseline], {}
     if "units" in base:
         others = [plan for plan in rows if plan != baseline]
-        found["loss"] = {str(p): paired_losses(rows[p]["units"], base["units"], base["sizes"]) for p in others}
+        found["loss"] = {
+            str(p): paired_losses(rows[p]["units"], base["units"], base["sizes"]) for p in others
+        }
     if "bleu" in base:
         texts = {str(plan): row["texts"] for plan, row in rows.items()}
         found["bleu"] = paired_bleu(texts, str(baseline), references)
     return [_test(rows, baseline, metric, p_values) for metric, p_values in found.items()]
 
 
-def _test(rows: dict[PruningPlan, Row], baseline: PruningPlan, metric: str, p_values: dict[str, float]) -> Row:
+def _test(
+    rows: dict[PruningPlan, Row], baseline: PruningPlan, metric: str, p_values: dict[str, float]
+) -> Row:
     return {
         "kind": "test",
         "curve": rows[baseline]["curve"],
@@ -117,24 +138,36 @@ def _test(rows: dict[PruningPlan, Row], baseline: PruningPlan, metric: str, p_va
         "against": str(baseline),
         "p_value": p_values,
         "p_holm": holm(p_values),
-        "signature": {"of": [row["signature"] for row in rows.values()], "against": str(baseline), "metric": metric},
+        "signature": {
+            "of": [row["signature"] for row in rows.values()],
+            "against": str(baseline),
+            "metric": metric,
+        },
     }
 
 
 def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
-    """The row of one plan, and in it what paired tests need: the losses (``units``) and ``texts`` of each sentence.
+    """The row of one plan, and in it what paired tests need: the losses (``units``) and ``texts``
+    of each sentence.
 
     Raises:
         ValueError: if other layers ran than the plan names, or not every sentence was seen.
     """
     start = time.perf_counter()
-    row: Row = {"kind": measures.kind, **subject.describe(plan), "sentences": measures.batches.sentences}
+    row: Row = {
+        "kind": measures.kind,
+        **subject.describe(plan),
+        "sentences": measures.batches.sentences,
+    }
     with only(subject, plan):
         if "loss" in measures.metrics:
             (losses,) = score_losses(subject.loaded, measures.batches.samples, [plan.kept])
             row |= {"loss": losses.loss, "ppl": 2**losses.loss, "tokens": losses.tokens}
             row |= {} if losses.accuracy is None else {"accuracy": losses.accuracy}
-            row |= {"units": [round(value, 6) for value in losses.sums.tolist()], "sizes": losses.sizes.tolist()}
+            row |= {
+                "units": [round(value, 6) for value in losses.sums.tolist()],
+                "sizes": losses.sizes.tolist(),
+            }
         if measures.decoder:
             row |= _decode(subject, plan, measures.decoder, measures)
         if measures.stopwatch:
@@ -145,7 +178,10 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
             row["memory_bytes"] = subject.bytes(plan) + peak_of_forward(
                 subject.loaded, plan.kept, measures.batches.samples[-1]
             )
-    return row | {"seconds": round(time.perf_counter() - start, 1), "signature": measures.sign(subject, plan)}
+    return row | {
+        "seconds": round(time.perf_counter() - start, 1),
+        "signature": measures.sign(subject, plan),
+    }
 
 
 def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Measures) -> Row:
@@ -153,7 +189,9 @@ def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Mea
         start = time.perf_counter()
         texts, tokens = decoder.texts(measures.batches)
         seconds = time.perf_counter() - start
-    scores = quality(texts, measures.references, [name for name in TEXTS if name in measures.metrics])
+    scores = quality(
+        texts, measures.references, [name for name in TEXTS if name in measures.metrics]
+    )
     speeds = {"sentences_per_second": len(texts) / seconds, "tokens_per_second": tokens / seconds}
     return {**scores, **{name: round(value, 2) for name, value in speeds.items()}, "texts": texts}
 
@@ -179,4 +217,6 @@ def only(subject: Subject, plan: PruningPlan) -> Iterator[None]:
             hook.remove()
     for stack, kept in plan.kept.items():
         if any(ran.values()) and ran[stack] != set(kept):
-            raise ValueError(f"{stack}: the layers {list(kept)} must run and no other, got {sorted(ran[stack])}")
+            raise ValueError(
+                f"{stack}: the layers {list(kept)} must run and no other, got {sorted(ran[stack])}"
+            )

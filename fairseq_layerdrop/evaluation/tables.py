@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Rows as tables: what stands in a cell, and what a column is sorted by. Markdown and page show the same ones."""
+"""Rows as tables: what stands in a cell, and what a column is sorted by. Markdown and page show the
+same ones.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -43,21 +45,30 @@ def _text(title: str, key: str) -> _Column:
 
 
 def tables(rows: Kinds) -> list[Table]:
-    """The table of sub-networks, of the layers' importance and of the trainings, where there are rows for them.
+    """The table of sub-networks, of the layers' importance and of the trainings, where there are
+    rows for them.
 
     Of a search's trials only the best at each depth is in the table.
     """
     trials = [{**row, "curve": f"{row['curve']} (best trials)"} for row in best_trials(rows.trials)]
     shown = [_with_derived(row) for row in (*in_order(rows.plans), *trials)]
-    found = (_table(shown, _COLUMNS), _table(rows.importance, _IMPORTANCE), _table(rows.trainings, _TRAININGS))
+    found = (
+        _table(shown, _COLUMNS),
+        _table(rows.importance, _IMPORTANCE),
+        _table(rows.trainings, _TRAININGS),
+    )
     return [table for table in found if table.lines]
 
 
 def notes(rows: Kinds) -> list[str]:
-    """What stands under the table: what the tests say, then what the scores were computed on and how."""
+    """What stands under the table: what the tests say, then what the scores were computed on and
+    how.
+    """
     sizes = sorted({row["sentences"] for row in rows.plans if "sentences" in row})
     scored = [f"sentences scored: {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []
-    metrics = sorted({f"{name}: {text}" for row in rows.plans for name, text in row.get("metrics", {}).items()})
+    metrics = sorted(
+        {f"{name}: {text}" for row in rows.plans for name, text in row.get("metrics", {}).items()}
+    )
     several = any("seeds" in row for row in rows.plans)
     apart = ["±: one standard deviation over the seeds of the training"] if several else []
     return [*_verdicts(rows.plans), *apart, *scored, *metrics]
@@ -68,9 +79,16 @@ def _verdicts(plans: Sequence[Row]) -> list[str]:
     for curve, rows in by_curve(plans).items():
         if any("p_holm" in row for row in rows):
             row = smallest_not_worse(rows)
-            found = f"{row.get('plan', 'plan unnamed')}, {layers(row)} layers" if row else "none of those tested"
+            found = (
+                f"{row.get('plan', 'plan unnamed')}, {layers(row)} layers"
+                if row
+                else "none of those tested"
+            )
             rule = f"(Holm-corrected, {SIGNIFICANT})"
-            sentences.append(f"{curve}: smallest depth not significantly worse than the full model {rule}: {found}")
+            sentences.append(
+                f"{curve}: smallest depth not significantly worse than the full model {rule}: "
+                f"{found}"
+            )
     return sentences
 
 

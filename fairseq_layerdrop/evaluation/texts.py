@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Texts against references: BLEU and chrF (sacreBLEU), ROUGE (rouge-score), each with its signature."""
+"""Texts against references: BLEU and chrF (sacreBLEU), ROUGE (rouge-score), each with its
+signature.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
-def quality(hypotheses: Sequence[str], references: Sequence[str], metrics: Iterable[str]) -> dict[str, Any]:
+def quality(
+    hypotheses: Sequence[str], references: Sequence[str], metrics: Iterable[str]
+) -> dict[str, Any]:
     """The scores of whole texts that are asked for, and the signature of each metric.
 
     Raises:
@@ -28,14 +32,18 @@ def _bleu(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float
     from sacrebleu.metrics import BLEU
 
     metric = BLEU()
-    return {"bleu": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(metric.get_signature())
+    return {"bleu": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(
+        metric.get_signature()
+    )
 
 
 def _chrf(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
     from sacrebleu.metrics import CHRF
 
     metric = CHRF()
-    return {"chrf": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(metric.get_signature())
+    return {"chrf": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(
+        metric.get_signature()
+    )
 
 
 def _rouge(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
@@ -44,11 +52,19 @@ def _rouge(hypotheses: list[str], references: list[str]) -> tuple[dict[str, floa
 
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise ValueError("ROUGE needs rouge-score: pip install 'fairseq-layerdrop[rouge]'") from None
+        raise ValueError(
+            "ROUGE needs rouge-score: pip install 'fairseq-layerdrop[rouge]'"
+        ) from None
     names = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(names, use_stemmer=True)
-    each = [scorer.score(reference, text) for text, reference in zip(hypotheses, references, strict=True)]
-    means = {name: round(100 * sum(score[name].fmeasure for score in each) / len(each), 2) for name in names}
+    each = [
+        scorer.score(reference, text)
+        for text, reference in zip(hypotheses, references, strict=True)
+    ]
+    means = {
+        name: round(100 * sum(score[name].fmeasure for score in each) / len(each), 2)
+        for name in names
+    }
     return means, f"F1|stemmer:yes|rouge-score:{version('rouge-score')}"
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Several processes, started by ``torchrun``, that share the work of one search: any device, any number."""
+"""Several processes, started by ``torchrun``, that share the work of one search: any device, any
+number.
+"""
 
 import os
 from typing import Any

@@ -18,10 +18,12 @@ CLOSE = 1e-5
 
 
 def check_reloaded(subject: Subject, file: str, data: str, batches: Batches, row: Row) -> None:
-    """Load a pruned file by fairseq's own loader, as the stock architecture that it names, and compare.
+    """Load a pruned file by fairseq's own loader, as the stock architecture that it names, and
+    compare.
 
     Raises:
-        ValueError: if a sentence's loss differs from that of the sub-network in memory by more than 1e-5 of it.
+        ValueError: if a sentence's loss differs from that of the sub-network in memory by more than
+        1e-5 of it.
     """
     loaded = load(file, data, device=str(subject.loaded.device))
     kept = {stack: tuple(range(depth)) for stack, depth in depths(loaded.model).items()}
@@ -29,7 +31,10 @@ def check_reloaded(subject: Subject, file: str, data: str, batches: Batches, row
     expected = torch.tensor(row["units"], dtype=torch.float64)
     if not torch.allclose(losses.sums, expected, rtol=CLOSE, atol=CLOSE):
         most = float((losses.sums - expected).abs().max())
-        raise ValueError(f"{file}: every loss must be that of the sub-network in memory, got one that is {most:g} off")
+        raise ValueError(
+            f"{file}: every loss must be that of the sub-network in memory, got one that is "
+            f"{most:g} off"
+        )
 
 
 def worth(row: Row, measures: Measures) -> dict[str, Any]:

@@ -19,4 +19,6 @@ def check_installed(library: str) -> None:
     try:
         importlib.import_module(library)
     except ImportError:
-        raise ValueError(f"--to {library} needs {library}: pip install 'fairseq-layerdrop[export]'") from None
+        raise ValueError(
+            f"--to {library} needs {library}: pip install 'fairseq-layerdrop[export]'"
+        ) from None

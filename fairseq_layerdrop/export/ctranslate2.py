@@ -13,7 +13,8 @@ from fairseq_layerdrop.pruning.config import in_style, plain
 
 
 def for_converter(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A stock checkpoint of plain data as the converter reads it: one Namespace of its model's and task's options.
+    """A stock checkpoint of plain data as the converter reads it: one Namespace of its model's and
+    task's options.
 
     Raises:
         ValueError: naming everything that the converter does not take.
@@ -25,8 +26,13 @@ def for_converter(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     family = ARCH_MODEL_NAME_REGISTRY.get(model["arch"])
     if found := list(refusals(family, model, model["task"], checkpoint["model"])):
         raise ValueError(f"CTranslate2 cannot run this model: {'; '.join(found)}")
-    # Where the task's options are not the model's, too, the converter would guess the languages from file names.
-    return {"args": None, "cfg": {"model": Namespace(**cfg["task"] | model)}, "model": checkpoint["model"]}
+    # Where the task's options are not the model's, too, the converter would guess the languages
+    # from file names.
+    return {
+        "args": None,
+        "cfg": {"model": Namespace(**cfg["task"] | model)},
+        "model": checkpoint["model"],
+    }
 
 
 def convert(checkpoint: Path, data: str, output: Path, quantization: str | None) -> None:
@@ -36,15 +42,19 @@ def convert(checkpoint: Path, data: str, output: Path, quantization: str | None)
         checkpoint: the file.
         data: the folder of the dictionaries.
         output: the folder to make.
-        quantization: how the weights are stored, in CTranslate2's words; without one they stay as they are.
+        quantization: how the weights are stored, in CTranslate2's words; without one they stay as
+            they are.
 
     Raises:
-        ValueError: if the weights do not fit the dictionaries, or the converter does not take the model after all.
+        ValueError: if the weights do not fit the dictionaries, or the converter does not take the
+        model after all.
     """
     from ctranslate2.converters import FairseqConverter
 
     converter = FairseqConverter(str(checkpoint), data)
-    before = torch.serialization.get_safe_globals()  # torch's safe_globals() would forget a Namespace that was in it
+    before = (
+        torch.serialization.get_safe_globals()
+    )  # torch's safe_globals() would forget a Namespace that was in it
     torch.serialization.add_safe_globals([Namespace])
     try:
         converter.convert(str(output), quantization=quantization)
@@ -52,7 +62,9 @@ def convert(checkpoint: Path, data: str, output: Path, quantization: str | None)
         raise ValueError(f"CTranslate2 cannot run this model: {error}") from error
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()
-        raise ValueError(f"the model does not fit the data in {data} (its dictionaries?): {what}") from error
+        raise ValueError(
+            f"the model does not fit the data in {data} (its dictionaries?): {what}"
+        ) from error
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)

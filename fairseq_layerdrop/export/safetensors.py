@@ -14,9 +14,9 @@ from fairseq_layerdrop.pruning.config import architecture, model_section, plain
 def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
     """Write ``model.safetensors`` and ``config.json`` of a stock checkpoint.
 
-    A tensor that has several names is stored once, under the first; the header's metadata has an entry for each of
-    the others, ``{"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}``, as safetensors' own ``save_model``
-    writes them.
+    A tensor that has several names is stored once, under the first; the header's metadata has an
+    entry for each of the others, ``{"decoder.embed_tokens.weight":
+    "encoder.embed_tokens.weight"}``, as safetensors' own ``save_model`` writes them.
 
     Raises:
         ValueError: if safetensors cannot hold a tensor.

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Which models CTranslate2's converter turns into the same model, told before any work and in a user's words.
+"""Which models CTranslate2's converter turns into the same model, told before any work and in a
+user's words.
 
-The converter goes by the options and reads the weights that it knows; a weight that it does not know it passes over.
+The converter goes by the options and reads the weights that it knows; a weight that it does not
+know it passes over.
 """
 
 import re
@@ -14,7 +16,9 @@ TASKS = {
     "bart": "translation",
     "transformer_lm": "language_modeling",
 }
-"""What a family must have been trained on: other tasks mark languages in ways that the converter does not know."""
+"""What a family must have been trained on: other tasks mark languages in ways that the converter
+does not know.
+"""
 
 ACTIVATIONS = ("relu", "gelu", "gelu_accurate", "gelu_fast", "swish")
 
@@ -25,7 +29,9 @@ _PLACES = re.compile(
     r"|(self_attn|encoder_attn|final)_layer_norm)\.(weight|bias))"
 )
 _OF_LANGUAGE_MODELS = re.compile(r"decoder\.project_(in|out)_dim\.weight")
-_OF_CLASSIFIERS = re.compile(r"classification_heads\..*")  # fairseq, too, leaves them out of a model that generates
+_OF_CLASSIFIERS = re.compile(
+    r"classification_heads\..*"
+)  # fairseq, too, leaves them out of a model that generates
 
 _ADAPTIVE = {
     "softmax": re.compile(r"decoder\.adaptive_softmax\..*"),
@@ -33,7 +39,9 @@ _ADAPTIVE = {
 }
 
 
-def refusals(family: str | None, model: Mapping[str, Any], task: str | None, weights: Collection[str]) -> Iterator[str]:
+def refusals(
+    family: str | None, model: Mapping[str, Any], task: str | None, weights: Collection[str]
+) -> Iterator[str]:
     """Everything in a checkpoint that the converter cannot take.
 
     Args:
@@ -43,7 +51,10 @@ def refusals(family: str | None, model: Mapping[str, Any], task: str | None, wei
         weights: the keys of its state dict.
     """
     if "layerdrop_shapes" in model:
-        yield "heads, FFNs or sub-layers were removed from its layers one by one; export it with its layers whole"
+        yield (
+            "heads, FFNs or sub-layers were removed from its layers one by one; export it with "
+            "its layers whole"
+        )
     elif family not in TASKS:
         yield f"its architecture is {model.get('arch')}; taken are those of {', '.join(TASKS)}"
     elif task != TASKS[family]:
@@ -52,7 +63,11 @@ def refusals(family: str | None, model: Mapping[str, Any], task: str | None, wei
         yield from _of_options(family, model)
         yield from _of_weights(family, weights)
         may_lack_norm = family == "transformer_lm" and model.get("no_decoder_final_norm")
-        if model.get("decoder_normalize_before") and not may_lack_norm and "decoder.layer_norm.weight" not in weights:
+        if (
+            model.get("decoder_normalize_before")
+            and not may_lack_norm
+            and "decoder.layer_norm.weight" not in weights
+        ):
             yield "its decoder has no last layer norm (--no-decoder-final-norm, or a file of 2019)"
 
 
@@ -67,12 +82,21 @@ def _of_options(family: str, model: Mapping[str, Any]) -> Iterator[str]:
             of_both = [model.get(f"{stack}_{option}") for stack in ("encoder", "decoder")]
             if of_both[0] != of_both[1]:
                 flag = option.replace("_", "-")
-                yield f"--encoder-{flag} and --decoder-{flag} must be alike, got {of_both[0]} and {of_both[1]}"
-    yield from (f"--{option.replace('_', '-')} is not taken" for option in refused if model.get(option))
+                yield (
+                    f"--encoder-{flag} and --decoder-{flag} must be alike, got {of_both[0]} "
+                    f"and {of_both[1]}"
+                )
+    yield from (
+        f"--{option.replace('_', '-')} is not taken" for option in refused if model.get(option)
+    )
 
 
 def _of_weights(family: str, weights: Collection[str]) -> Iterator[str]:
-    known = [_PLACES, _OF_CLASSIFIERS, *([_OF_LANGUAGE_MODELS] if family == "transformer_lm" else [])]
+    known = [
+        _PLACES,
+        _OF_CLASSIFIERS,
+        *([_OF_LANGUAGE_MODELS] if family == "transformer_lm" else []),
+    ]
     for kind, pattern in _ADAPTIVE.items():
         known.append(pattern)
         if any(map(pattern.fullmatch, weights)):
@@ -83,4 +107,7 @@ def _of_weights(family: str, weights: Collection[str]) -> Iterator[str]:
         yield f"it has weights that have no place in CTranslate2's model: {', '.join(names[:3])}"
     projections = [key for key in weights if _OF_LANGUAGE_MODELS.fullmatch(key)]
     if family == "transformer_lm" and len(projections) == 1:
-        yield "--decoder-input-dim and --decoder-output-dim must both differ from --decoder-embed-dim, or neither"
+        yield (
+            "--decoder-input-dim and --decoder-output-dim must both differ from "
+            "--decoder-embed-dim, or neither"
+        )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Registration of the models. ``--user-dir`` imports this package, then each file that has no leading ``_``."""
+"""Registration of the models. ``--user-dir`` imports this package, then each file that has no
+leading ``_``.
+"""
 
 import argparse
 import os
@@ -15,7 +17,9 @@ distributed.mend()
 
 
 class _Places(list):
-    """Where the package lies: fairseq asks whether a second --user-dir is among them, and a link to one of them is."""
+    """Where the package lies: fairseq asks whether a second --user-dir is among them, and a link to
+    one of them is.
+    """
 
     def __contains__(self, path):
         return super().__contains__(path) or os.path.realpath(path) in map(os.path.realpath, self)
@@ -23,9 +27,9 @@ class _Places(list):
 
 fairseq_layerdrop.__path__ = _Places(fairseq_layerdrop.__path__)
 
-# Things in fairseq's checkpoints that torch >= 2.6 refuses, none of which runs anything: the options of the optimizer
-# (and of stock `transformer`) in an argparse.Namespace, the arrays of --eval-bleu's meters, and the dictionaries in the
-# task's state of HuBERT.
+# Things in fairseq's checkpoints that torch >= 2.6 refuses, none of which runs anything: the
+# options of the optimizer (and of stock `transformer`) in an argparse.Namespace, the arrays of
+# --eval-bleu's meters, and the dictionaries in the task's state of HuBERT.
 torch.serialization.add_safe_globals(
     [
         argparse.Namespace,

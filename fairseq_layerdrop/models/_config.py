@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Flat configurations for models whose fairseq configuration is nested, and the fields that LayerDrop adds.
+"""Flat configurations for models whose fairseq configuration is nested, and the fields that
+LayerDrop adds.
 
-fairseq's ``TransformerConfig`` cannot be extended: its subclasses break the command line, and it redirects
-every name that begins with ``encoder_``. A flat dataclass, as stock ``transformer_lm`` has one, works from
-the command line and from hydra, and saves a configuration that ``torch.load`` takes with its safe defaults.
-The flat fields are read off fairseq's dataclass, or off the flags of a model that has none; none is copied by hand.
+fairseq's ``TransformerConfig`` cannot be extended: its subclasses break the command line, and it
+redirects every name that begins with ``encoder_``. A flat dataclass, as stock ``transformer_lm``
+has one, works from the command line and from hydra, and saves a configuration that ``torch.load``
+takes with its safe defaults. The flat fields are read off fairseq's dataclass, or off the flags of
+a model that has none; none is copied by hand.
 """
 
 import dataclasses
@@ -28,13 +30,18 @@ class LayerDropConfig(FairseqDataclass):
 
     layerdrop_min_layers: int = field(
         default=1,
-        metadata={"help": "at least so many layers of each stack run in every training step; 0: possibly none"},
+        metadata={
+            "help": "at least so many layers of each stack run in every training step; 0: "
+            "possibly none"
+        },
     )
     layerdrop_schedule: str = field(
         default="uniform",
         metadata={
-            "help": "uniform: one rate for all layers (the paper); linear: it grows with depth to the rate at the last "
-            "layer; learned: each layer learns its own, their mean is the rate (Data Driven Pruning)"
+            "help": "uniform: one rate for all layers (the paper); linear: it grows with depth "
+            "to the rate at the last "
+            "layer; learned: each layer learns its own, their mean is the rate (Data Driven "
+            "Pruning)"
         },
     )
     layerdrop_warmup_updates: int = field(
@@ -43,38 +50,60 @@ class LayerDropConfig(FairseqDataclass):
     layerdrop_ranks: str = field(
         default="global",
         metadata={
-            "help": "in several processes, global: all drop the same layers in a step; own: each draws for itself "
+            "help": "in several processes, global: all drop the same layers in a step; own: each "
+            "draws for itself "
             "(default: global)"
         },
     )
     sublayerdrop: float = field(
         default=0.0,
-        metadata={"help": "probability in [0, 1] that a sub-layer (attention, FFN) is skipped in a training step"},
+        metadata={
+            "help": "probability in [0, 1] that a sub-layer (attention, FFN) is skipped in a "
+            "training step"
+        },
     )
     headdrop: float = field(
-        default=0.0, metadata={"help": "probability in [0, 1] that an attention head is dropped in a training step"}
+        default=0.0,
+        metadata={
+            "help": "probability in [0, 1] that an attention head is dropped in a training step"
+        },
     )
     ffndrop: float = field(
-        default=0.0, metadata={"help": "probability in [0, 1] that a block of an FFN is dropped in a training step"}
+        default=0.0,
+        metadata={
+            "help": "probability in [0, 1] that a block of an FFN is dropped in a training step"
+        },
     )
     ffndrop_blocks: int = field(
-        default=2, metadata={"help": "the number of blocks of an FFN (default: 2, the paper's Half FFN)"}
+        default=2,
+        metadata={"help": "the number of blocks of an FFN (default: 2, the paper's Half FFN)"},
     )
     weightdrop: float = field(
         default=0.0,
-        metadata={"help": "probability in [0, 1] that a single weight is dropped in a training step (DropConnect)"},
+        metadata={
+            "help": "probability in [0, 1] that a single weight is dropped in a training step "
+            "(DropConnect)"
+        },
     )
     share_layers: int = field(
-        default=1, metadata={"help": "so many neighbouring layers share their weights (default: 1, none do)"}
+        default=1,
+        metadata={"help": "so many neighbouring layers share their weights (default: 1, none do)"},
     )
     layerdrop_shapes: Optional[str] = field(
         default=None,
-        metadata={"help": "heads and FFN units of each layer, of a model pruned below the layer (written by prune)"},
+        metadata={
+            "help": "heads and FFN units of each layer, of a model pruned below the layer "
+            "(written by prune)"
+        },
     )
     seed: int = II("common.seed")
 
 
-_BOTH_STACKS = {f"{stack}_{name}" for stack in ("encoder", "decoder") for name in ("layerdrop", "layers_to_keep")}
+_BOTH_STACKS = {
+    f"{stack}_{name}"
+    for stack in ("encoder", "decoder")
+    for name in ("layerdrop", "layers_to_keep")
+}
 
 PAPER_RATE = 0.2
 """The paper's rate in all its experiments (section 4); 0.5 where very small models are the aim."""
@@ -112,14 +141,20 @@ def flat_config(
             if key in fields:
                 kind, default = fields[key]
                 fields[key] = (kind, field(default=value, metadata=dict(default.metadata)))
-    fields.update({key: overrides[key] for key in overrides if key in fields or key not in _BOTH_STACKS})
-    return dataclasses.make_dataclass(name, [(k, *f) for k, f in fields.items()], bases=(LayerDropConfig,))
+    fields.update(
+        {key: overrides[key] for key in overrides if key in fields or key not in _BOTH_STACKS}
+    )
+    return dataclasses.make_dataclass(
+        name, [(k, *f) for k, f in fields.items()], bases=(LayerDropConfig,)
+    )
 
 
 def add_flags(parser: Any, config: Type[LayerDropConfig]) -> None:
-    """Add a configuration's flags to a parser; their defaults come later, so that an architecture can set them.
+    """Add a configuration's flags to a parser; their defaults come later, so that an architecture
+    can set them.
 
-    A flag without a value always means yes: fairseq's generator lets it mean no where the default is yes.
+    A flag without a value always means yes: fairseq's generator lets it mean no where the default
+    is yes.
     """
     gen_parser_from_dataclass(parser, config(), delete_default=True)
     names = {f.name for f in dataclasses.fields(config)}
@@ -135,7 +170,8 @@ def _number_or_list(text: str) -> Any:
 
 
 def refuse_preset(cfg: Any) -> None:
-    """Refuse a hydra configuration that names an architecture: fairseq-hydra-train reads none of its values.
+    """Refuse a hydra configuration that names an architecture: fairseq-hydra-train reads none of
+    its values.
 
     On the command line, and in what it wrote, an architecture's values have been filled in.
 
@@ -148,7 +184,8 @@ def refuse_preset(cfg: Any) -> None:
     model = ARCH_MODEL_NAME_REGISTRY.get(cfg._name, cfg._name)
     if model != cfg._name and programs & {"fairseq-hydra-train", "hydra_train"}:
         raise ValueError(
-            f"model._name={cfg._name} is an architecture, whose values fairseq-hydra-train ignores: set "
+            f"model._name={cfg._name} is an architecture, whose values fairseq-hydra-train "
+            "ignores: set "
             f"model._name={model} and spell them out, as the files in configs/model/ do"
         )
 
@@ -178,7 +215,11 @@ def _flag_fields(add_args: Any) -> Dict[str, Tuple[Any, Any]]:
     add_args(parser)
     found = {}
     for action in parser._actions:
-        kind = bool if action.nargs == 0 else action.type or (ChoiceEnum(action.choices) if action.choices else str)
+        kind = (
+            bool
+            if action.nargs == 0
+            else action.type or (ChoiceEnum(action.choices) if action.choices else str)
+        )
         default = False if kind is bool else None if action.default is SUPPRESS else action.default
         found[action.dest] = (
             kind if default is not None else Optional[kind],
@@ -191,8 +232,10 @@ def _rate(stack: str) -> Any:
     return field(
         default=PAPER_RATE,
         metadata={
-            "help": f"LayerDrop: probability in [0, 1] that a layer of the {stack} is skipped in a training step, or "
-            f"one for each layer, e.g. 0,0.1,0.2,0.3 (evaluation runs every layer; default: {PAPER_RATE})"
+            "help": f"LayerDrop: probability in [0, 1] that a layer of the {stack} is skipped in "
+            "a training step, or "
+            "one for each layer, e.g. 0,0.1,0.2,0.3 (evaluation runs every layer; default: "
+            f"{PAPER_RATE})"
         },
     )
 
@@ -200,5 +243,8 @@ def _rate(stack: str) -> Any:
 def _keep(stack: str) -> Any:
     return field(
         default=None,
-        metadata={"help": f"layers of the {stack} to keep when a deeper checkpoint is loaded, e.g. 0,2,4 or every:2"},
+        metadata={
+            "help": f"layers of the {stack} to keep when a deeper checkpoint is loaded, e.g. "
+            "0,2,4 or every:2"
+        },
     )

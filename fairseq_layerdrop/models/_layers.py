@@ -1,39 +1,51 @@
 # SPDX-License-Identifier: MIT
 """fairseq's layers in which sub-layers, heads, blocks and weights can be dropped in training.
 
-Outside training, and where a layer is called without ``keep``, they are fairseq's own. In training the forward is
-written out, because fairseq's cannot be stopped halfway; a test holds it to fairseq's, bit for bit, where nothing is
-dropped.
+Outside training, and where a layer is called without ``keep``, they are fairseq's own. In training
+the forward is written out, because fairseq's cannot be stopped halfway; a test holds it to
+fairseq's, bit for bit, where nothing is dropped.
 """
 
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
-from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from fairseq.modules.transformer_layer import (
+    TransformerDecoderLayerBase,
+    TransformerEncoderLayerBase,
+)
 
 from fairseq_layerdrop.modules.layer_drop import pass_through
 from fairseq_layerdrop.modules.structures import Inside, masked_call
 
 
 class _Sublayers:
-    """The residual blocks of a layer: ``x + dropout(f(x))`` with a norm before ``f`` or behind the sum."""
+    """The residual blocks of a layer: ``x + dropout(f(x))`` with a norm before ``f`` or behind the
+    sum.
+    """
 
     missing = frozenset()
     """The sub-layers that were pruned; their modules are ``None``."""
 
     def _what_runs(self, keep):
-        """What is written out here runs in training steps that drop, and always where sub-layers are missing."""
+        """What is written out here runs in training steps that drop, and always where sub-layers
+        are missing.
+        """
         return Inside() if keep is None and self.missing else keep
 
     def _residual(self, name, x, keep, compute, reads=()):
         """Run a block, or pass its input on and give its parameters gradients of zero.
 
-        ``compute`` is the block's ``f``; what it returns beside its output is returned, too. ``reads`` is what else it
+        ``compute`` is the block's ``f``; what it returns beside its output is returned, too.
+        ``reads`` is what else it
         reads: where it is dropped, a gradient of zero ties that to the loss.
         """
         if name in self.missing:
             return x, None
         if name not in keep.sublayers:
             modules = (self.fc1, self.fc2) if name == "ffn" else (getattr(self, name),)
-            unused = [parameter for module in (*modules, self._norm(name)) for parameter in module.parameters()]
+            unused = [
+                parameter
+                for module in (*modules, self._norm(name))
+                for parameter in module.parameters()
+            ]
             return pass_through(x, *unused, *reads), None
         norm = self._norm(name)
         y, more = compute(norm(x) if self.normalize_before else x)
@@ -45,7 +57,9 @@ class _Sublayers:
 
     def _attention(self, name, keep, **inputs):
         attention, heads = getattr(self, name), keep.heads.get(name)
-        columns = {} if heads is None else {"out_proj.weight": heads[: attention.num_heads]}  # some may be pruned
+        columns = (
+            {} if heads is None else {"out_proj.weight": heads[: attention.num_heads]}
+        )  # some may be pruned
         return masked_call(attention, columns=columns, weights=_stream(keep, name), **inputs)
 
     def _ffn(self, x, keep):
@@ -97,7 +111,10 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
         """As in fairseq; ``keep`` says what runs in this training step."""
         keep = self._what_runs(keep)
         if keep is None:
-            masks = {"self_attn_mask": self_attn_mask, "self_attn_padding_mask": self_attn_padding_mask}
+            masks = {
+                "self_attn_mask": self_attn_mask,
+                "self_attn_padding_mask": self_attn_padding_mask,
+            }
             wanted = {"need_attn": need_attn, "need_head_weights": need_head_weights}
             inputs = (x, encoder_out, encoder_padding_mask, incremental_state, *others)
             return super().forward(*inputs, **masks, **wanted, **named)
@@ -108,7 +125,12 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
             return self._attention("self_attn", keep, **inputs, **more, need_weights=False)
 
         def attend_to_encoder(x):
-            inputs = {"query": x, "key": encoder_out, "value": encoder_out, "key_padding_mask": encoder_padding_mask}
+            inputs = {
+                "query": x,
+                "key": encoder_out,
+                "value": encoder_out,
+                "key_padding_mask": encoder_padding_mask,
+            }
             need_weights = need_attn or need_head_weights or (not self.training and self.need_attn)
             more = {"incremental_state": incremental_state, "static_kv": True}
             wanted = {"need_weights": need_weights, "need_head_weights": need_head_weights}
@@ -136,7 +158,9 @@ def drop_inside(layer, kind):
     }
     found = [form for form, there in forms.items() if there]
     if found:
-        raise ValueError(f"nothing inside a layer can be dropped in a model with {', '.join(found)}")
+        raise ValueError(
+            f"nothing inside a layer can be dropped in a model with {', '.join(found)}"
+        )
     checkpointed = hasattr(layer, "precheckpoint_forward")
     offload = checkpointed and layer.forward.args[1]
     if checkpointed:  # fairseq has tied the wrapper to the forward of the class that it was

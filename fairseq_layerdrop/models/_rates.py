@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""From a model's flat configuration to the rates at which its layers, and what is inside them, are dropped."""
+"""From a model's flat configuration to the rates at which its layers, and what is inside them, are
+dropped.
+"""
 
 import torch
 
@@ -51,12 +53,23 @@ def check_rates(cfg, depths):
     """
     errors = []
     if cfg.layerdrop_schedule not in SCHEDULES:
-        errors.append(f"--layerdrop-schedule: must be one of {', '.join(SCHEDULES)}, got {cfg.layerdrop_schedule!r}")
-    if cfg.layerdrop_ranks not in RANKS:
-        errors.append(f"--layerdrop-ranks: must be one of {', '.join(RANKS)}, got {cfg.layerdrop_ranks!r}")
-    if cfg.share_layers > 1 and "checkpoint_activations" in cfg and cfg.checkpoint_activations and several_processes():
         errors.append(
-            "--share-layers with --checkpoint-activations: data-parallel training does not bear both, leave one out"
+            f"--layerdrop-schedule: must be one of {', '.join(SCHEDULES)}, got "
+            f"{cfg.layerdrop_schedule!r}"
+        )
+    if cfg.layerdrop_ranks not in RANKS:
+        errors.append(
+            f"--layerdrop-ranks: must be one of {', '.join(RANKS)}, got {cfg.layerdrop_ranks!r}"
+        )
+    if (
+        cfg.share_layers > 1
+        and "checkpoint_activations" in cfg
+        and cfg.checkpoint_activations
+        and several_processes()
+    ):
+        errors.append(
+            "--share-layers with --checkpoint-activations: data-parallel training does not bear "
+            "both, leave one out"
         )
     if cfg.share_layers < 1:
         errors.append(f"--share-layers: must be at least 1, got {cfg.share_layers}")
@@ -86,5 +99,8 @@ def _listed(parts, groups, schedule):
     if schedule != "uniform":
         raise ValueError(f"a list of rates takes no schedule, got {schedule}")
     if len(parts) != groups:
-        raise ValueError(f"there must be one rate, or one for each of {groups} layers (or chunks), got {len(parts)}")
+        raise ValueError(
+            f"there must be one rate, or one for each of {groups} layers (or chunks), got "
+            f"{len(parts)}"
+        )
     return tuple(rate for part in parts for rate in uniform_rates(1, part))

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Layers of which heads, FFN units or whole sub-layers were pruned: shapes that fairseq's own models cannot hold.
+"""Layers of which heads, FFN units or whole sub-layers were pruned: shapes that fairseq's own
+models cannot hold.
 
-A configuration's ``layerdrop_shapes`` has for each stack and layer the heads of the self-attention, those of the
-attention to the encoder, and the units of the FFN; 0 where there is no such sub-layer (any more).
+A configuration's ``layerdrop_shapes`` has for each stack and layer the heads of the self-attention,
+those of the attention to the encoder, and the units of the FFN; 0 where there is no such sub-layer
+(any more).
 """
 
 import json
@@ -13,7 +15,8 @@ from fairseq_layerdrop.models._layers import drop_inside
 
 
 def reshape(layers, name, shapes):
-    """Give layers that fairseq has built the shapes of a configuration, in place; their weights are new.
+    """Give layers that fairseq has built the shapes of a configuration, in place; their weights are
+    new.
 
     Args:
         layers: fairseq's, all of one shape.
@@ -25,14 +28,20 @@ def reshape(layers, name, shapes):
     """
     found = json.loads(shapes)
     if len(found.get(name, [])) != len(layers):
-        raise ValueError(f"layerdrop_shapes must have the {len(layers)} layers of the {name}, got {found.get(name)}")
+        raise ValueError(
+            f"layerdrop_shapes must have the {len(layers)} layers of the {name}, got "
+            f"{found.get(name)}"
+        )
     for layer, (heads, cross, units) in zip(layers, found[name], strict=True):
         attends = getattr(layer, "encoder_attn", None) is not None
         for part, count in (("self_attn", heads), ("encoder_attn", cross)):
             if count and (part == "self_attn" or attends):
                 _shrink_attention(getattr(layer, part), count)
         if units:
-            layer.fc1, layer.fc2 = _linear_like(layer.fc1, out=units), _linear_like(layer.fc2, into=units)
+            layer.fc1, layer.fc2 = (
+                _linear_like(layer.fc1, out=units),
+                _linear_like(layer.fc2, into=units),
+            )
         missing = {"self_attn": heads, "ffn": units} | ({"encoder_attn": cross} if attends else {})
         _remove(layer, name, [part for part, count in missing.items() if not count])
 
@@ -45,14 +54,21 @@ def _shrink_attention(attention, heads):
         setattr(attention, name, _linear_like(getattr(attention, name), out=width))
     attention.out_proj = _linear_like(attention.out_proj, into=width)
     attention.num_heads, attention.embed_dim = heads, width
-    attention._set_skip_embed_dim_check()  # fairseq's own way for fewer heads: past torch's fused attention
+    # fairseq's own way for fewer heads: past torch's fused attention
+    attention._set_skip_embed_dim_check()
 
 
 def _linear_like(linear, *, out=None, into=None):
     out, into = out or linear.out_features, into or linear.in_features
     if (out, into) == (linear.out_features, linear.in_features):
         return linear
-    return nn.Linear(into, out, bias=linear.bias is not None, dtype=linear.weight.dtype, device=linear.weight.device)
+    return nn.Linear(
+        into,
+        out,
+        bias=linear.bias is not None,
+        dtype=linear.weight.dtype,
+        device=linear.weight.device,
+    )
 
 
 def _remove(layer, name, parts):
@@ -61,5 +77,7 @@ def _remove(layer, name, parts):
     drop_inside(layer, name)
     layer.missing = frozenset(parts)
     for part in parts:
-        for module in ("fc1", "fc2", "final_layer_norm") if part == "ffn" else (part, f"{part}_layer_norm"):
+        for module in (
+            ("fc1", "fc2", "final_layer_norm") if part == "ffn" else (part, f"{part}_layer_norm")
+        ):
             setattr(layer, module, None)

@@ -10,7 +10,12 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerEncode
 
 from fairseq_layerdrop.models._config import PAPER_RATE, add_flags, refuse_preset
 from fairseq_layerdrop.models._layers import drop_inside
-from fairseq_layerdrop.models._rates import check_rates, several_processes, stack_rates, structure_rates
+from fairseq_layerdrop.models._rates import (
+    check_rates,
+    several_processes,
+    stack_rates,
+    structure_rates,
+)
 from fairseq_layerdrop.models._shapes import reshape
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.learned import LearnedRates
@@ -25,7 +30,9 @@ logger = logging.getLogger(__name__)
 class LayerDropEncoder(TransformerEncoderBase):
     """fairseq's encoder over a :class:`LayerDropList`."""
 
-    def forward(self, src_tokens, src_lengths=None, return_all_hiddens=False, token_embeddings=None):
+    def forward(
+        self, src_tokens, src_lengths=None, return_all_hiddens=False, token_embeddings=None
+    ):
         """As in fairseq; ``encoder_states`` always has depth + 1 entries of ``T x B x C``."""
         with self.layers.running(_draw(self.layers)):
             return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
@@ -45,8 +52,9 @@ class LayerDropDecoder(TransformerDecoderBase):
     ):
         """As in fairseq; ``inner_states`` always has depth + 1 entries of ``T x B x C``.
 
-        Where the alignment layer is skipped, or its attention to the encoder is, the attention is that of the last
-        layer that ran before it (of the first that ran, if all that ran lie behind it).
+        Where the alignment layer is skipped, or its attention to the encoder is, the attention is
+        that of the last layer that ran before it (of the first that ran, if all that ran lie behind
+        it).
         """
         step = _draw(self.layers)
         wanted = self.num_layers - 1 if alignment_layer is None else alignment_layer
@@ -54,7 +62,12 @@ class LayerDropDecoder(TransformerDecoderBase):
         aligned = max((i for i in attending if i <= wanted), default=min(attending, default=wanted))
         with self.layers.running(step):
             return super().extract_features(
-                prev_output_tokens, encoder_out, incremental_state, full_context_alignment, aligned, alignment_heads
+                prev_output_tokens,
+                encoder_out,
+                incremental_state,
+                full_context_alignment,
+                aligned,
+                alignment_heads,
             )
 
     def _attends(self, index, step):
@@ -63,10 +76,11 @@ class LayerDropDecoder(TransformerDecoderBase):
 
 
 class LayerDropModel:
-    """Mixin for a fairseq model whose stacks drop layers: layers to keep, and what the log says of the rates.
+    """Mixin for a fairseq model whose stacks drop layers: layers to keep, and what the log says of
+    the rates.
 
-    A model's ``build_model`` checks its configuration by :meth:`plan_of`, lets fairseq build, and hands each stack
-    to :func:`drop_layers`.
+    A model's ``build_model`` checks its configuration by :meth:`plan_of`, lets fairseq build, and
+    hands each stack to :func:`drop_layers`.
     """
 
     plan = PruningPlan()
@@ -75,7 +89,9 @@ class LayerDropModel:
 
     @classmethod
     def add_args(cls, parser):
-        """Add the model's flags; their defaults come later, so that an architecture can set them."""
+        """Add the model's flags; their defaults come later, so that an architecture can set
+        them.
+        """
         add_flags(parser, getattr(cls, "__dataclass"))
 
     @staticmethod
@@ -83,17 +99,22 @@ class LayerDropModel:
         """The layers to keep that a flat configuration names, as any SPEC, for one stack or both.
 
         Raises:
-            ValueError: one message that names every flag that is out of range, or an architecture in a hydra run.
+            ValueError: one message that names every flag that is out of range, or an architecture
+            in a hydra run.
         """
         refuse_preset(cfg)
         depths = {stack: cfg[f"{stack}_layers"] for stack in STACKS if f"{stack}_layers" in cfg}
-        plan = PruningPlan.from_specs({stack: cfg[f"{stack}_layers_to_keep"] for stack in depths}, depths)
+        plan = PruningPlan.from_specs(
+            {stack: cfg[f"{stack}_layers_to_keep"] for stack in depths}, depths
+        )
         check_rates(cfg, {stack: len(kept) for stack, kept in plan.kept.items()})
         return plan
 
     @staticmethod
     def stock_options(cfg, plan):
-        """The options for fairseq to build the model by: the depths that are left, and no LayerDrop of its own."""
+        """The options for fairseq to build the model by: the depths that are left, and no LayerDrop
+        of its own.
+        """
         options = dict(cfg)
         for stack, selection in plan.selections.items():
             options[f"{stack}_layers"] = len(selection.kept)
@@ -102,10 +123,16 @@ class LayerDropModel:
         return Namespace(**options)
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        """As in fairseq, but layers to keep may be named for one stack alone, and are taken out once only."""
+        """As in fairseq, but layers to keep may be named for one stack alone, and are taken out
+        once only.
+        """
         state_dict = upgrade_state(state_dict)
         found = stack_depths(state_dict)
-        whole = {s: selection for s, selection in self.plan.selections.items() if found.get(s) == selection.depth}
+        whole = {
+            s: selection
+            for s, selection in self.plan.selections.items()
+            if found.get(s) == selection.depth
+        }
         for key in [key for key in state_dict if ".layerdrop_gate." in key]:
             selection = whole.get(key.split(".")[0])
             if selection is not None:
@@ -114,12 +141,16 @@ class LayerDropModel:
         return super().load_state_dict(prune_state(state_dict, PruningPlan(**whole)), strict)
 
     def train(self, mode=True):
-        """As in fairseq; called with ``True`` by the trainer only, before it says which update is next."""
+        """As in fairseq; called with ``True`` by the trainer only, before it says which update is
+        next.
+        """
         self._trains = mode
         return super().train(mode)
 
     def set_num_updates(self, num_updates):
-        """Of a training the first call is where the rates are logged; loading a checkpoint calls it too."""
+        """Of a training the first call is where the rates are logged; loading a checkpoint calls it
+        too.
+        """
         if self._trains and not self._logged_rates:
             self._logged_rates = True
             _log_rates([layers for layers in self.modules() if isinstance(layers, LayerDropList)])
@@ -129,8 +160,8 @@ class LayerDropModel:
 def drop_layers(stack, name, cfg):
     """Make a stack that fairseq has built drop layers, in place; return it.
 
-    Its class is changed, not the way it was made: the weights, and the order in which fairseq drew random numbers
-    for them, are those of the stock model.
+    Its class is changed, not the way it was made: the weights, and the order in which fairseq drew
+    random numbers for them, are those of the stock model.
 
     Args:
         stack: fairseq's encoder or decoder.
@@ -161,7 +192,9 @@ def drop_layers(stack, name, cfg):
         chunk=chunk,
         structures=(structures, cfg[f"{name}_attention_heads"]),
         learned=learned,
-        rank=torch.distributed.get_rank() if cfg.layerdrop_ranks == "own" and several_processes() else None,
+        rank=torch.distributed.get_rank()
+        if cfg.layerdrop_ranks == "own" and several_processes()
+        else None,
     )
     return stack
 
@@ -171,7 +204,9 @@ def _skipped_decoder_layer(x):
 
 
 def _draw(layers):
-    """Draw what runs, and log the share of the layers, and the learned rates, wherever dropping is on."""
+    """Draw what runs, and log the share of the layers, and the learned rates, wherever dropping is
+    on.
+    """
     step = layers.draw()
     if layers.training and layers.drops:
         metrics.log_scalar(f"{layers.stack}_keep", len(step.active) / len(layers), round=3)

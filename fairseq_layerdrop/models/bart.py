@@ -18,12 +18,21 @@ LayerDropBARTConfig = flat_config(
     flags=BARTModel.add_args,
     architecture=bart_base_architecture,
     decoder_embed_dim=(int, follows("encoder_embed_dim", "decoder: embedding dimension")),
-    decoder_ffn_embed_dim=(int, follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN")),
+    decoder_ffn_embed_dim=(
+        int,
+        follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN"),
+    ),
     decoder_input_dim=(int, follows("decoder_embed_dim")),
     decoder_output_dim=(int, follows("decoder_embed_dim", "decoder: output dimension")),
     # Sentence prediction sets it, and BARTModel.from_pretrained the next.
-    max_positions=(Optional[int], field(default=None, metadata={"help": "not read by BART's own code"})),
-    load_checkpoint_heads=(bool, field(default=False, metadata={"help": "load the checkpoint's heads along"})),
+    max_positions=(
+        Optional[int],
+        field(default=None, metadata={"help": "not read by BART's own code"}),
+    ),
+    load_checkpoint_heads=(
+        bool,
+        field(default=False, metadata={"help": "load the checkpoint's heads along"}),
+    ),
 )
 
 

@@ -3,7 +3,11 @@
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel
-from fairseq.models.roberta.model import base_architecture, roberta_base_architecture, roberta_large_architecture
+from fairseq.models.roberta.model import (
+    base_architecture,
+    roberta_base_architecture,
+    roberta_large_architecture,
+)
 
 from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
 from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers

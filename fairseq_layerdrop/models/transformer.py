@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_transformer``: fairseq's encoder-decoder Transformer with LayerDrop in both stacks."""
+"""``layerdrop_transformer``: fairseq's encoder-decoder Transformer with LayerDrop in both
+stacks.
+"""
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
@@ -17,7 +19,10 @@ LayerDropTransformerConfig = flat_config(
     "LayerDropTransformerConfig",
     TransformerConfig,
     decoder_embed_dim=(int, follows("encoder_embed_dim", "decoder: embedding dimension")),
-    decoder_ffn_embed_dim=(int, follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN")),
+    decoder_ffn_embed_dim=(
+        int,
+        follows("encoder_ffn_embed_dim", "decoder: embedding dimension for FFN"),
+    ),
     decoder_input_dim=(int, follows("decoder_embed_dim")),
     decoder_output_dim=(int, follows("decoder_embed_dim", "decoder: output dimension")),
 )
@@ -25,7 +30,9 @@ LayerDropTransformerConfig = flat_config(
 
 @register_model("layerdrop_transformer", dataclass=LayerDropTransformerConfig)
 class LayerDropTransformer(LayerDropModel, TransformerModelBase):
-    """The Transformer of Vaswani et al. 2017 with LayerDrop (Fan et al. 2019) in encoder and decoder."""
+    """The Transformer of Vaswani et al. 2017 with LayerDrop (Fan et al. 2019) in encoder and
+    decoder.
+    """
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -60,7 +67,9 @@ def layerdrop_transformer_wmt_en_de_big(args):
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_wmt_en_de_big_12_6")
 def layerdrop_transformer_wmt_en_de_big_12_6(args):
-    """Transformer-big with twice the encoder (the paper's Table 1; it diverged without LayerDrop)."""
+    """Transformer-big with twice the encoder (the paper's Table 1; it diverged without
+    LayerDrop).
+    """
     args.encoder_layers = getattr(args, "encoder_layers", 12)
     layerdrop_transformer_wmt_en_de_big(args)
 

@@ -11,7 +11,9 @@ from fairseq.models.transformer_lm import (
 from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
 from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
 
-LayerDropTransformerLMConfig = flat_config("LayerDropTransformerLMConfig", TransformerLanguageModelConfig)
+LayerDropTransformerLMConfig = flat_config(
+    "LayerDropTransformerLMConfig", TransformerLanguageModelConfig
+)
 
 
 @register_model("layerdrop_transformer_lm", dataclass=LayerDropTransformerLMConfig)

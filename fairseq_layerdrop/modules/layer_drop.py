@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A list of layers of which some are skipped in training (LayerDrop, Fan et al. 2019, section 3.2).
 
-It takes the place of fairseq's ``LayerDropModuleList``, in which every loop over the list is a lottery.
-Here a loop sees all layers, always; only inside :meth:`LayerDropList.running` do the dropped ones step
-aside, each replaced by a stand-in that passes its input on.
+It takes the place of fairseq's ``LayerDropModuleList``, in which every loop over the list is a
+lottery. Here a loop sees all layers, always; only inside :meth:`LayerDropList.running` do the
+dropped ones step aside, each replaced by a stand-in that passes its input on.
 """
 
 import functools
@@ -32,7 +32,8 @@ class Step(NamedTuple):
 
 
 class LayerDropList(nn.ModuleList):
-    """A ``ModuleList`` with an explicit set of active layers; its state dict is that of a plain list.
+    """A ``ModuleList`` with an explicit set of active layers; its state dict is that of a plain
+    list.
 
     A model's forward draws once and runs inside the scope::
 
@@ -53,13 +54,16 @@ class LayerDropList(nn.ModuleList):
         skipped: what a skipped layer's call returns, made from its input: identity in an encoder,
             ``(x, None, None)`` in a fairseq decoder.
         warmup: all rates grow from 0 over so many updates.
-        chunk: so many neighbours share their weights, and are one group: they run together or not at all.
+        chunk: so many neighbours share their weights, and are one group: they run together or not
+            at all.
         structures: the rates of what is inside the layers, and the number of attention heads.
-        learned: where the rates come from, instead of ``rates``; a module of the stack's, not of this list.
+        learned: where the rates come from, instead of ``rates``; a module of the stack's, not of
+            this list.
         rank: of this process, if each is to draw for itself; without one all processes draw alike.
 
     Raises:
-        ValueError: if ``rates`` are no probabilities, one a layer, or the minimum does not fit the depth.
+        ValueError: if ``rates`` are no probabilities, one a layer, or the minimum does not fit the
+        depth.
     """
 
     def __init__(
@@ -84,12 +88,16 @@ class LayerDropList(nn.ModuleList):
         if not all(0 <= rate <= 1 for rate in self.rates):
             raise ValueError(f"a drop rate must lie in [0, 1], got {self.rates}")
         if not 0 <= min_layers <= len(self):
-            raise ValueError(f"the minimum of layers must lie in 0-{len(self)}, the depth, got {min_layers}")
+            raise ValueError(
+                f"the minimum of layers must lie in 0-{len(self)}, the depth, got {min_layers}"
+            )
         self.min_layers = min_layers
         self.seed = seed
         self.stack = stack
         self.rank = rank
-        self.keep: tuple[int, ...] | None = None  # a fixed sub-network; None: all layers, or the draw
+        self.keep: tuple[int, ...] | None = (
+            None  # a fixed sub-network; None: all layers, or the draw
+        )
         self.warmup = warmup
         self.chunk = chunk
         self.structures, self._heads = structures
@@ -100,7 +108,9 @@ class LayerDropList(nn.ModuleList):
         self._draws = 0  # forwards since the update began: micro-batches, or a teacher's pass
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Called by fairseq's trainer, several times an update: only a change starts a new count."""
+        """Called by fairseq's trainer, several times an update: only a change starts a new
+        count.
+        """
         if num_updates != self._update:
             self._update, self._draws = num_updates, 0
 
@@ -120,27 +130,47 @@ class LayerDropList(nn.ModuleList):
         return self.chunk * expected_depth(self.rates[:: self.chunk], min_layers=self._min_chunks)
 
     def draw(self) -> Step:
-        """Draw what the next forward runs. Outside training nothing is random and nothing is drawn."""
+        """Draw what the next forward runs. Outside training nothing is random and nothing is
+        drawn.
+        """
         everything = tuple(range(len(self)))
         if self.keep is not None or not self.training or not (self.drops or self.structures.drop):
             return Step(everything if self.keep is None else self.keep)
-        key = (self.seed, self._update, self._draws, self.stack, *(() if self.rank is None else (self.rank,)))
+        key = (
+            self.seed,
+            self._update,
+            self._draws,
+            self.stack,
+            *(() if self.rank is None else (self.rank,)),
+        )
         self._draws += 1
         warm = min(1.0, self._update / self.warmup) if self.warmup else 1.0
         keep = None if self.learned is None else 1 - warm * self.learned.rates()
-        rates = [warm * rate for rate in self.rates[:: self.chunk]] if keep is None else (1 - keep).tolist()
+        rates = (
+            [warm * rate for rate in self.rates[:: self.chunk]]
+            if keep is None
+            else (1 - keep).tolist()
+        )
         active = everything
         if self.drops:
-            chunks = draw_active(rates, min_layers=self._min_chunks, generator=keyed_generator(*key))
+            chunks = draw_active(
+                rates, min_layers=self._min_chunks, generator=keyed_generator(*key)
+            )
             active = tuple(i for i in everything if i // self.chunk in chunks)
-        inside = draw_inside(self.structures.at(warm), len(self), self._heads, key) if self.structures.drop else ()
+        inside = (
+            draw_inside(self.structures.at(warm), len(self), self._heads, key)
+            if self.structures.drop
+            else ()
+        )
         return Step(active, inside, keep, self._draw_probe(active, key) if self.learned else None)
 
     def _draw_probe(self, active: Sequence[int], key: Sequence[int | str]) -> int | None:
         dropped = [i for i in range(len(self)) if i not in active]
         if not dropped:
             return None
-        return dropped[int(torch.randint(len(dropped), (), generator=keyed_generator(*key, "probe")))]
+        return dropped[
+            int(torch.randint(len(dropped), (), generator=keyed_generator(*key, "probe")))
+        ]
 
     @property
     def _min_chunks(self) -> int:
@@ -148,14 +178,17 @@ class LayerDropList(nn.ModuleList):
 
     @contextmanager
     def running(self, step: Step | Sequence[int]) -> Iterator[None]:
-        """Within this scope a loop over the list meets stand-ins at the places of the layers that do not run."""
+        """Within this scope a loop over the list meets stand-ins at the places of the layers that
+        do not run.
+        """
         before, self._running = self._running, step if isinstance(step, Step) else Step(tuple(step))
         try:
             yield
         finally:
             self._running = before
         if self.learned is not None and isinstance(step, Step) and step.keep is not None:
-            self.learned.agree()  # here, not at the next draw: what a checkpoint holds is what all have agreed on
+            # here, not at the next draw: what a checkpoint holds is what all have agreed on
+            self.learned.agree()
 
     def __iter__(self) -> Iterator[Any]:
         for i, layer in enumerate(self._modules.values()):
@@ -172,9 +205,15 @@ class LayerDropList(nn.ModuleList):
         run = layer if index in step.active else self._stand_in(layer, step)
         if index in step.active and step.inside:
             run = functools.partial(layer, keep=step.inside[index])
-        return run if step.keep is None else functools.partial(self._run_learned, index, layer, run, step)
+        return (
+            run
+            if step.keep is None
+            else functools.partial(self._run_learned, index, layer, run, step)
+        )
 
-    def _run_learned(self, index: int, layer: Any, run: Any, step: Step, x: Tensor, *others: Any, **named: Any) -> Any:
+    def _run_learned(
+        self, index: int, layer: Any, run: Any, step: Step, x: Tensor, *others: Any, **named: Any
+    ) -> Any:
         """Run a layer, or its stand-in, and learn from it what the layer is worth."""
         assert self.learned is not None and step.keep is not None
         chunk = index // self.chunk
@@ -194,8 +233,8 @@ class LayerDropList(nn.ModuleList):
         parameters = tuple(layer.parameters()) if self.training else ()
 
         def pass_on(x: Tensor, *others: Any, **_: Any) -> Any:
-            # Where no layer runs at all, only the stand-ins tie what else a layer reads (a decoder's: the encoder's
-            # output) and what the draw depends on to the loss.
+            # Where no layer runs at all, only the stand-ins tie what else a layer reads (a
+            # decoder's: the encoder's output) and what the draw depends on to the loss.
             alone = [o for o in (*others, step.keep) if isinstance(o, Tensor) and o.requires_grad]
             joined = parameters if step.active else (*parameters, *alone)
             x = pass_through(x, *joined) if parameters else x
@@ -205,7 +244,9 @@ class LayerDropList(nn.ModuleList):
 
     def __repr__(self) -> str:
         # ModuleList has a printer of its own, which leaves extra_repr out.
-        return super().__repr__().replace("(", f"(rates={self.rates}, min_layers={self.min_layers}", 1)
+        return (
+            super().__repr__().replace("(", f"(rates={self.rates}, min_layers={self.min_layers}", 1)
+        )
 
 
 @torch.no_grad()
@@ -220,11 +261,12 @@ def _look(layer: nn.Module, x: Tensor, *others: Any, **named: Any) -> Tensor:
 # Not compiled: AOTAutograd gives what it sees to be unused no gradient, instead of zeros.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def pass_through(x: Tensor, *joined: Tensor) -> Tensor:
-    """``x``, unchanged, with other tensors (a skipped layer's parameters) joined to the graph by gradients of zero.
+    """``x``, unchanged, with other tensors (a skipped layer's parameters) joined to the graph by
+    gradients of zero.
 
-    Zeros, not nothing: data-parallel training needs a gradient for every parameter at every step, and an
-    optimizer that sees none on one rank and some on another would move the copies apart. No layer is
-    computed for it.
+    Zeros, not nothing: data-parallel training needs a gradient for every parameter at every step,
+    and an optimizer that sees none on one rank and some on another would move the copies apart. No
+    layer is computed for it.
     """
     output: Tensor = _PassThrough.apply(x, *joined)  # type: ignore[no-untyped-call]
     return output
@@ -239,5 +281,8 @@ class _PassThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        zeros = (torch.zeros_like(t) if need else None for t, need in zip(ctx.joined, needed, strict=True))
+        zeros = (
+            torch.zeros_like(t) if need else None
+            for t, need in zip(ctx.joined, needed, strict=True)
+        )
         return (*gradients, *zeros)

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""Learned drop rates: Data Driven Pruning (Fan et al. 2019, section 3.3), of which no code was published.
+"""Learned drop rates: Data Driven Pruning (Fan et al. 2019, section 3.3), of which no code was
+published.
 
-The paper says: each layer has a rate of its own, a non-linear function of the layer's activation followed by a softmax,
-whose mean over the layers is the target; at inference a fixed set of the layers with the highest scores runs. What it
-does not say, and how it is read here:
+The paper says: each layer has a rate of its own, a non-linear function of the layer's activation
+followed by a softmax, whose mean over the layers is the target; at inference a fixed set of the
+layers with the highest scores runs. What it does not say, and how it is read here:
 
-- *the non-linear function*: one number a layer, ``w·tanh(a) + b``, of the mean activation ``a`` that reaches the layer.
-- *which activation*: the rates of a step are needed before the step is computed, so ``a`` is a running mean over the
-  steps before.
-- *the mean*: the softmax over depth shares the sum of the rates, ``target·depth``, out among the layers. A share
-  above the highest rate is cut there and what is cut off is shared out among the others in turn, so that the mean is
-  the target exactly.
-- *the highest rate*: below 1, so that every layer runs at times, or nothing could be learned of it any more.
-- *gradients through the draw*: a layer's output is ``x + z·d`` with ``d = f(x) − x`` and z drawn 0 or 1, E[z] = k. Of
-  the loss, ``dL/dk = E[L | z = 1] − E[L | z = 0]``, taken as the mean of its slopes at both ends (exact where the loss
-  is quadratic in z): with g the gradient of the output, ``g·d / 2k`` where the layer ran, ``g·d / 2(1−k)`` where
-  it did not. The slope at z = 1 alone (straight through, Bengio et al. 2013) will not do: training takes it to zero.
-  At z = 0 it needs ``f(x)`` of a dropped layer: one of a step's dropped layers, by lot, is looked at, forward only and
-  for all of them. The value of the forward pass is untouched. Estimators that weigh whole losses (REINFORCE) have too
-  high a variance for one draw a step.
+- *the non-linear function*: one number a layer, ``w·tanh(a) + b``, of the mean activation ``a``
+  that reaches the layer.
+- *which activation*: the rates of a step are needed before the step is computed, so ``a`` is a
+  running mean over the steps before.
+- *the mean*: the softmax over depth shares the sum of the rates, ``target·depth``, out among the
+  layers. A share above the highest rate is cut there and what is cut off is shared out among the
+  others in turn, so that the mean is the target exactly.
+- *the highest rate*: below 1, so that every layer runs at times, or nothing could be learned of it
+  any more.
+- *gradients through the draw*: a layer's output is ``x + z·d`` with ``d = f(x) − x`` and z drawn 0
+  or 1, E[z] = k. Of the loss, ``dL/dk = E[L | z = 1] − E[L | z = 0]``, taken as the mean of its
+  slopes at both ends (exact where the loss is quadratic in z): with g the gradient of the output,
+  ``g·d / 2k`` where the layer ran, ``g·d / 2(1−k)`` where it did not. The slope at z = 1 alone
+  (straight through, Bengio et al. 2013) will not do: training takes it to zero. At z = 0 it needs
+  ``f(x)`` of a dropped layer: one of a step's dropped layers, by lot, is looked at, forward only
+  and for all of them. The value of the forward pass is untouched. Estimators that weigh whole
+  losses (REINFORCE) have too high a variance for one draw a step.
 """
 
 from collections.abc import Sequence
@@ -47,7 +51,9 @@ class LearnedRates(nn.Module):
     def __init__(self, depth: int, width: int, *, target: float) -> None:
         super().__init__()
         if not 0 <= target <= HIGHEST_RATE:
-            raise ValueError(f"a learned rate must lie in [0, {HIGHEST_RATE}], got a target of {target}")
+            raise ValueError(
+                f"a learned rate must lie in [0, {HIGHEST_RATE}], got a target of {target}"
+            )
         self.target = target
         self.weight = nn.Parameter(torch.zeros(depth, width))
         self.bias = nn.Parameter(torch.zeros(depth))
@@ -63,7 +69,9 @@ class LearnedRates(nn.Module):
 
     @torch.no_grad()
     def agree(self) -> None:
-        """Average over the processes of a data-parallel training what each has seen: all must draw alike."""
+        """Average over the processes of a data-parallel training what each has seen: all must draw
+        alike.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.activation)
             self.activation /= torch.distributed.get_world_size()
@@ -78,12 +86,16 @@ class LearnedRates(nn.Module):
 def rates_of(scores: Sequence[float], *, target: float) -> list[float]:
     """The drop rates of layers with these scores; their mean is the target."""
     total = target * len(scores)
-    rates: list[float] = share_out(torch.tensor(scores, dtype=torch.float64), total, most=HIGHEST_RATE).tolist()
+    rates: list[float] = share_out(
+        torch.tensor(scores, dtype=torch.float64), total, most=HIGHEST_RATE
+    ).tolist()
     return rates
 
 
 def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
-    """Share ``total`` out by the softmax of the scores, no share above ``most``; their sum is the total."""
+    """Share ``total`` out by the softmax of the scores, no share above ``most``; their sum is the
+    total.
+    """
     shares, free, rest = torch.zeros_like(scores), torch.ones_like(scores, dtype=torch.bool), total
     for _ in range(len(scores)):
         part = torch.softmax(scores.masked_fill(~free, -torch.inf), 0) * rest
@@ -95,7 +107,9 @@ def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
         rest -= most * int(over.sum())
         if not free.any():
             break
-    return shares + 0 * scores  # all at the most: no score changes anything, but each has a gradient
+    return (
+        shares + 0 * scores
+    )  # all at the most: no score changes anything, but each has a gradient
 
 
 class Slope(torch.autograd.Function):
@@ -105,7 +119,9 @@ class Slope(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, f_of_x: Tensor, keep: Tensor, weight: float) -> Tensor:
+    def forward(
+        ctx: Any, output: Tensor, x: Tensor, f_of_x: Tensor, keep: Tensor, weight: float
+    ) -> Tensor:
         ctx.save_for_backward(x, f_of_x, keep)
         ctx.weight = weight
         return output.view_as(output)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Which layers run in one training step: rates in, the indices of the active layers out.
 
-Every layer is a group of weights with one Bernoulli draw (Fan et al. 2019, section 3.1), conditioned on
-at least ``min_layers`` of them running: the paper has no such minimum, and at rate 0.5 six layers would
-all be gone in 1.6 % of the steps. Nothing is rescaled.
+Every layer is a group of weights with one Bernoulli draw (Fan et al. 2019, section 3.1),
+conditioned on at least ``min_layers`` of them running: the paper has no such minimum, and at rate
+0.5 six layers would all be gone in 1.6 % of the steps. Nothing is rescaled.
 
-The draws come from a generator of their own, seeded by a key, never from torch's global one: dropout
-and sampling do not move when LayerDrop is switched on, all ranks agree, and a resumed run repeats them.
+The draws come from a generator of their own, seeded by a key, never from torch's global one:
+dropout and sampling do not move when LayerDrop is switched on, all ranks agree, and a resumed run
+repeats them.
 """
 
 import hashlib
@@ -27,10 +28,11 @@ def uniform_rates(depth: int, rate: float) -> tuple[float, ...]:
 
 
 def linear_rates(depth: int, rate: float) -> tuple[float, ...]:
-    """Rates that grow with depth, to ``rate`` at the last layer: layer l of L (from 1) has l/L of it.
+    """Rates that grow with depth, to ``rate`` at the last layer: layer l of L (from 1) has l/L of
+    it.
 
-    The rule of Stochastic Depth (Huang et al. 2016, section 3), which the paper names as its inspiration; the mean is
-    ``rate * (L + 1) / (2 * L)``.
+    The rule of Stochastic Depth (Huang et al. 2016, section 3), which the paper names as its
+    inspiration; the mean is ``rate * (L + 1) / (2 * L)``.
 
     Raises:
         ValueError: if the rate is no probability.
@@ -39,16 +41,21 @@ def linear_rates(depth: int, rate: float) -> tuple[float, ...]:
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on ``key`` alone (hashed, so that near keys share nothing)."""
+    """A CPU generator whose stream depends on ``key`` alone (hashed, so that near keys share
+    nothing).
+    """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def draw_active(rates: Sequence[float], *, min_layers: int, generator: torch.Generator) -> tuple[int, ...]:
+def draw_active(
+    rates: Sequence[float], *, min_layers: int, generator: torch.Generator
+) -> tuple[int, ...]:
     """Draw the layers that run: independent draws, given that at least ``min_layers`` do.
 
-    Exact and without a retry loop: layer by layer, with the probability that the layers behind it still
-    reach the minimum. Where every rate is 1 the limit is taken (``min_layers`` layers, chosen evenly).
+    Exact and without a retry loop: layer by layer, with the probability that the layers behind it
+    still reach the minimum. Where every rate is 1 the limit is taken (``min_layers`` layers, chosen
+    evenly).
     """
     keep = _keep_probabilities(rates, min_layers)
     tails = _tail_probabilities(keep, min_layers)
@@ -73,7 +80,9 @@ def expected_depth(rates: Sequence[float], *, min_layers: int) -> float:
 
 def _keep_probabilities(rates: Sequence[float], min_layers: int) -> list[float]:
     """``1 - rate``, with rate 1 taken as a limit: a minimum must stay reachable."""
-    floor = max(1e-9, 10.0 ** (-280 / min_layers)) if min_layers else 0.0  # its power must not vanish
+    floor = (
+        max(1e-9, 10.0 ** (-280 / min_layers)) if min_layers else 0.0
+    )  # its power must not vanish
     return [max(1 - rate, floor) for rate in rates]
 
 
@@ -82,6 +91,8 @@ def _tail_probabilities(keep: Sequence[float], most: int) -> list[list[float]]:
     row = [1.0] + [0.0] * most
     table = [row]
     for probability in reversed(keep):
-        row = [1.0] + [probability * row[n - 1] + (1 - probability) * row[n] for n in range(1, most + 1)]
+        row = [1.0] + [
+            probability * row[n - 1] + (1 - probability) * row[n] for n in range(1, most + 1)
+        ]
         table.append(row)
     return table[::-1]

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Dropping inside a layer: sub-layers, attention heads, blocks of the FFN, single weights.
 
-Each is a group of weights with one Bernoulli draw in a training step; groups may overlap, and nothing is rescaled
-(Fan et al. 2019, section 3.1). A dropped sub-layer is not computed. Heads, FFN blocks and single weights are masked
+Each is a group of weights with one Bernoulli draw in a training step; groups may overlap, and
+nothing is rescaled (Fan et al. 2019, section 3.1). A dropped sub-layer is not computed. Heads, FFN
+blocks and single weights are masked
 weights: they save no time, as in the paper.
 
-A sub-layer is a residual block with its norm: where it is dropped, its input passes on. Pre-norm, ``x + f(norm(x))``
-becomes ``x``; post-norm, ``norm(x + f(x))`` becomes ``x`` too, not ``norm(x)``, so that a layer whose sub-layers are
-all dropped is a dropped layer. The paper does not say which.
+A sub-layer is a residual block with its norm: where it is dropped, its input passes on. Pre-norm,
+``x + f(norm(x))`` becomes ``x``; post-norm, ``norm(x + f(x))`` becomes ``x`` too, not ``norm(x)``,
+so that a layer whose sub-layers are all dropped is a dropped layer. The paper does not say which.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,8 @@ class StructureRates:
         head: of each head of each attention.
         ffn: of each block of the FFN's inner dimension.
         ffn_blocks: how many blocks there are (2: the paper's Half FFN).
-        weight: of each single weight of the attentions' projections and the FFN (DropConnect, Wan et al. 2013).
+        weight: of each single weight of the attentions' projections and the FFN (DropConnect, Wan
+            et al. 2013).
 
     Raises:
         ValueError: naming every rate that is no probability.
@@ -49,7 +51,10 @@ class StructureRates:
         wrong = [f"{name} {rate}" for name, rate in rates.items() if not 0 <= rate <= 1]
         wrong += [] if self.ffn_blocks >= 1 else [f"ffn_blocks {self.ffn_blocks}"]
         if wrong:
-            raise ValueError(f"drop rates must lie in [0, 1], and there must be FFN blocks, got {', '.join(wrong)}")
+            raise ValueError(
+                "drop rates must lie in [0, 1], and there must be FFN blocks, got "
+                f"{', '.join(wrong)}"
+            )
 
     @property
     def drop(self) -> bool:
@@ -58,7 +63,9 @@ class StructureRates:
 
     def at(self, share: float) -> "StructureRates":
         """These rates in the middle of a warm-up."""
-        rates = {name: share * getattr(self, name) for name in ("sublayer", "head", "ffn", "weight")}
+        rates = {
+            name: share * getattr(self, name) for name in ("sublayer", "head", "ffn", "weight")
+        }
         return replace(self, **rates)
 
 
@@ -79,8 +86,12 @@ class Inside:
     weights: tuple[int, float] | None = None
 
 
-def draw_inside(rates: StructureRates, depth: int, heads: int, key: Sequence[int | str]) -> tuple[Inside, ...]:
-    """Draw what runs inside each of ``depth`` layers of ``heads`` heads; each structure has a stream of its own."""
+def draw_inside(
+    rates: StructureRates, depth: int, heads: int, key: Sequence[int | str]
+) -> tuple[Inside, ...]:
+    """Draw what runs inside each of ``depth`` layers of ``heads`` heads; each structure has a
+    stream of its own.
+    """
 
     def kept(structure: str, rate: float, shape: tuple[int, ...]) -> Tensor:
         draws = torch.rand(shape, generator=keyed_generator(*key, structure), dtype=torch.float64)
@@ -108,10 +119,12 @@ def masked_call(
     weights: tuple[int, float] | None = None,
     **kwargs: object,
 ) -> object:
-    """Call a module with some of its weights masked; its parameters get the gradients of what is left.
+    """Call a module with some of its weights masked; its parameters get the gradients of what is
+    left.
 
-    Masking the columns that read a head or a block is enough, in value and in gradient: what is not read has no
-    gradient either. To be called within what activation checkpointing recomputes, or the gradients are wrong.
+    Masking the columns that read a head or a block is enough, in value and in gradient: what is not
+    read has no gradient either. To be called within what activation checkpointing recomputes, or
+    the gradients are wrong.
 
     Args:
         module: an attention, or a linear layer.
@@ -123,13 +136,17 @@ def masked_call(
     masked: dict[str, Tensor] = dict(_drop_weights(module, *weights)) if weights else {}
     for name, mask in (columns or {}).items():
         parameter = masked.get(name, module.get_parameter(name))
-        size = -(-parameter.shape[1] // len(mask))  # the last block is the smaller one where they do not divide
+        size = -(
+            -parameter.shape[1] // len(mask)
+        )  # the last block is the smaller one where they do not divide
         masked[name] = parameter * mask.to(parameter).repeat_interleave(size)[: parameter.shape[1]]
     return functional_call(module, masked, args, kwargs) if masked else module(*args, **kwargs)
 
 
 def _drop_weights(module: nn.Module, seed: int, rate: float) -> Iterator[tuple[str, Tensor]]:
-    matrices = ((name, parameter) for name, parameter in module.named_parameters() if parameter.dim() == 2)
+    matrices = (
+        (name, parameter) for name, parameter in module.named_parameters() if parameter.dim() == 2
+    )
     for number, (name, parameter) in enumerate(matrices):
         generator = torch.Generator(parameter.device).manual_seed(seed + number)
         drawn = torch.rand(parameter.shape, generator=generator, device=parameter.device)

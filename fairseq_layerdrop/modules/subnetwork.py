@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Restrict a model in memory to some of its layers: for a while, or for good.
 
-Works on any fairseq model whose stacks are at one of :data:`PATHS`, or on one such model a language: on a
-:class:`LayerDropList` the active set is fixed, a plain ``ModuleList`` is swapped for a shorter one.
+Works on any fairseq model whose stacks are at one of :data:`PATHS`, or on one such model a
+language: on a :class:`LayerDropList` the active set is fixed, a plain ``ModuleList`` is swapped for
+a shorter one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,14 @@ PATHS = {
 
 def depths(model: nn.Module) -> dict[str, int]:
     """The model's stacks and their depths, encoder first: ``{"encoder": 6, "decoder": 6}``."""
-    return {name: min(len(stack.layers) for stack in found) for name, found in stacks(model).items()}  # type: ignore[arg-type]
+    return {
+        name: min(len(stack.layers) for stack in found) for name, found in stacks(model).items()
+    }  # type: ignore[arg-type]
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
-    """Leave only the layers ``kept`` of each stack named; return the function that gives the rest back.
+    """Leave only the layers ``kept`` of each stack named; return the function that gives the rest
+    back.
 
     Raises:
         ValueError: if the model has no such stack or layer; then nothing was changed.
@@ -39,8 +43,12 @@ def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[]
     for name, indices in kept.items():
         if not all(0 <= i < found.get(name, 0) for i in indices):
             ranges = ", ".join(f"{stack} 0-{n - 1}" for stack, n in found.items())
-            raise ValueError(f"the layers to keep must be the model's ({ranges}), got {name} {list(indices)}")
-    undo = [_restrict_stack(stack, indices) for name, indices in kept.items() for stack in where[name]]
+            raise ValueError(
+                f"the layers to keep must be the model's ({ranges}), got {name} {list(indices)}"
+            )
+    undo = [
+        _restrict_stack(stack, indices) for name, indices in kept.items() for stack in where[name]
+    ]
 
     def give_back() -> None:
         for step in undo:
@@ -51,11 +59,13 @@ def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[]
 
 @contextmanager
 def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
-    """:func:`restrict` as a scope, which gives the model itself: whole again at its end, come what may.
+    """:func:`restrict` as a scope, which gives the model itself: whole again at its end, come what
+    may.
 
     Args:
         model: any fairseq model whose stacks :data:`PATHS` finds, in evaluation or in training.
-        kept: 0-based layers by stack, ascending, e.g. a plan's ``kept``; a stack that is not named stays whole.
+        kept: 0-based layers by stack, ascending, e.g. a plan's ``kept``; a stack that is not named
+            stays whole.
 
     Raises:
         ValueError: if the model has no such stack or layer; then nothing was changed.
@@ -85,7 +95,9 @@ def _stack(model: nn.Module, name: str) -> nn.Module | None:
         for attribute in path.split("."):
             # Attributes, not children: a data-parallel wrapper passes them on.
             stack = getattr(stack, attribute, None)
-        if isinstance(stack, nn.Module) and isinstance(getattr(stack, "layers", None), nn.ModuleList):
+        if isinstance(stack, nn.Module) and isinstance(
+            getattr(stack, "layers", None), nn.ModuleList
+        ):
             return stack
     return None
 
@@ -102,7 +114,9 @@ def _restrict_stack(stack: nn.Module, kept: Sequence[int]) -> Callable[[], None]
 
     def install(new: nn.ModuleList, num_layers: object) -> None:
         stack.layers = new
-        if depth is not None:  # fairseq's decoder aligns at layer num_layers - 1 unless told otherwise
+        if (
+            depth is not None
+        ):  # fairseq's decoder aligns at layer num_layers - 1 unless told otherwise
             stack.num_layers = num_layers  # type: ignore[assignment]
 
     install(nn.ModuleList([layers[i] for i in kept]), len(kept))

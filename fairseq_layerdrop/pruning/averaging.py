@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The mean of checkpoints, as fairseq's ``scripts/average_checkpoints.py`` takes it: summed in order, then divided.
+"""The mean of checkpoints, as fairseq's ``scripts/average_checkpoints.py`` takes it: summed in
+order, then divided.
 
-Other than there, the checkpoints come one after another, tensors that were one stay one, and what belongs to a
-single checkpoint (its optimizer, its validation) does not end up in the mean.
+Other than there, the checkpoints come one after another, tensors that were one stay one, and what
+belongs to a single checkpoint (its optimizer, its validation) does not end up in the mean.
 """
 
 import functools
@@ -19,12 +20,15 @@ from fairseq_layerdrop.pruning.stacks import locate
 from fairseq_layerdrop.pruning.surgery import OF_ITS_TRAINING, same_bits
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_checkpoint, upgrade_state
 
-# Half precision would round at every step; as integers, truths are true in the mean where they are in every input.
+# Half precision would round at every step; as integers, truths are true in the mean where they are
+# in every input.
 _SUMMED_AS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int64}
 
 
 class Average:
-    """The mean of checkpoints that are added one by one: the memory is one model's, however many there are."""
+    """The mean of checkpoints that are added one by one: the memory is one model's, however many
+    there are.
+    """
 
     def __init__(self) -> None:
         self.dropped: list[str] = []
@@ -33,7 +37,9 @@ class Average:
         """The types of the inputs' tensors."""
         self._sums: dict[str, Tensor] = {}  # one tensor under several keys where these are tied
         self._names: dict[str, str] = {}  # of the inputs, by their digests
-        self._pruned: dict[str, Mapping[str, Any]] = {}  # provenance by input, of those that have one
+        self._pruned: dict[
+            str, Mapping[str, Any]
+        ] = {}  # provenance by input, of those that have one
         self._rest: dict[str, Any] = {}
 
     def add(self, checkpoint: Mapping[str, Any], *, name: str, source: str) -> None:
@@ -45,14 +51,21 @@ class Average:
             source: its file's digest, for the provenance.
 
         Raises:
-            ValueError: if it was added before, or cannot be averaged with the first: naming everything that differs.
+            ValueError: if it was added before, or cannot be averaged with the first: naming
+            everything that differs.
         """
         if source in self._names:
-            raise ValueError(f"it is the same checkpoint as {self._names[source]}; name each one once")
+            raise ValueError(
+                f"it is the same checkpoint as {self._names[source]}; name each one once"
+            )
         state = upgrade_state(upgrade_checkpoint(checkpoint)["model"])
         provenance = (checkpoint.get("extra_state") or {}).get("layerdrop")
         if not self._names:
-            self._sums, self._rest, self.dropped = _copies(state), everything_else(checkpoint), _dropped(checkpoint)
+            self._sums, self._rest, self.dropped = (
+                _copies(state),
+                everything_else(checkpoint),
+                _dropped(checkpoint),
+            )
         else:
             self._check(state, provenance)
             self._sums = _untied(self._sums, state)
@@ -95,10 +108,11 @@ class Average:
 
 
 def everything_else(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint without its model, and without what is true of it alone, in plain containers if these will do.
+    """A checkpoint without its model, and without what is true of it alone, in plain containers if
+    these will do.
 
-    ``torch.load`` takes those with its safe defaults. Where fairseq's code for the architecture needs it, ``args``
-    and the sections of ``cfg`` that were a Namespace stay one.
+    ``torch.load`` takes those with its safe defaults. Where fairseq's code for the architecture
+    needs it, ``args`` and the sections of ``cfg`` that were a Namespace stay one.
     """
     extra = checkpoint.get("extra_state") or {}
     gone = {"model", "last_optimizer_state"}
@@ -110,7 +124,8 @@ def everything_else(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_written(mean: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
-    """Compare the written model with the mean in memory: keys, types, shapes, every bit, and what is tied.
+    """Compare the written model with the mean in memory: keys, types, shapes, every bit, and what
+    is tied.
 
     Raises:
         ValueError: naming what differs.
@@ -118,9 +133,13 @@ def check_written(mean: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> 
     wrong = sorted(mean.keys() ^ written.keys())
     wrong += [key for key in mean.keys() & written.keys() if not same_bits(mean[key], written[key])]
     if wrong:
-        raise ValueError(f"what was written differs from the mean in {_few(wrong)}; nothing was kept")
+        raise ValueError(
+            f"what was written differs from the mean in {_few(wrong)}; nothing was kept"
+        )
     if _ties(mean, mean) != _ties(written, mean):
-        raise ValueError("what was written has other ties between tensors than the mean; nothing was kept")
+        raise ValueError(
+            "what was written has other ties between tensors than the mean; nothing was kept"
+        )
 
 
 def _dropped(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -132,7 +151,9 @@ def _dropped(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies to sum in: of keys that are tied, one, or it would be added to once for each of them."""
+    """Copies to sum in: of keys that are tied, one, or it would be added to once for each of
+    them.
+    """
     copies: dict[Any, Tensor] = {}
     for tensor in state.values():
         if _view(tensor) not in copies:
@@ -142,7 +163,9 @@ def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _untied(sums: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sums, apart where the next model's tensors are: a tie that is not in every input is none."""
+    """The sums, apart where the next model's tensors are: a tie that is not in every input is
+    none.
+    """
     parts: dict[Any, Tensor] = {}
     seen: set[int] = set()
     for key, total in sums.items():
@@ -178,7 +201,9 @@ def _differences(sums: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> lis
     lacking = [key for key in sums if key not in state]
     more = [key for key in state if key not in sums]
     forms = {key: (_form(state[key]), _form(sums[key])) for key in sums if key in state}
-    other = [f"{key} is {mine}, not {theirs}" for key, (mine, theirs) in forms.items() if mine != theirs]
+    other = [
+        f"{key} is {mine}, not {theirs}" for key, (mine, theirs) in forms.items() if mine != theirs
+    ]
     wrong = [f"it lacks {_few(lacking)}"] if lacking else []
     wrong += [f"it has besides {_few(more)}"] if more else []
     wrong += [_few(other)] if other else []
@@ -199,12 +224,16 @@ def _few(items: list[str], most: int = 3) -> str:
 
 def _plan(provenance: Mapping[str, Any]) -> PruningPlan:
     """The layers of the full model that are left, after every pruning there was."""
-    plans: Iterable[PruningPlan] = (PruningPlan.from_json(step["plan"]) for step in provenance["steps"])
+    plans: Iterable[PruningPlan] = (
+        PruningPlan.from_json(step["plan"]) for step in provenance["steps"]
+    )
     return functools.reduce(PruningPlan.compose, plans)
 
 
 def _options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """``args`` and ``cfg``: plain where fairseq builds the architecture from that, else as they were."""
+    """``args`` and ``cfg``: plain where fairseq builds the architecture from that, else as they
+    were.
+    """
     cfg = plain(upgrade_checkpoint(checkpoint).get("cfg"))
     model = cfg.get("model") if isinstance(cfg, dict) else None
     if isinstance(model, dict) and config_style(model) == "plain":

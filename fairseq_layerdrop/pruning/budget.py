@@ -19,7 +19,9 @@ def parse_amount(text: str) -> int:
     """A number of parameters: ``30M``, ``1.2B``, ``800k``, ``30_000_000``."""
     match = _AMOUNT.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"a number of parameters is like 30M, 1.2B, 800k or 30000000, got {text!r}")
+        raise ValueError(
+            f"a number of parameters is like 30M, 1.2B, 800k or 30000000, got {text!r}"
+        )
     return round(float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]])
 
 
@@ -33,8 +35,9 @@ def fit_parameters(
 ) -> PruningPlan:
     """The largest sub-network of at most ``target`` parameters that a rule makes.
 
-    Stacks that ``specs`` names are as it says. Of the others, one layer goes at a time, always from the stack that
-    has the greater share of its layers left (of the decoder, where both have the same: its layers cost more).
+    Stacks that ``specs`` names are as it says. Of the others, one layer goes at a time, always from
+    the stack that has the greater share of its layers left (of the decoder, where both have the
+    same: its layers cost more).
 
     Args:
         state: the model's state dict, in today's keys.
@@ -51,12 +54,15 @@ def fit_parameters(
     least = {stack: _least(partial(rule, stack), depth) for stack, depth in depth_of.items()}
     smallest = 0
     for chosen in _shrinking(depth_of, least):
-        plan = PruningPlan.from_specs({**named, **{s: rule(s, n) for s, n in chosen.items()}}, dict(depths))
+        plan = PruningPlan.from_specs(
+            {**named, **{s: rule(s, n) for s, n in chosen.items()}}, dict(depths)
+        )
         smallest = sum(parameter_sizes(prune_state(state, plan)).values())
         if smallest <= target:
             return plan
     raise ValueError(
-        f"the smallest that these layers can be made has {smallest:,} parameters, got a target of {target:,}"
+        f"the smallest that these layers can be made has {smallest:,} parameters, got a target "
+        f"of {target:,}"
     )
 
 

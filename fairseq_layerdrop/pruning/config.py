@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
 """A checkpoint's configuration: read what the model is, and rewrite it as stock fairseq's.
 
-fairseq stores a configuration as a dictionary of sections (``model``, ``task``, ``common``, …), some of
-which may be an ``argparse.Namespace`` of every option there was.
+fairseq stores a configuration as a dictionary of sections (``model``, ``task``, ``common``, …),
+some of which may be an ``argparse.Namespace`` of every option there was.
 """
 
 import re
-import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -19,14 +18,21 @@ _OUR_NAME = re.compile(
     r"layerdrop_(transformer_lm|transformer|roberta|bart"
     r"|translation|language_modeling|masked_lm|sentence_prediction)(_.*)?"
 )
-_NO_ARCHITECTURE = {"bart": "bart_base"}  # fairseq's model of this name has no architecture of this name
+_NO_ARCHITECTURE = {
+    "bart": "bart_base"
+}  # fairseq's model of this name has no architecture of this name
 _OUR_FIELD = re.compile(
     r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|valid_plans"
     r"|distill_.*"
 )
 _DISTILLATION = "layerdrop_distill"
 _DISTILLED = {
-    "label_smoothed_cross_entropy": ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg"),
+    "label_smoothed_cross_entropy": (
+        "label_smoothing",
+        "report_accuracy",
+        "ignore_prefix_size",
+        "sentence_avg",
+    ),
     "cross_entropy": ("sentence_avg",),
     "adaptive_loss": ("sentence_avg", "ddp_backend"),
     "masked_lm": ("tpu",),
@@ -37,39 +43,8 @@ _DISTILLED = {
 }
 """The criterions that self-distillation wraps, and those of its fields that are theirs."""
 _NAMES = {"_name", "arch", "task", "criterion"}
-_SIZES = [
-    f"{stack}_{size}"
-    for stack in ("encoder", "decoder")
-    for size in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
-]
-_VALUES = [
-    *("max_source_positions", "max_target_positions", "alignment_layer", "alignment_heads"),
-    *("activation_fn", "dropout", "attention_dropout", "activation_dropout", "pooler_activation_fn", "pooler_dropout"),
-]
-_VALUES_WITH = {
-    "adaptive_softmax_cutoff": ("adaptive_softmax_cutoff", "adaptive_softmax_dropout", "adaptive_softmax_factor"),
-    "adaptive_input_cutoff": ("adaptive_input_cutoff", "adaptive_input_factor"),
-    "character_embeddings": ("character_filters", "character_embedding_dim", "char_embedder_highway_layers"),
-    "quant_noise_pq": ("quant_noise_pq", "quant_noise_pq_block_size"),
-    "quant_noise_scalar": ("quant_noise_scalar",),
-}
-"""What has a value of its own only where another option is set."""
-_FORMS = [
-    *(f"{stack}_{form}" for stack in ("encoder", "decoder") for form in ("normalize_before", "learned_pos")),
-    *("share_decoder_input_output_embed", "share_all_embeddings", "layernorm_embedding", "no_scale_embedding"),
-    *("no_token_positional_embeddings", "no_cross_attention", "cross_self_attention", "no_decoder_final_norm"),
-    *("merge_src_tgt_embed", "adaptive_input", "tie_adaptive_weights", "tie_adaptive_proj", "character_embeddings"),
-    *("scale_fc", "scale_attn", "scale_heads", "scale_resids", "full_context_alignment"),
-    *("untie_weights_roberta", "spectral_norm_classification_head"),
-    *(f"share_{part}" for part in ("encoders", "decoders", "encoder_embeddings", "decoder_embeddings")),
-]
-_LANGUAGE_MODEL = re.compile(r"(layerdrop_)?transformer_lm(_.*)?")
-_ROBERTA = re.compile(r"(layerdrop_)?(roberta|xlm)(_.*)?")
-_FIXED_IN_ROBERTA = (  # no flags there
-    *("encoder_learned_pos", "no_scale_embedding", "no_token_positional_embeddings"),
-    *("max_source_positions", "max_target_positions"),
-)
-# fairseq's BART reads options that only a Namespace hands on to its code (args.task, args.load_checkpoint_heads).
+# fairseq's BART reads options that only a Namespace hands on to its code (args.task,
+# args.load_checkpoint_heads).
 _NEEDS_NAMESPACE = re.compile(r"m?bart(_.*)?")
 
 
@@ -82,12 +57,16 @@ def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     cfg = checkpoint.get("cfg")
     model = plain(cfg.get("model")) if isinstance(cfg, Mapping) else None
     if not isinstance(model, dict):
-        raise ValueError("the checkpoint has no configuration (options in cfg.model) to build a model from")
+        raise ValueError(
+            "the checkpoint has no configuration (options in cfg.model) to build a model from"
+        )
     return model
 
 
 def training_rates(model: Mapping[str, Any]) -> dict[str, float | list[float]]:
-    """The LayerDrop rates that a model was trained with, by stack: one number, or one for each layer."""
+    """The LayerDrop rates that a model was trained with, by stack: one number, or one for each
+    layer.
+    """
     rates = {stack: _of_stack(model, stack) for stack in STACKS}
     found = {stack: section.get(f"{prefix}layerdrop") for stack, (section, prefix) in rates.items()}
     return {stack: _rate(rate) for stack, rate in found.items() if rate is not None}
@@ -103,50 +82,21 @@ def architecture(model: Mapping[str, Any]) -> str:
     return str(model.get("_name") or model.get("arch"))
 
 
-def model_flags(model: Mapping[str, Any]) -> str:
-    """The flags of ``fairseq-train`` that build this model: its architecture, sizes, form, activation and dropout."""
-    name = architecture(model)
-    flags = [f"--arch {name}"]
-    flags += [f"{_flag(value)} {_text(model[value])}" for value in _values(model, name)]
-    flags += [_flag(form) for form in _FORMS if model.get(form) and not _is_fixed(form, name)]
-    if "layerdrop_shapes" in model:  # our architectures have a rate unless told otherwise
-        flags += [f"--{stack}-layerdrop 0" for stack in STACKS if f"{stack}_layers" in model]
-        flags += [f"--layerdrop-shapes {shlex.quote(model['layerdrop_shapes'])}"]
-    return " ".join(flags)
-
-
-def _values(model: Mapping[str, Any], name: str) -> list[str]:
-    """The options with values that are written as flags of this architecture."""
-    values = _SIZES + _VALUES
-    for option, others in _VALUES_WITH.items():
-        values = [*values, *others] if model.get(option) else values
-    if _LANGUAGE_MODEL.fullmatch(name):
-        values = [*values, "decoder_input_dim", "decoder_output_dim"]
-    elif str(model.get("decoder_output_dim")) != str(model.get("decoder_embed_dim")):  # elsewhere the flag's is a text
-        values = [*values, "decoder_output_dim"]
-    return [value for value in values if model.get(value) is not None and not _is_fixed(value, name)]
-
-
-def _text(value: Any) -> str:
-    """A value on the command line; of a list ``1000,2000``."""
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else shlex.quote(str(value))
-
-
-def _is_fixed(option: str, name: str) -> bool:
-    return _ROBERTA.fullmatch(name) is not None and option in _FIXED_IN_ROBERTA
-
-
 def config_style(model: Mapping[str, Any]) -> str:
-    """The style in which stock fairseq can load this model's configuration: ``plain`` or ``namespace``."""
-    needed = "layerdrop_shapes" not in model and _NEEDS_NAMESPACE.fullmatch(_stock_name(architecture(model)))
+    """The style in which stock fairseq can load this model's configuration: ``plain`` or
+    ``namespace``.
+    """
+    needed = "layerdrop_shapes" not in model and _NEEDS_NAMESPACE.fullmatch(
+        _stock_name(architecture(model))
+    )
     return "namespace" if needed else "plain"
 
 
 def stock_config(cfg: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
     """The configuration of the pruned model, as stock fairseq writes one, in plain containers.
 
-    Names and fields of this package are taken out, depths are those of the plan, the keep-lists ``None`` and
-    the rates 0 (so that fairseq builds an ordinary layer list).
+    Names and fields of this package are taken out, depths are those of the plan, the keep-lists
+    ``None`` and the rates 0 (so that fairseq builds an ordinary layer list).
 
     Args:
         cfg: the source's configuration.
@@ -177,21 +127,26 @@ def in_style(cfg: Mapping[str, Any], style: str | None) -> dict[str, Any]:
 
     Args:
         cfg: the configuration.
-        style: ``plain`` containers, which ``torch.load`` takes with its safe defaults; ``namespace`` puts the
-            model's options into an ``argparse.Namespace``, which BART and CTranslate2's converter ask for;
-            ``None`` chooses what the model's architecture can load.
+        style: ``plain`` containers, which ``torch.load`` takes with its safe defaults;
+            ``namespace`` puts the model's options into an ``argparse.Namespace``, which BART and
+            CTranslate2's converter ask for; ``None`` chooses what the model's architecture can
+            load.
     """
     model, task = cfg["model"], cfg.get("task")
     if (style or config_style(model)) == "plain":
         return dict(cfg)
-    names = {"arch": architecture(model), "task": task.get("_name") if isinstance(task, dict) else task}
+    names = {
+        "arch": architecture(model),
+        "task": task.get("_name") if isinstance(task, dict) else task,
+    }
     return {**cfg, "model": Namespace(**names | model)}
 
 
 def plain(value: Any) -> Any:
     """The same in dictionaries, lists, tuples, tensors and scalars.
 
-    What is none of these is left out of a dictionary, whose readers have defaults, and is ``None`` elsewhere.
+    What is none of these is left out of a dictionary, whose readers have defaults, and is ``None``
+    elsewhere.
     """
     if isinstance(value, Namespace):
         return plain(vars(value))
@@ -210,18 +165,17 @@ def is_plain(value: Any) -> bool:
 
 
 def _is_data(value: Any) -> bool:
-    return value is None or isinstance(value, (str, bool, int, float, Tensor, Namespace, Mapping, list, tuple))
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return value is None or isinstance(
+        value, (str, bool, int, float, Tensor, Namespace, Mapping, list, tuple)
+    )
 
 
 def _of_stack(model: dict[str, Any] | Mapping[str, Any], stack: str) -> tuple[dict[str, Any], str]:
     """The section that has a stack's options, and what they begin with there.
 
-    Flat in all of fairseq's own models (``encoder_layers``); nested where somebody's model has fairseq's
-    ``TransformerConfig`` (``encoder: {layers: …}``), or a wav2vec2 or HuBERT model inside (``w2v_args``).
+    Flat in all of fairseq's own models (``encoder_layers``); nested where somebody's model has
+    fairseq's ``TransformerConfig`` (``encoder: {layers: …}``), or a wav2vec2 or HuBERT model inside
+    (``w2v_args``).
     """
     nested, inner = model.get(stack), model.get("w2v_args")
     if isinstance(nested, dict) and "layers" in nested:
@@ -239,7 +193,9 @@ def _keep_alignment(model: dict[str, Any], plan: PruningPlan) -> None:
         return
     if layer not in decoder.kept:
         kept = ",".join(map(str, decoder.kept))
-        raise ValueError(f"decoder: the alignment is layer {layer}'s attention, so it must stay; got {kept}")
+        raise ValueError(
+            f"decoder: the alignment is layer {layer}'s attention, so it must stay; got {kept}"
+        )
     model["alignment_layer"] = decoder.kept.index(layer)
 
 

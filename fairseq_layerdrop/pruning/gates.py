@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a model learned about its layers (``--layerdrop-schedule learned``), read from its checkpoint.
+"""What a model learned about its layers (``--layerdrop-schedule learned``), read from its
+checkpoint.
 
-At inference a fixed set runs: the layers with the lowest drop rates (Fan et al. 2019, section 3.3, Data Driven
-Pruning). The gate's own parameters do not stay in a pruned file.
+At inference a fixed set runs: the layers with the lowest drop rates (Fan et al. 2019, section 3.3,
+Data Driven Pruning). The gate's own parameters do not stay in a pruned file.
 """
 
 import re
@@ -26,9 +27,11 @@ def without_gates(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def drop_scores(state: Mapping[str, Tensor], depths: Mapping[str, int]) -> dict[str, list[float]]:
-    """For each stack with learned rates one number a layer, the greater the more it was dropped in training.
+    """For each stack with learned rates one number a layer, the greater the more it was dropped in
+    training.
 
-    The formula is that of :mod:`fairseq_layerdrop.modules.learned`; neighbours that share their weights have one.
+    The formula is that of :mod:`fairseq_layerdrop.modules.learned`; neighbours that share their
+    weights have one.
     """
     found = {}
     for stack in STACKS:
@@ -41,7 +44,8 @@ def drop_scores(state: Mapping[str, Tensor], depths: Mapping[str, int]) -> dict[
 
 
 def learned_layers(scores: Mapping[str, list[float]], stack: str, spec: str | None) -> str | None:
-    """A SPEC in which ``learned:N`` is replaced by the N layers that the model learned to drop least.
+    """A SPEC in which ``learned:N`` is replaced by the N layers that the model learned to drop
+    least.
 
     Raises:
         ValueError: if the model has learned no rates for this stack, or has fewer layers.
@@ -50,10 +54,15 @@ def learned_layers(scores: Mapping[str, list[float]], stack: str, spec: str | No
     if match is None:
         return spec
     if stack not in scores:
-        raise ValueError(f"{stack}: learned:N needs a model trained with --layerdrop-schedule learned, got another")
+        raise ValueError(
+            f"{stack}: learned:N needs a model trained with --layerdrop-schedule learned, got "
+            "another"
+        )
     depth, count = len(scores[stack]), int(match[1])
     if not 1 <= count <= depth:
-        raise ValueError(f"{stack}: learned takes a number from 1 to the depth, {depth}, got {count}")
+        raise ValueError(
+            f"{stack}: learned takes a number from 1 to the depth, {depth}, got {count}"
+        )
     ranked = sorted(range(depth), key=lambda i: (scores[stack][i], i))
     return ",".join(map(str, sorted(ranked[:count])))
 

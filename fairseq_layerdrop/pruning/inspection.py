@@ -14,7 +14,9 @@ from fairseq_layerdrop.pruning.stacks import chunks, locate, other_lists, stack_
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
-_EMBEDDING = re.compile(r"(.*\.)?(embed_\w+|output_projection|lm_head)\.weight|(.*\.)?embed_(tokens|positions)\..*")
+_EMBEDDING = re.compile(
+    r"(.*\.)?(embed_\w+|output_projection|lm_head)\.weight|(.*\.)?embed_(tokens|positions)\..*"
+)
 _HEAD = re.compile(r"classification_heads\.([^.]+)\..*")
 
 
@@ -43,7 +45,9 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
                 "parameters_per_layer": [_in_layer(sizes, stack, i) for i in range(depth)],
                 "layerdrop": rates.get(stack),
                 "shared": shared.get(stack, []),
-                "layers_of_the_original": origin[stack] if (origin := _origin(provenance)) else None,
+                "layers_of_the_original": origin[stack]
+                if (origin := _origin(provenance))
+                else None,
             }
             for stack, depth in depths.items()
         },
@@ -64,8 +68,13 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     """The tensors that hold a NaN or an infinity; all of them are read."""
     numbers = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
-    # A sum is not finite if an element is not; that the sum itself ran over is ruled out by a closer look.
-    odd = [key for key, tensor in numbers.items() if not torch.isfinite(tensor.sum(dtype=torch.float32))]
+    # A sum is not finite if an element is not; that the sum itself ran over is ruled out by a
+    # closer look.
+    odd = [
+        key
+        for key, tensor in numbers.items()
+        if not torch.isfinite(tensor.sum(dtype=torch.float32))
+    ]
     return [key for key in odd if not torch.isfinite(numbers[key]).all()]
 
 
@@ -81,7 +90,11 @@ def parameter_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _in_layer(sizes: Mapping[str, int], stack: str, layer: int) -> int:
-    return sum(n for key, n in sizes.items() if (at := locate(key)) and (at.stack, at.layer) == (stack, layer))
+    return sum(
+        n
+        for key, n in sizes.items()
+        if (at := locate(key)) and (at.stack, at.layer) == (stack, layer)
+    )
 
 
 def _name(section: Any) -> str | None:

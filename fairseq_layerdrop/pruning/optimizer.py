@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The optimizer's state restricted to a plan, so that training goes on as if the other layers had never been there.
+"""The optimizer's state restricted to a plan.
 
-fairseq (``Trainer._build_optimizer``) hands its optimizer ``model.parameters()``: the keys of the state dict without
-buffers, in their order, tensors that several keys share counted once, where they come first. torch numbers them from
-0, and nothing in a file says which number is which key. A file's ``last_optimizer_state`` has one of two layouts:
+Training then goes on as if the other layers had never been there.
 
-========== ========================================================================================================
-one by one ``{"state": {0: {"step": 9, "exp_avg": …}, 1: …}, "param_groups": [{"params": [0, 1, …], "lr": …}]}``
-flat       one parameter, 0: all of them end to end, without gaps (``FP16Optimizer.build_fp32_params``); what --fp16
-           does, unless --memory-efficient-fp16 or --fp16-no-flatten-grads is given (--bf16 never does)
-========== ========================================================================================================
+fairseq (``Trainer._build_optimizer``) hands its optimizer ``model.parameters()``: the keys of the
+state dict without buffers, in their order, tensors that several keys share counted once, where they
+come first. torch numbers them from 0, and nothing in a file says which number is which key. A
+file's ``last_optimizer_state`` has one of two layouts:
+
+- *one by one*: ``{"state": {0: {"step": 9, "exp_avg": …}, 1: …}, "param_groups": [{"params":
+  [0, 1, …], "lr": …}]}``
+- *flat*: one parameter, 0: all of them end to end, without gaps
+  (``FP16Optimizer.build_fp32_params``); what --fp16 does, unless --memory-efficient-fp16 or
+  --fp16-no-flatten-grads is given (--bf16 never does)
 """
 
 import re
@@ -26,27 +29,57 @@ from fairseq_layerdrop.pruning.stacks import prune_state
 from fairseq_layerdrop.pruning.upgrade import is_stale, upgrade_state
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
-# Left by fairscale: ZeRO's optimizer (OSS) and fully sharded data parallel number and cut parameters in their own way.
+# Left by fairscale: ZeRO's optimizer (OSS) and fully sharded data parallel number and cut
+# parameters in their own way.
 _SHARDED = ("partition", "local_state_dict", "param_id_map", "uncollected_local_ids")
-# The order in which fairseq's modules have registered their children since 0.10, all levels in one list.
+# The order in which fairseq's modules have registered their children since 0.10, all levels in one
+# list.
 _ORDER = [
-    *("weight", "bias", "encoder", "decoder", "sentence_encoder", "embed_tokens", "project_in_dim", "embed_positions"),
-    *("layernorm_embedding", "emb_layer_norm", "layers", "layer_norm", "project_out_dim", "adaptive_softmax"),
-    *("output_projection", "lm_head", "self_attn", "self_attn_layer_norm", "encoder_attn", "encoder_attn_layer_norm"),
+    *(
+        "weight",
+        "bias",
+        "encoder",
+        "decoder",
+        "sentence_encoder",
+        "embed_tokens",
+        "project_in_dim",
+        "embed_positions",
+    ),
+    *(
+        "layernorm_embedding",
+        "emb_layer_norm",
+        "layers",
+        "layer_norm",
+        "project_out_dim",
+        "adaptive_softmax",
+    ),
+    *(
+        "output_projection",
+        "lm_head",
+        "self_attn",
+        "self_attn_layer_norm",
+        "encoder_attn",
+        "encoder_attn_layer_norm",
+    ),
     *("fc1", "fc2", "final_layer_norm", "k_proj", "v_proj", "q_proj", "out_proj"),
 ]
 
 
-def prune_optimizer(optimizer: Any, state: Mapping[str, Tensor], plan: PruningPlan) -> dict[str, Any]:
-    """The state of the optimizer for the pruned model, as stock fairseq numbers that model's parameters.
+def prune_optimizer(
+    optimizer: Any, state: Mapping[str, Tensor], plan: PruningPlan
+) -> dict[str, Any]:
+    """The state of the optimizer for the pruned model, as stock fairseq numbers that model's
+    parameters.
 
-    What belongs to one parameter (moments, steps) stays its own; what is the whole optimizer's (learning rate, loss
-    scale) stays as it is. The stale parameters of fairseq 0.12.2 go, as they go from the pruned file.
+    What belongs to one parameter (moments, steps) stays its own; what is the whole optimizer's
+    (learning rate, loss scale) stays as it is. The stale parameters of fairseq 0.12.2 go, as they
+    go from the pruned file.
 
     Args:
-        optimizer: the checkpoint's ``last_optimizer_state``, if it has one; it is not changed, and its tensors are
-            copied only where they must be cut.
-        state: the checkpoint's ``model`` in the keys of its file; what was one tensor in the model, tied again.
+        optimizer: the checkpoint's ``last_optimizer_state``, if it has one; it is not changed, and
+            its tensors are copied only where they must be cut.
+        state: the checkpoint's ``model`` in the keys of its file; what was one tensor in the model,
+            tied again.
         plan: what stays.
 
     Raises:
@@ -54,7 +87,9 @@ def prune_optimizer(optimizer: Any, state: Mapping[str, Tensor], plan: PruningPl
     """
     _check_form(optimizer)
     _check_keys(state)
-    numbers = _number(optimizer, {key: tensor for key, tensor in state.items() if not _BUFFER.fullmatch(key)})
+    numbers = _number(
+        optimizer, {key: tensor for key, tensor in state.items() if not _BUFFER.fullmatch(key)}
+    )
     current = {key: number for key, number in without_gates(numbers).items() if not is_stale(key)}
     kept = list(dict.fromkeys(prune_state(current, plan).values()))
     sizes = [state[key].numel() for key in _owners(numbers)]
@@ -76,23 +111,34 @@ def _refusal(rule: str, got: object) -> ValueError:
 
 
 def _check_form(optimizer: Any) -> None:
-    """Refuse what is not the state of one optimizer over the model's parameters, in torch's form."""
+    """Refuse what is not the state of one optimizer over the model's parameters, in torch's
+    form.
+    """
     if not isinstance(optimizer, Mapping):
         raise _refusal("there must be an optimizer's state in the checkpoint", "none")
     if sharded := [name for name in _SHARDED if name in optimizer]:
-        raise _refusal("the optimizer's state must be whole", f"a sharded one ({', '.join(sharded)})")
+        raise _refusal(
+            "the optimizer's state must be whole", f"a sharded one ({', '.join(sharded)})"
+        )
     moments, groups = optimizer.get("state"), optimizer.get("param_groups")
     if not isinstance(moments, Mapping) or not isinstance(groups, list):
         got = ", ".join(f"{name}: {type(value).__name__}" for name, value in optimizer.items())
         raise _refusal("the optimizer must be one, with a dict state and a list param_groups", got)
     if len(groups) != 1:
-        raise _refusal("the optimizer must have one group of parameters, in the model's order", len(groups))
+        raise _refusal(
+            "the optimizer must have one group of parameters, in the model's order", len(groups)
+        )
     if foreign := [str(number) for number in moments if number not in groups[0]["params"]]:
-        raise _refusal("the optimizer must hold state for its parameters alone", f"some for {', '.join(foreign)}")
+        raise _refusal(
+            "the optimizer must hold state for its parameters alone",
+            f"some for {', '.join(foreign)}",
+        )
 
 
 def _check_keys(state: Mapping[str, Tensor]) -> None:
-    """Refuse the model of an older fairseq, whose parameters are not today's, or not in today's order."""
+    """Refuse the model of an older fairseq, whose parameters are not today's, or not in today's
+    order.
+    """
     if old := upgrade_state(state).keys() ^ {key for key in state if not is_stale(key)}:
         found = next((key for key in state if key in old), f"none for {min(old)}")
         raise _refusal("the model must have the keys that fairseq writes since 0.10", found)
@@ -103,14 +149,18 @@ def _check_keys(state: Mapping[str, Tensor]) -> None:
             if name in _ORDER:
                 if _ORDER.index(name) < _ORDER.index(last.get(parent, name)):
                     got = f"{last[parent]} before {name} in {parent or 'the model'}"
-                    raise _refusal("the model's keys must be in the order of fairseq since 0.10", got)
+                    raise _refusal(
+                        "the model's keys must be in the order of fairseq since 0.10", got
+                    )
                 last[parent] = name
 
 
 def _number(optimizer: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> dict[str, int]:
     """The optimizer's numbers, counted from 0, by key; keys that share a tensor have the same."""
     seen: dict[int, int] = {}
-    numbers = {key: seen.setdefault(tensor.data_ptr(), len(seen)) for key, tensor in parameters.items()}
+    numbers = {
+        key: seen.setdefault(tensor.data_ptr(), len(seen)) for key, tensor in parameters.items()
+    }
     _check_fit(optimizer, {key: parameters[key].shape for key in _owners(numbers)})
     return numbers
 
@@ -124,19 +174,35 @@ def _owners(numbers: Mapping[str, int]) -> list[str]:
 
 
 def _check_fit(optimizer: Mapping[str, Any], shapes: Mapping[str, Size]) -> None:
-    """Refuse parameters which, in this order, cannot be the optimizer's: their number and every shape must agree."""
+    """Refuse parameters which, in this order, cannot be the optimizer's: their number and every
+    shape must agree.
+    """
     ids = optimizer["param_groups"][0]["params"]
     if len(ids) == 1:
-        shapes = {"all parameters end to end": Size([sum(shape.numel() for shape in shapes.values())])}
+        shapes = {
+            "all parameters end to end": Size([sum(shape.numel() for shape in shapes.values())])
+        }
     if len(ids) != len(shapes):
-        rule = f"the optimizer must have each of the model's {len(shapes)} parameters, or one that is all of them"
+        rule = (
+            f"the optimizer must have each of the model's {len(shapes)} parameters, or one "
+            "that is all of them"
+        )
         raise _refusal(rule, len(ids))
     for number, (key, shape) in zip(ids, shapes.items(), strict=True):
         for name, value in optimizer["state"].get(number, {}).items():
             is_tensor = isinstance(value, Tensor)
-            if value.shape not in (Size(), shape) if is_tensor else not isinstance(value, (int, float, type(None))):
-                rule = f"the optimizer's values for {key} must be numbers or of its shape, {tuple(shape)}"
-                raise _refusal(rule, f"{name}: {tuple(value.shape) if is_tensor else type(value).__name__}")
+            if (
+                value.shape not in (Size(), shape)
+                if is_tensor
+                else not isinstance(value, (int, float, type(None)))
+            ):
+                rule = (
+                    f"the optimizer's values for {key} must be numbers or of its shape, "
+                    f"{tuple(shape)}"
+                )
+                raise _refusal(
+                    rule, f"{name}: {tuple(value.shape) if is_tensor else type(value).__name__}"
+                )
 
 
 def _cut(entry: Mapping[str, Any], sizes: list[int], kept: list[int]) -> dict[str, Any]:
@@ -154,6 +220,9 @@ def _owned(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The same values, no tensor of which holds on to more storage than it shows."""
     owned = {}
     for name, value in entry.items():
-        part = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        part = (
+            isinstance(value, Tensor)
+            and value.untyped_storage().nbytes() > value.numel() * value.element_size()
+        )
         owned[name] = value.clone() if part else value
     return owned

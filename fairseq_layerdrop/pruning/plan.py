@@ -6,8 +6,8 @@ A SPEC is the one notation for layers, wherever a flag, a config or a function t
 ========== ==================================================
 ``0,2,4``  these layers
 ``0-3,8``  ranges, both ends included
-``every:2``, ``even:6``, ``spread:6``, ``first:3``, ``last:3``  see :mod:`~fairseq_layerdrop.pruning.strategies`
-``all``    the whole stack
+``every:2``, ``even:6``, ``spread:6``, ``first:3``, ``last:3``  see
+:mod:`~fairseq_layerdrop.pruning.strategies` ``all``    the whole stack
 ========== ==================================================
 """
 
@@ -44,7 +44,10 @@ class LayerSelection:
         if outside:
             raise ValueError(f"layers must lie in 0-{self.depth - 1}, got {_join(outside)}")
         if repeated:
-            raise ValueError(f"layers of 0-{self.depth - 1} must not repeat, got {_join(repeated)} more than once")
+            raise ValueError(
+                f"layers of 0-{self.depth - 1} must not repeat, got {_join(repeated)} more than "
+                "once"
+            )
         if not kept:
             raise ValueError(f"at least one of the layers 0-{self.depth - 1} must stay, got none")
         object.__setattr__(self, "kept", kept)
@@ -56,7 +59,9 @@ class LayerSelection:
         >>> LayerSelection.parse("0-2,5", depth=6).kept
         (0, 1, 2, 5)
         """
-        text = spec if isinstance(spec, str) else str(spec) if isinstance(spec, int) else _join(spec)
+        text = (
+            spec if isinstance(spec, str) else str(spec) if isinstance(spec, int) else _join(spec)
+        )
         text = text.strip().strip("[]()").strip()
         if text == "all":
             return cls(depth, tuple(range(depth)))
@@ -79,7 +84,9 @@ class LayerSelection:
     def compose(self, inner: "LayerSelection") -> "LayerSelection":
         """Prune twice: ``inner`` selects among the layers that ``self`` kept."""
         if inner.depth != len(self.kept):
-            raise ValueError(f"the second selection must be of {len(self.kept)} layers, got one of {inner.depth}")
+            raise ValueError(
+                f"the second selection must be of {len(self.kept)} layers, got one of {inner.depth}"
+            )
         return LayerSelection(self.depth, tuple(self.kept[i] for i in inner.kept))
 
     def __str__(self) -> str:
@@ -88,7 +95,9 @@ class LayerSelection:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What stays of a model: a selection for each stack that the model has, ``None`` for one that it lacks."""
+    """What stays of a model: a selection for each stack that the model has, ``None`` for one that
+    it lacks.
+    """
 
     encoder: LayerSelection | None = None
     decoder: LayerSelection | None = None
@@ -118,14 +127,16 @@ class PruningPlan:
 
     @classmethod
     def parse(cls, text: str, depths: dict[str, int]) -> "PruningPlan":
-        """Read a plan's text: ``ENC/DEC`` (each a SPEC), ``6+3`` for ``even:6/even:3``, one SPEC for one stack.
+        """Read a plan's text: ``ENC/DEC`` (each a SPEC), ``6+3`` for ``even:6/even:3``, one SPEC
+        for one stack.
 
         Args:
             text: the plan.
             depths: of the model it is for, e.g. ``{"encoder": 6, "decoder": 6}``.
 
         Raises:
-            ValueError: if it is none for these stacks, or one message that names every stack whose SPEC does not fit.
+            ValueError: if it is none for these stacks, or one message that names every stack whose
+            SPEC does not fit.
 
         >>> str(PruningPlan.parse("6+3", {"encoder": 6, "decoder": 6}))
         'all/0,2,4'
@@ -158,18 +169,25 @@ class PruningPlan:
     def compose(self, inner: "PruningPlan") -> "PruningPlan":
         """Prune twice: ``inner`` is a plan for the model that ``self`` leaves."""
         if self.selections.keys() != inner.selections.keys():
-            raise ValueError(f"both plans must have the stacks {_join(self.selections)}, got {_join(inner.selections)}")
+            raise ValueError(
+                f"both plans must have the stacks {_join(self.selections)}, got "
+                f"{_join(inner.selections)}"
+            )
         pairs = {s: (selection, inner.selections[s]) for s, selection in self.selections.items()}
         return PruningPlan(**{s: one.compose(two) for s, (one, two) in pairs.items()})
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Plain containers: ``{"encoder": {"depth": 6, "kept": [0, 2, 4]}, …}``."""
-        return {s: {"depth": sel.depth, "kept": list(sel.kept)} for s, sel in self.selections.items()}
+        return {
+            s: {"depth": sel.depth, "kept": list(sel.kept)} for s, sel in self.selections.items()
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, dict[str, Any]]) -> "PruningPlan":
         """The inverse of :meth:`to_json`."""
-        return cls(**{s: LayerSelection(sel["depth"], tuple(sel["kept"])) for s, sel in data.items()})
+        return cls(
+            **{s: LayerSelection(sel["depth"], tuple(sel["kept"])) for s, sel in data.items()}
+        )
 
     def __str__(self) -> str:
         return "/".join(str(selection) for selection in self.selections.values())
@@ -192,7 +210,9 @@ def _indices(item: str, spec: str, depth: int) -> tuple[int, ...]:
     ends = _RANGE.fullmatch(item)
     if not ends:
         names = ", ".join(f"{name}:N" for name in STRATEGIES)
-        raise ValueError(f"a layer list is like 0,2,4 or 0-3,8, or one of {names}, all; got {spec!r}")
+        raise ValueError(
+            f"a layer list is like 0,2,4 or 0-3,8, or one of {names}, all; got {spec!r}"
+        )
     low, high = int(ends[1]), int(ends[2])
     if low > high:
         raise ValueError(f"a range must ascend, got {item!r}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """From candidates, an objective and a budget to the best plan.
 
-An objective takes many plans at once, for those that share layers can be scored together, and gives each a number, the
-lower the better. It keeps its own record of what it has scored; nothing is held here but the plans in hand.
+An objective takes many plans at once, for those that share layers can be scored together, and gives
+each a number, the lower the better. It keeps its own record of what it has scored; nothing is held
+here but the plans in hand.
 """
 
 import itertools
@@ -24,8 +25,12 @@ class Trial(NamedTuple):
 
 
 def space_size(depths: Mapping[str, int], counts: Mapping[str, int]) -> int:
-    """How many sub-networks there are: with ``counts`` layers in a stack that it names, with any number in others."""
-    return math.prod(math.comb(n, counts[s]) if s in counts else 2**n - 1 for s, n in depths.items())
+    """How many sub-networks there are: with ``counts`` layers in a stack that it names, with any
+    number in others.
+    """
+    return math.prod(
+        math.comb(n, counts[s]) if s in counts else 2**n - 1 for s, n in depths.items()
+    )
 
 
 def space(depths: Mapping[str, int], counts: Mapping[str, int]) -> Iterator[PruningPlan]:
@@ -42,7 +47,10 @@ def _subsets(depth: int, count: int | None) -> Iterator[LayerSelection]:
 
 
 def exhaustive(
-    objective: Objective, depths: Mapping[str, int], counts: Mapping[str, int], fits: Fits | None = None
+    objective: Objective,
+    depths: Mapping[str, int],
+    counts: Mapping[str, int],
+    fits: Fits | None = None,
 ) -> list[Trial]:
     """Score all that fits; the best.
 
@@ -63,13 +71,15 @@ def beam(
     *,
     width: int = 1,
 ) -> list[Trial]:
-    """Take one layer away at a time, from the best plans of the round before, until the budget is met.
+    """Take one layer away at a time, from the best plans of the round before, until the budget is
+    met.
 
-    With a width of 1 this is greedy backward elimination: its path is a nested family, a plan for every depth.
+    With a width of 1 this is greedy backward elimination: its path is a nested family, a plan for
+    every depth.
 
     Returns:
-        The best plan of each round, from the whole model to the first that is within the budget and has the depths
-        that ``counts`` names; to one layer a stack, where neither says anything.
+        The best plan of each round, from the whole model to the first that is within the budget and
+        has the depths that ``counts`` names; to one layer a stack, where neither says anything.
 
     Raises:
         ValueError: if nothing fits.
@@ -78,7 +88,9 @@ def beam(
     best = [Trial(whole, objective([whole])[0])]
     path = [best[0]]
     while not _done(path[-1].plan, counts, fits):
-        plans = list(dict.fromkeys(child for trial in best for child in _smaller(trial.plan, counts)))
+        plans = list(
+            dict.fromkeys(child for trial in best for child in _smaller(trial.plan, counts))
+        )
         if not plans:
             break
         trials = sorted(map(Trial, plans, objective(plans)), key=_rank)
@@ -96,7 +108,9 @@ def _smaller(plan: PruningPlan, counts: Mapping[str, int]) -> Iterator[PruningPl
         if len(selection.kept) > counts.get(stack, 1):
             for gone in selection.kept:
                 kept = tuple(i for i in selection.kept if i != gone)
-                yield PruningPlan(**{**plan.selections, stack: LayerSelection(selection.depth, kept)})
+                yield PruningPlan(
+                    **{**plan.selections, stack: LayerSelection(selection.depth, kept)}
+                )
 
 
 def _done(plan: PruningPlan, counts: Mapping[str, int], fits: Fits | None) -> bool:
@@ -113,16 +127,20 @@ def _rank(trial: Trial) -> tuple[float, str]:
 
 
 class Screened:
-    """An objective that scores all plans roughly, and thoroughly only those that a rough score speaks for.
+    """An objective that scores all plans roughly, and thoroughly only those that a rough score
+    speaks for.
 
     Args:
         rough: quick, on part of the data.
         thorough: on all of it.
-        share: of the plans, those with the best rough scores are scored thoroughly, at least ``least`` of them.
+        share: of the plans, those with the best rough scores are scored thoroughly, at least
+            ``least`` of them.
         least: see ``share``.
     """
 
-    def __init__(self, rough: Objective, thorough: Objective, *, share: float = 0.1, least: int = 4) -> None:
+    def __init__(
+        self, rough: Objective, thorough: Objective, *, share: float = 0.1, least: int = 4
+    ) -> None:
         self.rough, self.thorough, self.share, self.least = rough, thorough, share, least
 
     def __call__(self, plans: Sequence[PruningPlan]) -> list[float]:
@@ -130,7 +148,10 @@ class Screened:
         survivors = set(plans)
         if len(plans) > self.least:
             ranked = sorted(map(Trial, plans, self.rough(plans)), key=_rank)
-            survivors = {trial.plan for trial in ranked[: max(self.least, math.ceil(self.share * len(plans)))]}
+            survivors = {
+                trial.plan
+                for trial in ranked[: max(self.least, math.ceil(self.share * len(plans)))]
+            }
         chosen = [plan for plan in plans if plan in survivors]
         scores = dict(zip(chosen, self.thorough(chosen), strict=True))
         return [scores.get(plan, math.inf) for plan in plans]

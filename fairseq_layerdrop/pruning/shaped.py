@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The configuration of a model pruned below the layer: stock fairseq's where it can hold the shapes, else ours."""
+"""The configuration of a model pruned below the layer: stock fairseq's where it can hold the
+shapes, else ours.
+"""
 
 import json
 import re
@@ -39,8 +41,8 @@ def head_dims(model: Mapping[str, Any]) -> dict[str, int]:
 def hold_shapes(cfg: Mapping[str, Any], shapes: Shapes, *, missing: bool) -> dict[str, Any]:
     """The configuration that builds layers of these shapes.
 
-    FFNs that are all alike are stock fairseq's ``ffn_embed_dim``. Fewer heads, unequal FFNs and missing sub-layers
-    fairseq's own models cannot hold: these name this package's architecture.
+    FFNs that are all alike are stock fairseq's ``ffn_embed_dim``. Fewer heads, unequal FFNs and
+    missing sub-layers fairseq's own models cannot hold: these name this package's architecture.
 
     Args:
         cfg: of the pruned model, as stock fairseq writes one, in plain containers.
@@ -56,13 +58,20 @@ def hold_shapes(cfg: Mapping[str, Any], shapes: Shapes, *, missing: bool) -> dic
     if (
         not missing
         and all(len(units) == 1 for units in uniform.values())
-        and all(counts == {int(model[f"{stack}_attention_heads"])} for stack, counts in heads.items())
+        and all(
+            counts == {int(model[f"{stack}_attention_heads"])} for stack, counts in heads.items()
+        )
     ):
         model |= {f"{stack}_ffn_embed_dim": units.copy().pop() for stack, units in uniform.items()}
-        return {**cfg, "model": {key: value for key, value in model.items() if key != "layerdrop_shapes"}}
+        return {
+            **cfg,
+            "model": {key: value for key, value in model.items() if key != "layerdrop_shapes"},
+        }
     name = architecture(model)
     ours = next((ours for pattern, ours in _OURS.items() if re.fullmatch(pattern, name)), None)
     if ours is None:
-        raise ValueError(f"no model can hold fewer heads, unequal FFNs or missing sub-layers of {name}")
+        raise ValueError(
+            f"no model can hold fewer heads, unequal FFNs or missing sub-layers of {name}"
+        )
     model |= {"_name": ours, "arch": ours, "seed": 1, "layerdrop_shapes": json.dumps(shapes)}
     return {**cfg, "model": model}

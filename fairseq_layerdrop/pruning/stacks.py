@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Where the layers are: which keys of a state dict belong to which layer of which stack, in any fairseq Transformer.
+"""Where the layers are: which keys of a state dict belong to which layer of which stack, in any
+fairseq Transformer.
 
-Only these paths are stacks; what else is called layers (adaptors, convolutions, experts inside a layer) is not cut:
+Only these paths are stacks; what else is called layers (adaptors, convolutions, experts inside a
+layer) is not cut:
 
-=========================================== ===================================================================
-``encoder.layers``, ``decoder.layers``      transformer, transformer_lm, transformer_align, bart, wav2vec2, HuBERT
-``encoder.sentence_encoder.layers``         roberta
-``models.de-en.encoder.layers``, …          multilingual_transformer: a stack a language, all cut alike
-``w2v_encoder.w2v_model.encoder.layers``    wav2vec2 or HuBERT, fine-tuned with CTC
-``encoder.w2v_model.encoder.layers``        the same as the encoder of a sequence-to-sequence model
-=========================================== ===================================================================
+===========================================
+=================================================================== ``encoder.layers``,
+``decoder.layers``      transformer, transformer_lm, transformer_align, bart, wav2vec2, HuBERT
+``encoder.sentence_encoder.layers``         roberta ``models.de-en.encoder.layers``, …
+multilingual_transformer: a stack a language, all cut alike ``w2v_encoder.w2v_model.encoder.layers``
+   wav2vec2 or HuBERT, fine-tuned with CTC ``encoder.w2v_model.encoder.layers``        the same as
+   the encoder of a sequence-to-sequence model
+===========================================
+===================================================================
 """
 
 import re
@@ -30,7 +34,9 @@ _OTHER_LIST = re.compile(r"((?:.+?\.)?\w*layers)\.(\d+)\..+")
 
 
 class Place(NamedTuple):
-    """Where a key's tensor is: ``encoder.layers.3.fc1.bias`` is at ``("encoder.layers", 3, "fc1.bias")``."""
+    """Where a key's tensor is: ``encoder.layers.3.fc1.bias`` is at ``("encoder.layers", 3,
+    "fc1.bias")``.
+    """
 
     path: str
     layer: int
@@ -54,16 +60,20 @@ def locate(key: str) -> Place | None:
 
 
 def stack_depths(state: Iterable[str]) -> dict[str, int]:
-    """The depth of each stack in a model's state dict, encoder first: ``{"encoder": 6, "decoder": 6}``.
+    """The depth of each stack in a model's state dict, encoder first: ``{"encoder": 6, "decoder":
+    6}``.
 
     Raises:
-        ValueError: if there is no stack, a stack has a gap, or the stacks of several languages differ.
+        ValueError: if there is no stack, a stack has a gap, or the stacks of several languages
+        differ.
     """
     found: dict[str, dict[str, set[int]]] = {}
     for place in filter(None, map(locate, state)):
         found.setdefault(place.stack, {}).setdefault(place.path, set()).add(place.layer)
     if not found:
-        raise ValueError("there are no layers in it: no key begins with encoder.layers.N. or decoder.layers.N.")
+        raise ValueError(
+            "there are no layers in it: no key begins with encoder.layers.N. or decoder.layers.N."
+        )
     for stack, paths in found.items():
         for path, layers in paths.items():
             missing = [i for i in range(max(layers)) if i not in layers]
@@ -78,7 +88,9 @@ def stack_depths(state: Iterable[str]) -> dict[str, int]:
 
 def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Value]:
     """A state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
-    new_index = {s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()}
+    new_index = {
+        s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()
+    }
     small = {}
     for key, value in state.items():
         place = locate(key)
@@ -90,7 +102,9 @@ def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Valu
 
 
 def other_lists(state: Iterable[str]) -> dict[str, int]:
-    """Lists of layers that are no stacks, and their lengths: they are left whole, and should be named."""
+    """Lists of layers that are no stacks, and their lengths: they are left whole, and should be
+    named.
+    """
     found: dict[str, set[int]] = {}
     for key in state:
         match = None if locate(key) else _OTHER_LIST.fullmatch(key)
@@ -100,7 +114,9 @@ def other_lists(state: Iterable[str]) -> dict[str, int]:
 
 
 def chunks(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, ...]]]:
-    """The layers of each stack that share all their weights, found by storage: ``{"encoder": [(0, 1), (2, 3)]}``."""
+    """The layers of each stack that share all their weights, found by storage: ``{"encoder": [(0,
+    1), (2, 3)]}``.
+    """
     weights: dict[tuple[str, int], dict[str, int]] = {}
     for key, tensor in state.items():
         if place := locate(key):
@@ -117,7 +133,8 @@ def chunks(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, ...]]]:
 
 
 def check_chunks(state: Mapping[str, Tensor], plan: PruningPlan) -> None:
-    """Refuse a plan that parts layers which share their weights: pruning half of a chunk saves nothing.
+    """Refuse a plan that parts layers which share their weights: pruning half of a chunk saves
+    nothing.
 
     Raises:
         ValueError: naming every chunk that the plan parts.
@@ -129,7 +146,8 @@ def check_chunks(state: Mapping[str, Tensor], plan: PruningPlan) -> None:
             if kept & set(chunk) and not kept >= set(chunk):
                 got = _join(sorted(kept & set(chunk)))
                 errors.append(
-                    f"{stack}: the layers {_join(chunk)} share their weights, keep all or none of them; got {got}"
+                    f"{stack}: the layers {_join(chunk)} share their weights, keep all or none "
+                    f"of them; got {got}"
                 )
     if errors:
         raise ValueError("; ".join(errors))

@@ -20,7 +20,9 @@ def every(depth: int, step: int) -> tuple[int, ...]:
 
 
 def even(depth: int, layers: int) -> tuple[int, ...]:
-    """``layers`` layers evenly spread: ``floor(i · depth / layers)``, as in fairseq's LayerDrop README."""
+    """``layers`` layers evenly spread: ``floor(i · depth / layers)``, as in fairseq's LayerDrop
+    README.
+    """
     _check_target("even", layers, depth)
     return tuple(i * depth // layers for i in range(layers))
 
@@ -29,7 +31,9 @@ def spread(depth: int, layers: int) -> tuple[int, ...]:
     """``layers`` layers evenly spread with the first and the last included (halves round up)."""
     _check_target("spread", layers, depth)
     if layers == 1 and depth > 1:
-        raise ValueError("spread:N keeps the first and the last layer, so N must be at least 2, got 1")
+        raise ValueError(
+            "spread:N keeps the first and the last layer, so N must be at least 2, got 1"
+        )
     gaps = max(layers - 1, 1)
     return tuple((2 * i * (depth - 1) + gaps) // (2 * gaps) for i in range(layers))
 
@@ -50,13 +54,15 @@ STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (every, even, spread, 
 
 
 def every_other(depth: int, rate: float) -> tuple[int, ...]:
-    """The paper's Every Other at a pruning rate: drop the layers at depths ``d ≡ 0 mod floor(1/rate)``.
+    """The paper's Every Other at a pruning rate: drop the layers at depths ``d ≡ 0 mod
+    floor(1/rate)``.
 
-    Fan et al. 2019, section 3.2. The paper does not say where it counts from; depths are counted from 1
-    here, so that the input layer stays, as in fairseq's own example (``0,2,4,…`` of 16).
+    Fan et al. 2019, section 3.2. The paper does not say where it counts from; depths are counted
+    from 1 here, so that the input layer stays, as in fairseq's own example (``0,2,4,…`` of 16).
 
     Raises:
-        ValueError: for a rate at which the rule removes something else than the rate says: above 1/2 it
+        ValueError: for a rate at which the rule removes something else than the rate says: above
+        1/2 it
             removes every layer, between 1/k and 1/(k+1) too many, below 1/depth none.
     """
     if not 0 < rate < 1:
@@ -66,7 +72,8 @@ def every_other(depth: int, rate: float) -> tuple[int, ...]:
     if not removed or abs(removed - rate) > 0.01:
         keep = max(round(depth * (1 - rate)), 1)
         raise ValueError(
-            f"Every Other is exact for rates 1/2, 1/3, …, 1/{depth} only: at {rate} it would remove "
+            f"Every Other is exact for rates 1/2, 1/3, …, 1/{depth} only: at {rate} it would "
+            "remove "
             f"{removed:.0%} of {depth} layers; use even:{keep}"
         )
     return tuple(i for i in range(depth) if (i + 1) % step)

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_layerdrop.pruning.config import in_style, is_plain, model_section, plain, stock_config, training_rates
+from fairseq_layerdrop.pruning.config import (
+    in_style,
+    is_plain,
+    model_section,
+    plain,
+    stock_config,
+    training_rates,
+)
 from fairseq_layerdrop.pruning.gates import without_gates
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -34,15 +41,18 @@ def prune_checkpoint(
 
     Args:
         checkpoint: as fairseq wrote it; it is not changed, and its tensors are not copied.
-        plan: what stays; a plan that keeps everything makes a stock checkpoint of one trained with this package.
+        plan: what stays; a plan that keeps everything makes a stock checkpoint of one trained with
+            this package.
         source: the digest of the source's file, for the provenance.
         version: this package's, likewise.
         style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.in_style`.
         widths: what stays inside the layers; these are numbered as in ``checkpoint``.
-        keep_optimizer: carry the optimizer's state over to the layers that stay; else there is none.
+        keep_optimizer: carry the optimizer's state over to the layers that stay; else there is
+            none.
 
     Raises:
-        ValueError: if the plan is one for other depths, parts layers that share their weights, removes the layer of
+        ValueError: if the plan is one for other depths, parts layers that share their weights,
+        removes the layer of
             the alignment, or if the optimizer's state is none that can be carried over.
     """
     full = upgrade_checkpoint(checkpoint)
@@ -52,10 +62,14 @@ def prune_checkpoint(
     _check_depths(state, plan)
     check_chunks(state, plan)
     if keep_optimizer and widths:
-        raise ValueError("the optimizer's state of layers that get other shapes cannot be kept; leave it out")
+        raise ValueError(
+            "the optimizer's state of layers that get other shapes cannot be kept; leave it out"
+        )
 
     def cut(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return compact(prune_state(narrow(weights, head_dims(model), widths) if widths else weights, plan))
+        return compact(
+            prune_state(narrow(weights, head_dims(model), widths) if widths else weights, plan)
+        )
 
     cfg, small = stock_config(full["cfg"], plan), cut(state)
     if widths or model.get("layerdrop_shapes"):
@@ -71,8 +85,11 @@ def prune_checkpoint(
         "model": small,
         "criterion": plain(full.get("criterion")),
         "optimizer_history": _history(full),
-        "task_state": {key: value for key, value in (full.get("task_state") or {}).items() if is_plain(value)},
-        "extra_state": extra | {"layerdrop": {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}},
+        "task_state": {
+            key: value for key, value in (full.get("task_state") or {}).items() if is_plain(value)
+        },
+        "extra_state": extra
+        | {"layerdrop": {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}},
     }
     if keep_optimizer:
         optimizer = checkpoint.get("last_optimizer_state")
@@ -82,18 +99,31 @@ def prune_checkpoint(
 
 def _check_depths(state: Mapping[str, Tensor], plan: PruningPlan) -> None:
     depths = stack_depths(state)
-    if wrong := [stack for stack, chosen in plan.selections.items() if chosen.depth != depths.get(stack)]:
+    if wrong := [
+        stack for stack, chosen in plan.selections.items() if chosen.depth != depths.get(stack)
+    ]:
         planned = {stack: plan.selections[stack].depth for stack in wrong}
-        raise ValueError(f"the plan must be for the model's depths, {depths}, got one for {planned}")
+        raise ValueError(
+            f"the plan must be for the model's depths, {depths}, got one for {planned}"
+        )
 
 
 def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """fairseq reads the number of updates here; the oldest files held the optimizer's state in it, too."""
-    history = plain(checkpoint.get("optimizer_history")) or [{"optimizer_name": None, "lr_scheduler_state": {}}]
-    return [{"num_updates": 0} | {k: v for k, v in entry.items() if k != "optimizer"} for entry in history]
+    """fairseq reads the number of updates here; the oldest files held the optimizer's state in it,
+    too.
+    """
+    history = plain(checkpoint.get("optimizer_history")) or [
+        {"optimizer_name": None, "lr_scheduler_state": {}}
+    ]
+    return [
+        {"num_updates": 0} | {k: v for k, v in entry.items() if k != "optimizer"}
+        for entry in history
+    ]
 
 
-def _extra_state(extra: Mapping[str, Any], cut: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> dict[str, Any]:
+def _extra_state(
+    extra: Mapping[str, Any], cut: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, Any]:
     """What holds for the pruned model, too; the EMA's weights are pruned alike."""
     small = {key: plain(value) for key, value in extra.items() if key not in OF_ITS_TRAINING}
     for name in small.keys() & set(EMA):
@@ -123,8 +153,9 @@ def check_surgery(
 ) -> None:
     """Compare the written model with its source, independently of how it was made.
 
-    Each layer must have the keys of the layer it came from, and every tensor its bits; everything outside the layers
-    must be there, and tensors that were one must still be. ``inside`` is what was done to the source inside its layers.
+    Each layer must have the keys of the layer it came from, and every tensor its bits; everything
+    outside the layers must be there, and tensors that were one must still be. ``inside`` is what
+    was done to the source inside its layers.
 
     Raises:
         ValueError: naming everything that differs.
@@ -138,15 +169,23 @@ def check_surgery(
             if old == place.layer:
                 origins[place._replace(layer=new).key] = place.key
     wrong = sorted(origins.keys() ^ written.keys())
-    wrong += [key for key in origins.keys() & written.keys() if not same_bits(source[origins[key]], written[key])]
+    wrong += [
+        key
+        for key in origins.keys() & written.keys()
+        if not same_bits(source[origins[key]], written[key])
+    ]
     if wrong:
-        raise ValueError(f"what was written differs from its source in {', '.join(wrong)}; nothing was kept")
+        raise ValueError(
+            f"what was written differs from its source in {', '.join(wrong)}; nothing was kept"
+        )
     if _elements(prune_state(source, plan).values()) < _elements(written.values()):
         raise ValueError("what was written lost ties between tensors; nothing was kept")
 
 
 def same_bits(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors are equal in type, shape and every bit: to ``torch.equal`` a NaN differs from itself."""
+    """Whether two tensors are equal in type, shape and every bit: to ``torch.equal`` a NaN differs
+    from itself.
+    """
     if one.dtype != two.dtype or one.shape != two.shape:
         return False
     flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, two)]

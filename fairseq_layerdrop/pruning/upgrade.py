@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Old checkpoints in today's form, over their full depth: to be called before anything is pruned.
 
-fairseq upgrades keys while it loads, walking the layers of the model that it has built; where that model is
-already pruned, the keys of the deeper layers stay old and the load fails. Here nothing has been built yet.
+fairseq upgrades keys while it loads, walking the layers of the model that it has built; where that
+model is already pruned, the keys of the deeper layers stay old and the load fails. Here nothing has
+been built yet.
 """
 
 import re
@@ -18,7 +19,9 @@ from fairseq_layerdrop.pruning.stacks import locate
 EMA = ("ema", "ema_fp32_params")
 """Where an extra state holds weights."""
 
-_TIED_BY_FAIRSEQ = re.compile(r"(.*\.)?(embed_tokens|output_projection|adaptive_softmax|lm_head)\..*")
+_TIED_BY_FAIRSEQ = re.compile(
+    r"(.*\.)?(embed_tokens|output_projection|adaptive_softmax|lm_head)\..*"
+)
 _STALE_NAME = re.compile(r"(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 _NORM_NAME = re.compile(r"layer_norms\.(\d)\.(weight|bias)")
 _PROJECTIONS = re.compile(r"(.*_attn)\.in_proj_(weight|bias)")
@@ -32,20 +35,33 @@ _NORMS = {
 def is_stale(key: str) -> bool:
     """Whether a key is of those that fairseq 0.12.2 wrote and later versions stop at.
 
-    They are a copy of each encoder layer's weights for a fused kernel, never trained and rebuilt at every load.
-    (``self_attn.in_proj_weight`` of 2019 is another thing: the real weight.)
+    They are a copy of each encoder layer's weights for a fused kernel, never trained and rebuilt at
+    every load. (``self_attn.in_proj_weight`` of 2019 is another thing: the real weight.)
     """
     place = locate(key)
-    return place is not None and place.stack == "encoder" and _STALE_NAME.fullmatch(place.name) is not None
+    return (
+        place is not None
+        and place.stack == "encoder"
+        and _STALE_NAME.fullmatch(place.name) is not None
+    )
 
 
 def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's state dict in today's keys; one that has them already comes back with the same tensors."""
+    """A model's state dict in today's keys; one that has them already comes back with the same
+    tensors.
+    """
     state = _upgrade_roberta(state)
-    upgraded = {new: value for key, tensor in state.items() for new, value in _upgrade_item(key, tensor, state)}
-    for decoder in [key.removesuffix(".version") for key in state if key.endswith("decoder.version")]:
+    upgraded = {
+        new: value
+        for key, tensor in state.items()
+        for new, value in _upgrade_item(key, tensor, state)
+    }
+    for decoder in [
+        key.removesuffix(".version") for key in state if key.endswith("decoder.version")
+    ]:
         output = f"{decoder}.output_projection.weight"
-        # A whole model (not its parameters alone, as in an EMA) that lacks it shared it with the input, stored once.
+        # A whole model (not its parameters alone, as in an EMA) that lacks it shared it with the
+        # input, stored once.
         if output not in upgraded and not _adaptive(state, decoder):
             upgraded[output] = upgraded[f"{decoder}.embed_tokens.weight"]
     return upgraded
@@ -54,9 +70,9 @@ def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint in today's form.
 
-    Its options are in ``cfg``, in sections: before 2021 they were one Namespace, ``args``. Tensors that were one in the
-    model are one again: fairseq saves key by key what is on a GPU or in half precision, so that shared embeddings
-    and layers come apart in the file.
+    Its options are in ``cfg``, in sections: before 2021 they were one Namespace, ``args``. Tensors
+    that were one in the model are one again: fairseq saves key by key what is on a GPU or in half
+    precision, so that shared embeddings and layers come apart in the file.
     """
     upgraded = _upgrade_options(checkpoint)
     share = _option(upgraded.get("cfg"), "share_layers") or 1
@@ -71,7 +87,8 @@ def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def tie(state: Mapping[str, Tensor], share_layers: int = 1) -> dict[str, Tensor]:
     """A state dict in which embedding and output matrices that have the same bits are one tensor.
 
-    So are layers that have the same bits where the model was built to share them, among so many neighbours.
+    So are layers that have the same bits where the model was built to share them, among so many
+    neighbours.
     """
     tied, known = dict(state), dict[tuple[torch.Size, torch.dtype], list[Tensor]]()
     for key, tensor in state.items():
@@ -110,7 +127,10 @@ def _upgrade_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     # A fine-tuned wav2vec2 or HuBERT holds the options of the model that it was made from.
     if isinstance(options, Mapping) and isinstance(options.get("w2v_args"), Namespace):
         options = {**options, "w2v_args": _sections(vars(options["w2v_args"]))}
-        upgraded["cfg"] = {**cfg, "model": Namespace(**options) if isinstance(model, Namespace) else options}
+        upgraded["cfg"] = {
+            **cfg,
+            "model": Namespace(**options) if isinstance(model, Namespace) else options,
+        }
     return upgraded
 
 
@@ -131,11 +151,18 @@ def _upgrade_roberta(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not any(key.startswith("decoder.sentence_encoder.") for key in state):
         return state
     renamed = {re.sub(r"^decoder\.", "encoder.", key): tensor for key, tensor in state.items()}
-    return {key.replace(".emb_layer_norm.", ".layernorm_embedding."): tensor for key, tensor in renamed.items()}
+    return {
+        key.replace(".emb_layer_norm.", ".layernorm_embedding."): tensor
+        for key, tensor in renamed.items()
+    }
 
 
-def _upgrade_item(key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """What becomes of one key: nothing, itself, another name, or three projections that were one matrix."""
+def _upgrade_item(
+    key: str, tensor: Tensor, state: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """What becomes of one key: nothing, itself, another name, or three projections that were one
+    matrix.
+    """
     if is_stale(key):
         return
     place, decoder = locate(key), _DECODER.fullmatch(key)
@@ -147,17 +174,24 @@ def _upgrade_item(key: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Iter
             raise ValueError(f"{key} must hold three projections, got {tuple(tensor.shape)}")
         for name, part in zip("qkv", tensor.chunk(3), strict=True):
             yield f"{projections[1]}.{name}_proj.{projections[2]}", part
-    elif decoder and decoder[2] == "embed_out" and f"{decoder[1]}.version" in state:  # wav2vec2's has no version
+    elif (
+        decoder and decoder[2] == "embed_out" and f"{decoder[1]}.version" in state
+    ):  # wav2vec2's has no version
         yield f"{decoder[1]}.output_projection.weight", tensor
-    elif decoder and decoder[2] in ("layer_norm.weight", "layer_norm.bias") and _lacks_last_norm(state, decoder[1]):
+    elif (
+        decoder
+        and decoder[2] in ("layer_norm.weight", "layer_norm.bias")
+        and _lacks_last_norm(state, decoder[1])
+    ):
         return
     else:
         yield key, tensor
 
 
 def _lacks_last_norm(state: Mapping[str, Tensor], decoder: str) -> bool:
-    # fairseq reads a decoder of this version as one without a last norm, whatever the file holds, and then
-    # stops at the norm's keys. (It did so at version 1 only when such files were written.) LightConv counts otherwise.
+    # fairseq reads a decoder of this version as one without a last norm, whatever the file holds,
+    # and then stops at the norm's keys. (It did so at version 1 only when such files were written.)
+    # LightConv counts otherwise.
     version = state.get(f"{decoder}.version")
     is_transformer = any(key.startswith(f"{decoder}.layers.0.self_attn.") for key in state)
     return version is not None and version.item() <= 2 and is_transformer

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Pruning below the layer: which heads, FFN units and sub-layers stay, and the matrices that they leave.
+"""Pruning below the layer: which heads, FFN units and sub-layers stay, and the matrices that they
+leave.
 
-What is inside a layer is named by its path: ``encoder.layers.3.self_attn``, ``….encoder_attn``, ``….ffn``.
+What is inside a layer is named by its path: ``encoder.layers.3.self_attn``, ``….encoder_attn``,
+``….ffn``.
 """
 
 import re
@@ -16,13 +18,19 @@ from fairseq_layerdrop.pruning.stacks import locate
 
 ATTENTIONS = ("self_attn", "encoder_attn")
 SUBLAYERS = (*ATTENTIONS, "ffn")
-_NORMS = {"self_attn": "self_attn_layer_norm", "encoder_attn": "encoder_attn_layer_norm", "ffn": "final_layer_norm"}
+_NORMS = {
+    "self_attn": "self_attn_layer_norm",
+    "encoder_attn": "encoder_attn_layer_norm",
+    "ffn": "final_layer_norm",
+}
 _SUBLAYER = re.compile(r"(encoder|decoder):(\d+)\.(self_attn|encoder_attn|ffn)")
 
 
 @dataclass(frozen=True)
 class Widths:
-    """What stays inside the layers: indices of heads and of FFN units, by path; and the sub-layers that go."""
+    """What stays inside the layers: indices of heads and of FFN units, by path; and the sub-layers
+    that go.
+    """
 
     heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -45,7 +53,9 @@ def parse_sublayers(text: str, paths: Mapping[str, str]) -> frozenset[str]:
     for item in text.split(","):
         match = _SUBLAYER.fullmatch(item.strip())
         if not match or match[1] not in paths:
-            raise ValueError(f"a sub-layer is like encoder:3.ffn or decoder:0.encoder_attn, got {item.strip()!r}")
+            raise ValueError(
+                f"a sub-layer is like encoder:3.ffn or decoder:0.encoder_attn, got {item.strip()!r}"
+            )
         found.add(f"{paths[match[1]]}.{match[2]}.{match[3]}")
     return frozenset(found)
 
@@ -53,7 +63,10 @@ def parse_sublayers(text: str, paths: Mapping[str, str]) -> frozenset[str]:
 def sublayers(state: Iterable[str]) -> dict[str, None]:
     """The paths of all sub-layers that a model has, in order."""
     places = (place for place in map(locate, state) if place)
-    names = ((f"{at.path}.{at.layer}", "ffn" if at.name.startswith("fc1.") else at.name.split(".")[0]) for at in places)
+    names = (
+        (f"{at.path}.{at.layer}", "ffn" if at.name.startswith("fc1.") else at.name.split(".")[0])
+        for at in places
+    )
     return {f"{layer}.{name}": None for layer, name in names if name in SUBLAYERS}
 
 
@@ -97,7 +110,9 @@ def choose(
     """
     there = sublayers(state)
     if unknown := sorted(without - there.keys()):
-        raise ValueError(f"there is no {', '.join(unknown)} in the model, or it is removed with its layer")
+        raise ValueError(
+            f"there is no {', '.join(unknown)} in the model, or it is removed with its layer"
+        )
     left = [path for path in there if path not in without]
     attentions = [path for path in left if not path.endswith(".ffn")] if heads else []
     units = [path for path in left if path.endswith(".ffn")] if ffn else []
@@ -105,13 +120,18 @@ def choose(
     if missing := [path for path in (*attentions, *units) if path not in scores]:
         raise ValueError(f"the importance of {', '.join(missing)} is not known")
     return Widths(
-        {path: _best(scores[path], how_many(heads or "", len(scores[path]))) for path in attentions},
+        {
+            path: _best(scores[path], how_many(heads or "", len(scores[path])))
+            for path in attentions
+        },
         {path: _best(scores[path], how_many(ffn or "", len(scores[path]))) for path in units},
         without,
     )
 
 
-def narrow(state: Mapping[str, Tensor], head_dims: Mapping[str, int], widths: Widths) -> dict[str, Tensor]:
+def narrow(
+    state: Mapping[str, Tensor], head_dims: Mapping[str, int], widths: Widths
+) -> dict[str, Tensor]:
     """The state dict with smaller matrices; biases behind the sums (``out_proj``, ``fc2``) stay."""
     small: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -134,7 +154,9 @@ def narrow(state: Mapping[str, Tensor], head_dims: Mapping[str, int], widths: Wi
 
 
 def shapes(state: Mapping[str, Tensor], head_dims: Mapping[str, int]) -> dict[str, list[list[int]]]:
-    """For each stack and layer the numbers of heads of both attentions and of units of the FFN; 0 is for none."""
+    """For each stack and layer the numbers of heads of both attentions and of units of the FFN; 0
+    is for none.
+    """
     found: dict[str, dict[int, dict[str, int]]] = {}
     for key, tensor in state.items():
         if place := locate(key):
@@ -144,16 +166,25 @@ def shapes(state: Mapping[str, Tensor], head_dims: Mapping[str, int]) -> dict[st
                 layer[attention] = tensor.shape[0] // head_dims[place.stack]
             elif place.name == "fc1.weight":
                 layer["ffn"] = tensor.shape[0]
-    return {s: [[layer.get(part, 0) for part in SUBLAYERS] for _, layer in sorted(found[s].items())] for s in found}
+    return {
+        s: [[layer.get(part, 0) for part in SUBLAYERS] for _, layer in sorted(found[s].items())]
+        for s in found
+    }
 
 
-def _magnitudes(state: Mapping[str, Tensor], head_dims: Mapping[str, int], paths: list[str]) -> dict[str, list[float]]:
-    """The sum of the absolute weights of each head (of all four projections), or unit (of both matrices)."""
+def _magnitudes(
+    state: Mapping[str, Tensor], head_dims: Mapping[str, int], paths: list[str]
+) -> dict[str, list[float]]:
+    """The sum of the absolute weights of each head (of all four projections), or unit (of both
+    matrices).
+    """
     found = {}
     for path in paths:
         layer, part = path.rsplit(".", 1)
         if part == "ffn":
-            total = state[f"{layer}.fc1.weight"].abs().sum(1) + state[f"{layer}.fc2.weight"].abs().sum(0)
+            total = state[f"{layer}.fc1.weight"].abs().sum(1) + state[
+                f"{layer}.fc2.weight"
+            ].abs().sum(0)
         else:
             rows = [state[f"{path}.{name}_proj.weight"].abs().sum(1) for name in "qkv"]
             total = torch.stack([*rows, state[f"{path}.out_proj.weight"].abs().sum(0)]).sum(0)
@@ -173,7 +204,9 @@ def _rows(heads: tuple[int, ...], size: int) -> Tensor:
 
 
 def _cut(tensor: Tensor, name: str, kept: Tensor) -> Tensor:
-    """What a projection keeps: rows of those into the heads or units, columns of those out of them."""
+    """What a projection keeps: rows of those into the heads or units, columns of those out of
+    them.
+    """
     if name.endswith(("out_proj.weight", "fc2.weight")):
         return tensor[:, kept]
     return tensor if name.endswith(("out_proj.bias", "fc2.bias")) else tensor[kept]

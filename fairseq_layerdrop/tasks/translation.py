@@ -16,4 +16,6 @@ class LayerDropTranslationConfig(DepthConfig, TranslationConfig):
 
 @register_task("layerdrop_translation", dataclass=LayerDropTranslationConfig)
 class LayerDropTranslationTask(DepthOnDemand, TranslationTask):
-    """Translation; ``--encoder-keep``/``--decoder-keep`` in generation, ``--valid-plans`` in training."""
+    """Translation; ``--encoder-keep``/``--decoder-keep`` in generation, ``--valid-plans`` in
+    training.
+    """

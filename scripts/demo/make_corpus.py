@@ -3,9 +3,10 @@
 
     python scripts/demo/make_corpus.py FOLDER
 
-Source sentences are noun phrase, verb, noun phrase, adverb. In the target the verb goes to the end, adjectives
-follow their noun, determiner and adjective take the ending of the noun's gender and number, and the verb takes the
-ending of its subject: a word is translated right only if words far from it are understood.
+Source sentences are noun phrase, verb, noun phrase, adverb. In the target the verb goes to the end,
+adjectives follow their noun, determiner and adjective take the ending of the noun's gender and
+number, and the verb takes the ending of its subject: a word is translated right only if words far
+from it are understood.
 """
 
 import random
@@ -23,7 +24,11 @@ def noun_phrase(rng: random.Random) -> tuple[list[str], list[str], str]:
     agreement = GENDERS[noun % len(GENDERS)] + ("p" if plural else "s")
     determiner = rng.choice(("the", "some", "this"))
     adjectives = [rng.randrange(ADJECTIVES) for _ in range(rng.randrange(3))]
-    source = [determiner, *(f"adj{a}" for a in adjectives), f"noun{noun}" + ("+s" if plural else "")]
+    source = [
+        determiner,
+        *(f"adj{a}" for a in adjectives),
+        f"noun{noun}" + ("+s" if plural else ""),
+    ]
     target = [f"{determiner.upper()}-{agreement}", f"NOUN{noun}"]
     target += [f"ADJ{a}-{agreement}" for a in reversed(adjectives)]
     return source, target, agreement
@@ -46,7 +51,9 @@ def main(folder: Path) -> None:
     for split, size in SIZES.items():
         pairs = [sentence(rng) for _ in range(size)]
         for side, ending in enumerate(("src", "tgt")):
-            (folder / f"{split}.{ending}").write_text("".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8")
+            (folder / f"{split}.{ending}").write_text(
+                "".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8"
+            )
 
 
 if __name__ == "__main__":

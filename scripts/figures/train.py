@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Run fairseq-train once: a run that was killed goes on, a run that has ended is left alone; what it took is a row.
+"""Run fairseq-train once: a run that was killed goes on, a run that has ended is left alone; what
+it took is a row.
 
     python scripts/figures/train.py RUN DATA FLAGS
 
@@ -17,14 +18,23 @@ from typing import Any
 from fairseq_layerdrop.evaluation.origin import origin
 
 DEFAULTS = (
-    *("--update-epoch-batch-itr", "True", "--save-interval-updates", "500", "--keep-interval-updates", "1"),
+    *(
+        "--update-epoch-batch-itr",
+        "True",
+        "--save-interval-updates",
+        "500",
+        "--keep-interval-updates",
+        "1",
+    ),
     *("--log-format", "json", "--log-interval", "50"),
 )
 
 
 def main() -> int:
     """Train, unless it is done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="the folder of the checkpoints")
     parser.add_argument("data", help="as for fairseq-train")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of fairseq-train")
@@ -34,7 +44,9 @@ def main() -> int:
         return 0
     run.mkdir(parents=True, exist_ok=True)
     flags = [args.data, *DEFAULTS, *args.flags]
-    made = origin(["fairseq-train", *flags])  # at the beginning: the checkout may be another at the end
+    made = origin(
+        ["fairseq-train", *flags]
+    )  # at the beginning: the checkout may be another at the end
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
         command = ["fairseq-train", *flags, "--save-dir", str(run)]
@@ -62,7 +74,9 @@ def describe(log: str) -> dict[str, Any]:
 
 
 def lines(log: str, key: str) -> list[dict[str, Any]]:
-    """What the log says at the ends of epochs, of training or validation; a number in it tells which."""
+    """What the log says at the ends of epochs, of training or validation; a number in it tells
+    which.
+    """
     return [json.loads(line[line.index("{") :]) for line in log.splitlines() if f'"{key}"' in line]
 
 

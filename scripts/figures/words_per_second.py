@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Rows of training speed from the logs of figure7_speed.sh: medians over all rounds and the updates after the first 10.
+"""Rows of training speed from the logs of figure7_speed.sh: medians over all rounds and the updates
+after the first 10.
 
 python scripts/figures/words_per_second.py FOLDER
 """
@@ -28,7 +29,12 @@ def main() -> None:
         facts = json.loads((run / "training.json").read_text(encoding="utf-8"))
         origin[system, float(rate)] = {key: facts[key] for key in facts if key in ORIGIN}
     for (system, rate), found in sorted(speeds.items()):
-        row = {"curve": system, "rate": rate, "decoder_layers": 16, "tokens_per_second": statistics.median(found)}
+        row = {
+            "curve": system,
+            "rate": rate,
+            "decoder_layers": 16,
+            "tokens_per_second": statistics.median(found),
+        }
         print(json.dumps({**row, "windows": len(found), **origin[system, rate]}))
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_distill`` in process: held against fairseq's own criterions, and a divergence written out by hand."""
+"""``layerdrop_distill`` in process: held against fairseq's own criterions, and a divergence written
+out by hand.
+"""
 
 import copy
 import logging
@@ -25,22 +27,55 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 fairseq_layerdrop.register()
 
 PAD = 1
-CHOICES = ["label_smoothed_cross_entropy", "cross_entropy", "adaptive_loss", "masked_lm", "sentence_prediction"]
+CHOICES = [
+    "label_smoothed_cross_entropy",
+    "cross_entropy",
+    "adaptive_loss",
+    "masked_lm",
+    "sentence_prediction",
+]
 HALF = ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5", "--dropout", "0.1"]
 SIZES = [*WIDTH, "--encoder-layers", "4", "--decoder-layers", "4"]
 OURS = ["--arch", "layerdrop_transformer", *SIZES, *HALF]
-LM = ["--task", "layerdrop_language_modeling", "--arch", "layerdrop_transformer_lm", *WIDTH[6:], *HALF[2:]]
+LM = [
+    "--task",
+    "layerdrop_language_modeling",
+    "--arch",
+    "layerdrop_transformer_lm",
+    *WIDTH[6:],
+    *HALF[2:],
+]
 LM += ["--decoder-layers", "4", "--decoder-input-dim", "32", "--decoder-output-dim", "32"]
-ADAPTIVE = ["--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp", "--adaptive-softmax-cutoff", "8,16"]
-CLASSES = ["--task", "layerdrop_sentence_prediction", "--num-classes", "2", "--criterion", "sentence_prediction"]
+ADAPTIVE = [
+    "--criterion",
+    "adaptive_loss",
+    "--ddp-backend",
+    "legacy_ddp",
+    "--adaptive-softmax-cutoff",
+    "8,16",
+]
+CLASSES = [
+    "--task",
+    "layerdrop_sentence_prediction",
+    "--num-classes",
+    "2",
+    "--criterion",
+    "sentence_prediction",
+]
 ROBERTA = ["--arch", "layerdrop_roberta", *WIDTH[:6], "--encoder-layers", "4", *HALF[:2], *HALF[4:]]
-OTHERS = {"sentence_avg": False, "ddp_backend": "legacy_ddp", "tpu": False}  # what fairseq fills in from other sections
+OTHERS = {
+    "sentence_avg": False,
+    "ddp_backend": "legacy_ddp",
+    "tpu": False,
+}  # what fairseq fills in from other sections
 
 Sample = dict[str, Any]
 
 
 class Family(NamedTuple):
-    """A model, the criterion that trains its task, and what the latter reads, as one row a position."""
+    """A model, the criterion that trains its task, and what the latter reads, as one row a
+    position.
+    """
 
     flags: list[str]
     criterion: str
@@ -86,7 +121,9 @@ def of_classes(model: Any, sample: Sample) -> torch.Tensor:
 
 
 def of_clusters(model: Any, sample: Sample) -> torch.Tensor:
-    """Of an adaptive softmax: the logarithm of a word's probability in its cluster times that of the cluster."""
+    """Of an adaptive softmax: the logarithm of a word's probability in its cluster times that of
+    the cluster.
+    """
     x = of_words(model, sample)
     softmax = model.decoder.adaptive_softmax
     head = softmax.head(x).softmax(-1)
@@ -110,13 +147,24 @@ FAMILIES = {
         of_words,
         lambda sample: (sample["target"].ne(PAD) & (torch.arange(6) >= 2)).flatten(),
     ),
-    "inside": Family([*OURS, *EVERYTHING], PLAIN, {"sentence_avg": True}, batch, of_words, no_padding),
-    "learned": Family([*OURS, "--layerdrop-schedule", "learned"], SMOOTHED, {}, batch, of_words, no_padding),
-    "stock": Family(["--arch", "transformer", *SIZES, *HALF], PLAIN, {}, batch, of_words, no_padding),
+    "inside": Family(
+        [*OURS, *EVERYTHING], PLAIN, {"sentence_avg": True}, batch, of_words, no_padding
+    ),
+    "learned": Family(
+        [*OURS, "--layerdrop-schedule", "learned"], SMOOTHED, {}, batch, of_words, no_padding
+    ),
+    "stock": Family(
+        ["--arch", "transformer", *SIZES, *HALF], PLAIN, {}, batch, of_words, no_padding
+    ),
     "language model": Family(LM, PLAIN, {}, words, of_words, no_padding),
     "adaptive": Family([*LM, *ADAPTIVE], "adaptive_loss", {}, words, of_clusters, no_padding),
     "masked": Family(
-        ["--task", "layerdrop_masked_lm", *ROBERTA], "masked_lm", {}, masked, of_masked, lambda _: torch.ones(5) > 0
+        ["--task", "layerdrop_masked_lm", *ROBERTA],
+        "masked_lm",
+        {},
+        masked,
+        of_masked,
+        lambda _: torch.ones(5) > 0,
     ),
     "classes": Family(
         [*CLASSES, "--max-positions", "24", *ROBERTA],
@@ -152,21 +200,30 @@ def stock(family: Family = FAMILIES["translation"]) -> Any:
     return task.build_criterion(OmegaConf.create({"_name": family.criterion, **named}))
 
 
-def divergence(student: torch.Tensor, teacher: torch.Tensor, counted: torch.Tensor, temperature: float) -> torch.Tensor:
+def divergence(
+    student: torch.Tensor, teacher: torch.Tensor, counted: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """Σ p_teacher · log(p_teacher / p_student), word by word."""
     total = torch.zeros((), dtype=torch.float64)
     for one, two, counts in zip(student.double(), teacher.double(), counted, strict=True):
         if counts:
-            p, q = ((row / temperature).exp() / (row / temperature).exp().sum() for row in (two, one))
+            p, q = (
+                (row / temperature).exp() / (row / temperature).exp().sum() for row in (two, one)
+            )
             total = total + (p * (p / q).log()).sum()
     return total
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
-    return {name: torch.zeros(()) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    return {
+        name: torch.zeros(()) if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+    }
 
 
-def assert_close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+def assert_close(
+    one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tolerance: float = 1e-5
+) -> None:
     assert one.keys() == two.keys()
     largest = max(float(tensor.abs().max()) for tensor in two.values())
     for key in one:
@@ -253,7 +310,10 @@ def test_the_probabilities_of_an_adaptive_softmax_are_fairseq_s() -> None:
 
 def test_the_student_runs_first_and_then_all_layers_once() -> None:
     model = build()
-    drawn = {name: copy.deepcopy(getattr(model, name).layers).draw().active for name in ("encoder", "decoder")}
+    drawn = {
+        name: copy.deepcopy(getattr(model, name).layers).draw().active
+        for name in ("encoder", "decoder")
+    }
     assert max(map(len, drawn.values())) < 4
     with layers_run(model) as run:
         criterion()(model, batch())
@@ -322,7 +382,11 @@ def test_at_weight_0_a_training_is_fairseq_s_own_to_the_bit(name: str) -> None:
 @every_family
 def test_validation_is_fairseq_s_own(name: str) -> None:
     family = FAMILIES[name]
-    model, ours, theirs = build(family=family).eval(), criterion(family, distill_weight=1.0), stock(family)
+    model, ours, theirs = (
+        build(family=family).eval(),
+        criterion(family, distill_weight=1.0),
+        stock(family),
+    )
     with torch.no_grad(), layers_run(model) as run:
         outputs = [one(model, family.sample()) for one in (ours, theirs)]
     assert outputs[0] == outputs[1]
@@ -371,11 +435,17 @@ def backward(model: Any, any_criterion: Any, updates: int = 2) -> dict[str, torc
 @pytest.mark.parametrize("more", [[], EVERYTHING], ids=["layers", "inside"])
 def test_activation_checkpointing_changes_no_gradient(more: list[str]) -> None:
     plain = backward(build(*more), criterion(distill_weight=1.0))
-    assert_close(backward(build(*more, "--checkpoint-activations"), criterion(distill_weight=1.0)), plain, 1e-6)
+    assert_close(
+        backward(build(*more, "--checkpoint-activations"), criterion(distill_weight=1.0)),
+        plain,
+        1e-6,
+    )
 
 
 @pytest.mark.parametrize("more", [[], ["--checkpoint-activations"]], ids=["plain", "checkpointed"])
-def test_data_parallel_wrappers_change_no_gradient_and_see_one_forward(more: list[str], tmp_path: Path) -> None:
+def test_data_parallel_wrappers_change_no_gradient_and_see_one_forward(
+    more: list[str], tmp_path: Path
+) -> None:
     alone = backward(build(*more), criterion(distill_weight=1.0))
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -383,12 +453,16 @@ def test_data_parallel_wrappers_change_no_gradient_and_see_one_forward(more: lis
         own, old = build(*more), build(*more)
         wrappers = {
             "ddp": ModuleProxyWrapper(DistributedDataParallel(own)),
-            "legacy": ModuleProxyWrapper(LegacyDistributedDataParallel(old, torch.distributed.group.WORLD)),
+            "legacy": ModuleProxyWrapper(
+                LegacyDistributedDataParallel(old, torch.distributed.group.WORLD)
+            ),
         }
         for wrapper, model in zip(wrappers.values(), (own, old), strict=True):
             wrapper.train()
             seen: list[bool] = []
-            wrapper.module.register_forward_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
+            wrapper.module.register_forward_hook(
+                lambda *_, seen=seen: seen.append(torch.is_grad_enabled())
+            )
             backward(wrapper, criterion(distill_weight=1.0))
             assert seen == [True, True]
             assert_close(gradients(model), alone, 1e-6)
@@ -413,7 +487,9 @@ def test_the_log_has_the_task_s_metrics_and_the_distillation_s_beside_them(name:
     summed = {key: sum(log[key] for log in logs) for key in logs[0]}
     values = reduced(ours, logs)
     assert values == reduced(ours, [summed])
-    distance = sum(float(log["distill_loss"]) for log in logs) / sum(int(log["sample_size"]) for log in logs)
+    distance = sum(float(log["distill_loss"]) for log in logs) / sum(
+        int(log["sample_size"]) for log in logs
+    )
     assert values.pop("distill_loss") == pytest.approx(distance / math.log(2), abs=6e-4)
     assert values == reduced(stock(family), logs)
 
@@ -427,7 +503,9 @@ def test_an_output_of_no_batch_is_reduced_too() -> None:
 def test_it_goes_by_the_name_that_fairseq_compares_optimizer_states_by(name: str) -> None:
     family = FAMILIES[name]
     assert type(criterion(family)).__name__ == type(stock(family)).__name__
-    assert {LayerDropDistill, CRITERION_REGISTRY[family.criterion]} <= set(type(criterion(family)).__mro__)
+    assert {LayerDropDistill, CRITERION_REGISTRY[family.criterion]} <= set(
+        type(criterion(family)).__mro__
+    )
 
 
 WARNING = "there is nothing to teach"
@@ -469,27 +547,50 @@ def test_one_warning_where_nothing_is_dropped(
         ({"distill_temperature": 0.0}, r"--distill-temperature must be above 0, got 0.0"),
         ({"distill_temperature": -2.0}, r"--distill-temperature must be above 0, got -2.0"),
         ({"distill_temperature": math.inf}, r"--distill-temperature must be above 0, got inf"),
-        ({"distill_criterion": "sentence_prediction", "regression_target": True}, r"--regression-target"),
+        (
+            {"distill_criterion": "sentence_prediction", "regression_target": True},
+            r"--regression-target",
+        ),
     ],
 )
-def test_what_is_out_of_range_is_refused_by_rule_and_value(options: dict[str, Any], message: str) -> None:
+def test_what_is_out_of_range_is_refused_by_rule_and_value(
+    options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         criterion(**options)
 
 
-@pytest.mark.parametrize("options", [{"distill_weight": 1.0}, {"distill_weight": 0.0}, {"distill_temperature": 0.01}])
+@pytest.mark.parametrize(
+    "options", [{"distill_weight": 1.0}, {"distill_weight": 0.0}, {"distill_temperature": 0.01}]
+)
 def test_the_ends_of_the_ranges_are_taken(options: dict[str, Any]) -> None:
     assert isinstance(criterion(**options), LayerDropDistill)
 
 
 def test_flags_reach_the_criterion_and_the_criterion_of_the_task() -> None:
-    flags = ["--criterion", "layerdrop_distill", "--label-smoothing", "0.2", "--report-accuracy", "--sentence-avg"]
+    flags = [
+        "--criterion",
+        "layerdrop_distill",
+        "--label-smoothing",
+        "0.2",
+        "--report-accuracy",
+        "--sentence-avg",
+    ]
     cfg = config(*OURS, *flags, "--distill-weight", "0.25", "--distill-temperature", "3")
     ours = build_task(cfg).build_criterion(cfg.criterion)
     assert (ours.distill_weight, ours.distill_temperature) == (0.25, 3.0)
-    assert (ours.eps, ours.report_accuracy, ours.sentence_avg, ours.padding_idx) == (0.2, True, True, PAD)
+    assert (ours.eps, ours.report_accuracy, ours.sentence_avg, ours.padding_idx) == (
+        0.2,
+        True,
+        True,
+        PAD,
+    )
     default = config(*OURS, "--criterion", "layerdrop_distill").criterion
-    assert (default.distill_criterion, default.distill_weight, default.distill_temperature) == (SMOOTHED, 0.5, 1.0)
+    assert (default.distill_criterion, default.distill_weight, default.distill_temperature) == (
+        SMOOTHED,
+        0.5,
+        1.0,
+    )
 
 
 def test_a_criterion_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -504,13 +605,23 @@ def test_a_criterion_that_it_does_not_know_is_refused(capsys: pytest.CaptureFixt
 
 def saved(*flags: str) -> dict[str, Any]:
     """The configuration in a checkpoint of a model that was trained with these flags."""
-    return OmegaConf.to_container(config(*flags, "--criterion", "layerdrop_distill"), resolve=True, enum_to_str=True)
+    return OmegaConf.to_container(
+        config(*flags, "--criterion", "layerdrop_distill"), resolve=True, enum_to_str=True
+    )
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_prune_writes_the_criterion_that_trained_the_task(choice: str) -> None:
     plan = PruningPlan.parse("0,2/1", {"encoder": 4, "decoder": 4})
-    cfg = saved(*OURS, "--distill-criterion", choice, "--ddp-backend", "legacy_ddp", "--label-smoothing", "0.1")
+    cfg = saved(
+        *OURS,
+        "--distill-criterion",
+        choice,
+        "--ddp-backend",
+        "legacy_ddp",
+        "--label-smoothing",
+        "0.1",
+    )
     section = stock_config(cfg, plan)["criterion"]
     fields = {key: value for key, value in section.items() if key != "_name"}
     assert section["_name"] == choice
@@ -518,20 +629,30 @@ def test_prune_writes_the_criterion_that_trained_the_task(choice: str) -> None:
     # What fairseq itself writes of this criterion.
     assert section.keys() == {"_name", *CRITERION_DATACLASS_REGISTRY[choice].__dataclass_fields__}
     rebuilt = CRITERION_REGISTRY[choice]
-    task = build_task(config(*FAMILIES["classes"].flags if choice == "sentence_prediction" else OURS))
+    task = build_task(
+        config(*FAMILIES["classes"].flags if choice == "sentence_prediction" else OURS)
+    )
     assert type(task.build_criterion(OmegaConf.create(section))) is rebuilt
 
 
 def test_a_stock_model_s_options_name_it_too() -> None:
-    """fairseq keeps every option there was in the section of a model that has no configuration of its own."""
+    """fairseq keeps every option there was in the section of a model that has no configuration of
+    its own.
+    """
     plan = PruningPlan.parse("0,2/1", {"encoder": 4, "decoder": 4})
-    model = stock_config(saved("--arch", "transformer", *SIZES, "--distill-criterion", PLAIN), plan)["model"]
+    model = stock_config(
+        saved("--arch", "transformer", *SIZES, "--distill-criterion", PLAIN), plan
+    )["model"]
     assert model["criterion"] == PLAIN
     assert not [key for key in model if key.startswith("distill_")]
 
 
 def test_every_choice_is_known_to_these_tests() -> None:
-    choices = CRITERION_DATACLASS_REGISTRY["layerdrop_distill"].__dataclass_fields__["distill_criterion"].type
+    choices = (
+        CRITERION_DATACLASS_REGISTRY["layerdrop_distill"]
+        .__dataclass_fields__["distill_criterion"]
+        .type
+    )
     assert [choice.value for choice in choices] == CHOICES
     assert {family.criterion for family in FAMILIES.values()} == set(CHOICES)
     assert dictionary().pad() == PAD

@@ -7,7 +7,10 @@ import sacrebleu
 from fairseq_layerdrop.evaluation.generation import parse_generate, run_generate
 from fairseq_layerdrop.evaluation.texts import quality
 
-LOG = "INFO:fairseq_cli.generate:Translated 3 sentences (9 tokens) in 0.5s (6.25 sentences/s, 18.00 tokens/s)\n"
+LOG = (
+    "INFO:fairseq_cli.generate:Translated 3 sentences (9 tokens) in 0.5s (6.25 sentences/s, "
+    "18.00 tokens/s)\n"
+)
 OUTPUT = """S-2\tc
 H-2\t-0.1\tthird one
 P-2\t-0.1 -0.1
@@ -30,12 +33,17 @@ def test_an_empty_run_is_no_result() -> None:
 
 
 def test_a_lost_sentence_is_an_error_that_names_the_mend() -> None:
-    with pytest.raises(ValueError, match=r"the 4 sentences must be scored, got 3.*--required-batch-size-multiple 1"):
+    with pytest.raises(
+        ValueError, match=r"the 4 sentences must be scored, got 3.*--required-batch-size-multiple 1"
+    ):
         quality(["a", "b", "c"], ["a", "b", "c", "d"], ["bleu"])
 
 
 def test_scores_are_sacrebleus_with_its_signatures() -> None:
-    hypotheses, references = ["the cat sat on the mat .", "a dog"], ["the cat sat on a mat .", "a dog runs"]
+    hypotheses, references = (
+        ["the cat sat on the mat .", "a dog"],
+        ["the cat sat on a mat .", "a dog runs"],
+    )
     scores = quality(hypotheses, references, ["bleu", "chrf"])
     assert scores["bleu"] == round(sacrebleu.corpus_bleu(hypotheses, [references]).score, 2)
     assert scores["chrf"] == round(sacrebleu.corpus_chrf(hypotheses, [references]).score, 2)
@@ -44,6 +52,7 @@ def test_scores_are_sacrebleus_with_its_signatures() -> None:
 
 def test_a_failing_program_gives_its_last_line() -> None:
     with pytest.raises(
-        ValueError, match=r"fairseq-generate failed: .*error: the following arguments are required: data"
+        ValueError,
+        match=r"fairseq-generate failed: .*error: the following arguments are required: data",
     ):
         run_generate([])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Speed and memory: a model of latency against times that are known, a stopwatch against one that is made up."""
+"""Speed and memory: a model of latency against times that are known, a stopwatch against one that
+is made up.
+"""
 
 import time
 from pathlib import Path
@@ -24,7 +26,9 @@ def translation(fixtures: Path) -> Subject:
 
 
 class Known:
-    """A stopwatch of a machine that takes 3 ms, 0.5 a layer of the encoder and 2 one of the decoder."""
+    """A stopwatch of a machine that takes 3 ms, 0.5 a layer of the encoder and 2 one of the
+    decoder.
+    """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, tuple[int, ...]]] = []
@@ -35,8 +39,12 @@ class Known:
         return Latency(3 + sum(each[stack] * len(layers) for stack, layers in kept.items()), (0, 0))
 
 
-@pytest.mark.parametrize("depths", [{"encoder": 6, "decoder": 6}, {"encoder": 12, "decoder": 2}], ids=str)
-def test_the_latency_model_finds_the_cost_of_each_layer_at_the_corners(depths: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "depths", [{"encoder": 6, "decoder": 6}, {"encoder": 12, "decoder": 2}], ids=str
+)
+def test_the_latency_model_finds_the_cost_of_each_layer_at_the_corners(
+    depths: dict[str, int],
+) -> None:
     stopwatch = Known()
     model = LatencyModel.fit(stopwatch, depths)  # type: ignore[arg-type]
     assert [model.base, *model.layers] == pytest.approx([3, 0.5, 2])
@@ -56,11 +64,15 @@ def test_the_latency_model_of_one_stack() -> None:
     assert single.predict([1]) == pytest.approx(5)
 
 
-def test_a_sentence_is_generated_at_a_fixed_length_by_the_layers_that_stay(translation: Subject) -> None:
+def test_a_sentence_is_generated_at_a_fixed_length_by_the_layers_that_stay(
+    translation: Subject,
+) -> None:
     batches = Batches(translation.loaded, "test")
     stopwatch = Stopwatch(translation.loaded, batches, sentences=4, repeats=2, beam=2)
     numbers = [0, 25, 50, 75]
-    length = round(sum(translation.loaded.task.dataset("test")[n]["target"].numel() for n in numbers) / 4)
+    length = round(
+        sum(translation.loaded.task.dataset("test")[n]["target"].numel() for n in numbers) / 4
+    )
     assert stopwatch.description == f"4 sentences, beam 2, {length} tokens each"
     calls = count_calls(translation.loaded.model)
     latency = stopwatch.measure({"encoder": (0, 5), "decoder": (2,)})
@@ -71,17 +83,27 @@ def test_a_sentence_is_generated_at_a_fixed_length_by_the_layers_that_stay(trans
     assert 0 < latency.quartiles[0] <= latency.median <= latency.quartiles[1]
 
 
-def test_times_are_milliseconds_of_a_sentence(translation: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each reading of the clock is that many seconds on: the first run takes 1 s, the next 3, then 5."""
+def test_times_are_milliseconds_of_a_sentence(
+    translation: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading of the clock is that many seconds on: the first run takes 1 s, the next 3, then
+    5.
+    """
     readings = iter([0, 1, 10, 13, 20, 25, 30, 37, 40, 49])
-    stopwatch = Stopwatch(translation.loaded, Batches(translation.loaded, "test"), sentences=5, repeats=1, beam=1)
+    stopwatch = Stopwatch(
+        translation.loaded, Batches(translation.loaded, "test"), sentences=5, repeats=1, beam=1
+    )
     monkeypatch.setattr(time, "perf_counter", lambda: next(readings))
     assert stopwatch.measure({"encoder": (0,), "decoder": (0,)}) == Latency(5000, (3000, 7000))
 
 
 def test_more_layers_take_longer(translation: Subject) -> None:
-    stopwatch = Stopwatch(translation.loaded, Batches(translation.loaded, "test"), sentences=5, repeats=2, beam=1)
-    deep, shallow = (stopwatch.measure({"encoder": (0,), "decoder": tuple(range(n))}).median for n in (6, 1))
+    stopwatch = Stopwatch(
+        translation.loaded, Batches(translation.loaded, "test"), sentences=5, repeats=2, beam=1
+    )
+    deep, shallow = (
+        stopwatch.measure({"encoder": (0,), "decoder": tuple(range(n))}).median for n in (6, 1)
+    )
     assert deep > 1.5 * shallow
 
 
@@ -89,7 +111,9 @@ def test_more_layers_take_longer(translation: Subject) -> None:
 
 
 def test_the_peak_of_a_forward_is_what_its_tensors_hold() -> None:
-    """Of a model whose tensors are known: 1 MiB, of which a layer holds its input and output at a time."""
+    """Of a model whose tensors are known: 1 MiB, of which a layer holds its input and output at a
+    time.
+    """
     from fairseq_layerdrop.evaluation.loading import Loaded
 
     class Doubling(torch.nn.Module):
@@ -110,12 +134,16 @@ def test_the_peak_of_a_forward_is_what_its_tensors_hold() -> None:
     sample = {"x": torch.ones(2**18)}
     assert peak_of_forward(loaded, {"decoder": (0,)}, sample) == pytest.approx(2**20, rel=0.01)
     for kept in [(0, 1), (0, 1, 2, 3, 4)]:
-        assert peak_of_forward(loaded, {"decoder": kept}, sample) == pytest.approx(2 * 2**20, rel=0.01)
+        assert peak_of_forward(loaded, {"decoder": kept}, sample) == pytest.approx(
+            2 * 2**20, rel=0.01
+        )
 
 
 def test_the_peak_grows_with_the_batch_and_is_the_same_each_time(translation: Subject) -> None:
     plan = {"encoder": (0, 1), "decoder": (0,)}
-    small, large = (Batches(translation.loaded, "test", max_sentences=n).samples[-1] for n in (10, 40))
+    small, large = (
+        Batches(translation.loaded, "test", max_sentences=n).samples[-1] for n in (10, 40)
+    )
     sizes = [peak_of_forward(translation.loaded, plan, sample) for sample in (small, large, small)]
     assert sizes[0] == sizes[2]
     assert 2 < sizes[1] / sizes[0] < 8

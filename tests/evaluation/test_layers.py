@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""How much each layer matters, each measure against the same in a few lines; and the warning that uses one."""
+"""How much each layer matters, each measure against the same in a few lines; and the warning that
+uses one.
+"""
 
 import logging
 import math
@@ -28,27 +30,41 @@ def batches(translation: Subject) -> Batches:
     return Batches(translation.loaded, "test", max_sentences=33)
 
 
-def validated(translation: Subject, batches: Batches, encoder: Any = WHOLE, decoder: Any = WHOLE) -> Losses:
-    return score_losses(translation.loaded, batches.samples, [{"encoder": tuple(encoder), "decoder": tuple(decoder)}])[
-        0
-    ]
+def validated(
+    translation: Subject, batches: Batches, encoder: Any = WHOLE, decoder: Any = WHOLE
+) -> Losses:
+    return score_losses(
+        translation.loaded,
+        batches.samples,
+        [{"encoder": tuple(encoder), "decoder": tuple(decoder)}],
+    )[0]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_row_for_each_layer_says_what_was_measured(translation: Subject, batches: Batches, measure: str) -> None:
+def test_a_row_for_each_layer_says_what_was_measured(
+    translation: Subject, batches: Batches, measure: str
+) -> None:
     rows = layer_importance(translation, batches, measure)
-    assert [(row["stack"], row["layer"]) for row in rows] == [(s, i) for s in ("encoder", "decoder") for i in range(6)]
-    assert {(row["kind"], row["curve"], row["measure"]) for row in rows} == {("importance", "tiny", measure)}
+    assert [(row["stack"], row["layer"]) for row in rows] == [
+        (s, i) for s in ("encoder", "decoder") for i in range(6)
+    ]
+    assert {(row["kind"], row["curve"], row["measure"]) for row in rows} == {
+        ("importance", "tiny", measure)
+    }
     for stack in ("encoder", "decoder"):
         own = [row for row in rows if row["stack"] == stack]
         largest = max(abs(row["value"]) for row in own)
-        assert [row["normalised"] for row in own] == pytest.approx([row["value"] / largest for row in own])
+        assert [row["normalised"] for row in own] == pytest.approx(
+            [row["value"] / largest for row in own]
+        )
     assert all(row["error"] > 0 for row in rows)
     again = layer_importance(translation, batches, measure)
     assert again == rows
 
 
-def test_leave_one_out_is_the_difference_of_two_validations(translation: Subject, batches: Batches) -> None:
+def test_leave_one_out_is_the_difference_of_two_validations(
+    translation: Subject, batches: Batches
+) -> None:
     rows = layer_importance(translation, batches, "leave-one-out")
     whole = validated(translation, batches)
     for row in rows[1::4]:
@@ -63,7 +79,9 @@ def test_leave_one_out_is_the_difference_of_two_validations(translation: Subject
 def test_random_subsets_are_twenty_halves_without_the_layer(
     translation: Subject, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plans are seen on their way to be scored; the value is put together from what the scores were."""
+    """The plans are seen on their way to be scored; the value is put together from what the scores
+    were.
+    """
     scored: list[tuple[Any, Losses]] = []
     drawn: list[tuple[str, tuple[int, ...]]] = []
     real_with = layers_module._with
@@ -95,7 +113,9 @@ def test_random_subsets_are_twenty_halves_without_the_layer(
 
 
 def test_another_seed_draws_other_subsets(translation: Subject, batches: Batches) -> None:
-    one, two = (layer_importance(translation, batches, "random-subsets", seed=seed) for seed in (1, 2))
+    one, two = (
+        layer_importance(translation, batches, "random-subsets", seed=seed) for seed in (1, 2)
+    )
     assert [row["value"] for row in one] != [row["value"] for row in two]
     assert one[0]["signature"] != two[0]["signature"]
 
@@ -131,7 +151,9 @@ def test_the_angle_is_that_of_the_vectors_of_words(translation: Subject, batches
 def test_a_layer_that_does_nothing_matters_nothing(fixtures: Path, tmp_path: Path) -> None:
     official = fixtures / "translation-0.12.2"
     useful = {"encoder": {0, 3, 5}, "decoder": {0, 2, 4}}
-    planted = subject(plant(official / "checkpoint.pt", tmp_path / "planted.pt", useful), official / "data-bin")
+    planted = subject(
+        plant(official / "checkpoint.pt", tmp_path / "planted.pt", useful), official / "data-bin"
+    )
     some = Batches(planted.loaded, "test", max_sentences=50)
     for measure in ("leave-one-out", "angular"):
         for row in layer_importance(planted, some, measure):
@@ -145,7 +167,14 @@ def test_a_stack_of_one_layer_has_no_loss_without_it(fixtures: Path, tmp_path: P
     from fairseq_programs import prune
 
     official = fixtures / "translation-0.12.2"
-    small = prune(official / "checkpoint.pt", tmp_path / "small.pt", "--encoder-keep", "0,2", "--decoder-keep", "1")
+    small = prune(
+        official / "checkpoint.pt",
+        tmp_path / "small.pt",
+        "--encoder-keep",
+        "0,2",
+        "--decoder-keep",
+        "1",
+    )
     tiny = subject(small, official / "data-bin")
     some = Batches(tiny.loaded, "test", max_sentences=50)
     for measure in MEASURES:
@@ -172,16 +201,24 @@ def test_a_model_without_layerdrop_is_warned_about_with_numbers(
 ) -> None:
     for rate in (0.0, None, [0.0] * 6):
         text = warned(caplog, with_rates(translation, encoder=rate, decoder=0.2), batches, "5+6")
-        assert text.startswith("the encoder was trained without LayerDrop, so pruning will hurt. Without any single")
+        assert text.startswith(
+            "the encoder was trained without LayerDrop, so pruning will hurt. Without any single"
+        )
         assert "the decoder was" not in text
     few = batches.share(0.1)
     costs = []
     for stack in ("encoder", "decoder"):
         for i in WHOLE:
-            plans = [translation.whole.kept, {**translation.whole.kept, stack: tuple(j for j in WHOLE if j != i)}]
+            plans = [
+                translation.whole.kept,
+                {**translation.whole.kept, stack: tuple(j for j in WHOLE if j != i)},
+            ]
             whole, without = score_losses(translation.loaded, few, plans)
             costs.append(without.loss - whole.loss)
-    said = [f"by {min(costs):.2f} to {max(costs):.2f} bits", f"median {statistics.median(costs):.2f}"]
+    said = [
+        f"by {min(costs):.2f} to {max(costs):.2f} bits",
+        f"median {statistics.median(costs):.2f}",
+    ]
     assert all(part in text for part in said)
     assert f"on {sum(len(sample['id']) for sample in few)} sentences" in text
 
@@ -189,7 +226,9 @@ def test_a_model_without_layerdrop_is_warned_about_with_numbers(
 def test_a_cut_far_beyond_the_rate_is_warned_about(
     translation: Subject, batches: Batches, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = warned(caplog, with_rates(translation, encoder=0.2, decoder=[0.1, 0.3] * 3), batches, "6+6", "2+1")
+    text = warned(
+        caplog, with_rates(translation, encoder=0.2, decoder=[0.1, 0.3] * 3), batches, "6+6", "2+1"
+    )
     assert "the encoder was trained with LayerDrop 0.2, and 67% of it would go" in text
     assert "the decoder was trained with LayerDrop 0.2, and 83% of it would go" in text
     assert text.count("\n") == 0
@@ -198,17 +237,31 @@ def test_a_cut_far_beyond_the_rate_is_warned_about(
 def test_what_the_training_promises_is_not_warned_about(
     translation: Subject, batches: Batches, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert warned(caplog, with_rates(translation, encoder=0.2, decoder=0.2), batches, "6+6", "3+3", "6+4") == ""
-    assert warned(caplog, with_rates(translation, encoder=0.0, decoder=0.2), batches, "6+3", "6+6") == ""
+    assert (
+        warned(
+            caplog, with_rates(translation, encoder=0.2, decoder=0.2), batches, "6+6", "3+3", "6+4"
+        )
+        == ""
+    )
+    assert (
+        warned(caplog, with_rates(translation, encoder=0.0, decoder=0.2), batches, "6+3", "6+6")
+        == ""
+    )
     assert warned(caplog, with_rates(translation), batches, "6+6") == ""
 
 
-def test_no_warning_costs_no_work(translation: Subject, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_warning_costs_no_work(
+    translation: Subject, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing is to be measured")
 
     monkeypatch.setattr("fairseq_layerdrop.evaluation.preflight.leave_one_out", fail)
-    warnings(with_rates(translation, encoder=0.2, decoder=0.2), batches, [PruningPlan.parse("3+3", translation.depths)])
+    warnings(
+        with_rates(translation, encoder=0.2, decoder=0.2),
+        batches,
+        [PruningPlan.parse("3+3", translation.depths)],
+    )
 
 
 def test_a_layer_that_is_broken_is_named(fixtures: Path) -> None:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Losses of sub-networks against what stock fairseq says of the pruned file; every sentence is seen."""
+"""Losses of sub-networks against what stock fairseq says of the pruned file; every sentence is
+seen.
+"""
 
 import math
 import re
@@ -42,34 +44,50 @@ def language_model(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def keep(kept: Kept) -> list[str]:
-    return [item for stack, layers in kept.items() for item in (f"--{stack}-keep", ",".join(map(str, layers)))]
+    return [
+        item
+        for stack, layers in kept.items()
+        for item in (f"--{stack}-keep", ",".join(map(str, layers)))
+    ]
 
 
 # Equal to stock fairseq
 
 
 def validated(checkpoint: Path, data: Path) -> float:
-    """The ``nll_loss`` of a file on its validation set, as ``fairseq-validate`` reckons it, but not rounded."""
-    (model,), cfg, task = load_model_ensemble_and_task([str(checkpoint)], arg_overrides={"data": str(data)})
+    """The ``nll_loss`` of a file on its validation set, as ``fairseq-validate`` reckons it, but not
+    rounded.
+    """
+    (model,), cfg, task = load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides={"data": str(data)}
+    )
     criterion = task.build_criterion(cfg.criterion)
     task.load_dataset("valid")
-    batches = task.get_batch_iterator(task.dataset("valid"), max_sentences=50).next_epoch_itr(shuffle=False)
+    batches = task.get_batch_iterator(task.dataset("valid"), max_sentences=50).next_epoch_itr(
+        shuffle=False
+    )
     with torch.no_grad(), metrics.aggregate(new_root=True) as meters:
-        task.reduce_metrics([task.valid_step(sample, model.eval(), criterion)[2] for sample in batches], criterion)
+        task.reduce_metrics(
+            [task.valid_step(sample, model.eval(), criterion)[2] for sample in batches], criterion
+        )
     return float(meters["nll_loss"].avg)
 
 
 def test_the_losses_are_those_that_stock_fairseq_finds_in_the_pruned_files(
     official: Path, translation: Subject, tmp_path: Path
 ) -> None:
-    found = score_losses(translation.loaded, Batches(translation.loaded, "valid", max_tokens=512).samples, PLANS)
+    found = score_losses(
+        translation.loaded, Batches(translation.loaded, "valid", max_tokens=512).samples, PLANS
+    )
     for number, (plan, losses) in enumerate(zip(PLANS, found, strict=True)):
         small = prune(official / "checkpoint.pt", tmp_path / f"{number}.pt", *keep(plan))
         assert losses.loss == pytest.approx(validated(small, official / "data-bin"), abs=1e-5)
     assert len({round(losses.loss, 3) for losses in found}) == 3
 
 
-def test_fairseq_validate_prints_the_loss(official: Path, translation: Subject, tmp_path: Path) -> None:
+def test_fairseq_validate_prints_the_loss(
+    official: Path, translation: Subject, tmp_path: Path
+) -> None:
     small = prune(official / "checkpoint.pt", tmp_path / "small.pt", *keep(PLANS[1]))
     flags = [
         "--task",
@@ -84,7 +102,9 @@ def test_fairseq_validate_prints_the_loss(official: Path, translation: Subject, 
     ]
     printed = fairseq("validate", official / "data-bin", "--path", small, *flags)
     (nll,) = re.findall(r"nll_loss (\S+)", printed)
-    (losses,) = score_losses(translation.loaded, Batches(translation.loaded, "test").samples, PLANS[1:2])
+    (losses,) = score_losses(
+        translation.loaded, Batches(translation.loaded, "test").samples, PLANS[1:2]
+    )
     assert losses.loss == pytest.approx(float(nll), abs=6e-4)  # three decimals
 
 
@@ -92,9 +112,22 @@ def test_fairseq_validate_prints_the_loss(official: Path, translation: Subject, 
 def test_a_language_model_s_losses_are_those_of_fairseq_eval_lm(
     text: Path, language_model: Path, layers: tuple[int, ...], tmp_path: Path
 ) -> None:
-    small = prune(language_model, tmp_path / "small.pt", "--decoder-keep", ",".join(map(str, layers)))
-    flags = ["--gen-subset", "test", "--batch-size", "8", "--tokens-per-sample", "16", "--sample-break-mode", "none"]
-    printed = fairseq("eval_lm", text, "--path", small, *flags, "--required-batch-size-multiple", "1", "--cpu")
+    small = prune(
+        language_model, tmp_path / "small.pt", "--decoder-keep", ",".join(map(str, layers))
+    )
+    flags = [
+        "--gen-subset",
+        "test",
+        "--batch-size",
+        "8",
+        "--tokens-per-sample",
+        "16",
+        "--sample-break-mode",
+        "none",
+    ]
+    printed = fairseq(
+        "eval_lm", text, "--path", small, *flags, "--required-batch-size-multiple", "1", "--cpu"
+    )
     (bits,) = re.findall(r"Loss \(base 2\): (\S+),", printed)
     model = load(str(language_model), str(text))
     (losses,) = score_losses(model, Batches(model, "test").samples, [{"decoder": layers}])
@@ -105,8 +138,15 @@ def test_an_adaptive_softmax_s_losses_are_those_of_official_fairseq(fixtures: Pa
     """The table is in the fixtures' README."""
     official = fixtures / "lm-0.12.2"
     model = load(str(official / "checkpoint.pt"), str(official / "data-bin"))
-    table = {(0, 1, 2, 3, 4, 5, 6, 7): 5.2571, (0, 2, 4, 6): 5.3089, (0, 1, 6, 7): 5.3917, (1, 2, 3, 5): 5.4043}
-    found = score_losses(model, Batches(model, "test").samples, [{"decoder": layers} for layers in table])
+    table = {
+        (0, 1, 2, 3, 4, 5, 6, 7): 5.2571,
+        (0, 2, 4, 6): 5.3089,
+        (0, 1, 6, 7): 5.3917,
+        (1, 2, 3, 5): 5.4043,
+    }
+    found = score_losses(
+        model, Batches(model, "test").samples, [{"decoder": layers} for layers in table]
+    )
     assert [losses.loss for losses in found] == pytest.approx(list(table.values()), abs=6e-5)
 
 
@@ -122,14 +162,17 @@ def test_the_units_are_the_losses_of_sentences_whatever_the_batches(translation:
     for plan in PLANS[1:]:
         (apart,) = score_losses(model, single.samples, [plan])
         (joined,) = score_losses(model, together.samples, [plan])
-        by_number = dict(zip((int(sample["id"]) for sample in single), apart.sums.tolist(), strict=True))
+        by_number = dict(
+            zip((int(sample["id"]) for sample in single), apart.sums.tolist(), strict=True)
+        )
         assert joined.sums.tolist() == pytest.approx(
             [by_number[n] for n in together.samples[0]["id"].tolist()], rel=1e-4
         )
         assert float(joined.sums.sum()) == pytest.approx(joined.loss * math.log(2) * joined.tokens)
         assert joined.tokens == sum(int(sample["ntokens"]) for sample in single) == apart.tokens
         assert joined.sizes.tolist() == [
-            int(row.ne(model.task.target_dictionary.pad()).sum()) for row in together.samples[0]["target"]
+            int(row.ne(model.task.target_dictionary.pad()).sum())
+            for row in together.samples[0]["target"]
         ]
 
 
@@ -140,7 +183,9 @@ def test_each_batch_s_loss_is_the_criterion_s(translation: Subject) -> None:
     (losses,) = score_losses(model, batches.samples, [plan])
     with restricted(model.model, plan), torch.no_grad():
         logs = [model.criterion(model.model, sample)[2] for sample in batches]
-    assert float(losses.sums.sum()) == pytest.approx(sum(float(log["nll_loss"]) for log in logs), rel=1e-6)
+    assert float(losses.sums.sum()) == pytest.approx(
+        sum(float(log["nll_loss"]) for log in logs), rel=1e-6
+    )
     assert losses.tokens == sum(log["ntokens"] for log in logs)
     assert losses.accuracy is None
 
@@ -151,9 +196,15 @@ def test_a_classifier_s_accuracy_counts_every_sentence() -> None:
     class Criterion:
         def __call__(self, model: Any, sample: Any, reduce: bool) -> Any:
             right = int((model(sample["x"]).argmax(-1) == sample["target"]).sum())
-            loss = torch.nn.functional.nll_loss(model(sample["x"]), sample["target"], reduction="none")
+            loss = torch.nn.functional.nll_loss(
+                model(sample["x"]), sample["target"], reduction="none"
+            )
             n = len(sample["target"])
-            return loss, n, {"loss": loss, "ncorrect": right, "nsentences": n, "sample_size": n, "ntokens": 99}
+            return (
+                loss,
+                n,
+                {"loss": loss, "ncorrect": right, "nsentences": n, "sample_size": n, "ntokens": 99},
+            )
 
     layer = torch.nn.Linear(3, 3, bias=False)
     layer.weight.data = torch.eye(3) * 4
@@ -192,15 +243,22 @@ def test_weights_that_are_no_numbers_are_refused_with_the_layers(translation: Su
     samples = Batches(translation.loaded, "test").samples
     without, with_it = {"encoder": (0,), "decoder": (0, 1)}, {"encoder": (0,), "decoder": (0, 3)}
     score_losses(translation.loaded, samples, [without])
-    with pytest.raises(ValueError, match=r"the loss must be a number, got nan with the layers .*'decoder': \(0, 3\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"the loss must be a number, got nan with the layers .*'decoder': \(0, 3\)",
+    ):
         score_losses(translation.loaded, samples, [without, with_it])
 
 
 # Every sentence
 
 
-@pytest.mark.parametrize("sizes", [{}, {"max_tokens": 64}, {"max_sentences": 7}, {"max_sentences": 32}], ids=str)
-def test_every_sentence_is_in_a_batch_and_in_one_half(translation: Subject, sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "sizes", [{}, {"max_tokens": 64}, {"max_sentences": 7}, {"max_sentences": 32}], ids=str
+)
+def test_every_sentence_is_in_a_batch_and_in_one_half(
+    translation: Subject, sizes: dict[str, int]
+) -> None:
     """A hundred sentences are no multiple of eight, nor of 7 or 32."""
     seen = {}
     for half in ("all", "first", "second"):
@@ -232,7 +290,9 @@ def test_a_share_of_the_batches_is_spread_over_the_lengths(translation: Subject)
 
 def test_a_sentence_too_long_for_the_model_is_refused(translation: Subject) -> None:
     translation.loaded.model.decoder.max_positions = lambda: 5
-    with pytest.raises(ValueError, match=r"every sentence of test must be scored, got \d+ too long for the model"):
+    with pytest.raises(
+        ValueError, match=r"every sentence of test must be scored, got \d+ too long for the model"
+    ):
         Batches(translation.loaded, "test")
 
 
@@ -245,7 +305,9 @@ def test_a_dictionary_of_another_size_is_named(official: Path, tmp_path: Path) -
     data = copy_data(official / "data-bin", tmp_path / "data")
     with (data / "dict.tgt.txt").open("a") as file:
         file.write("".join(f"more{i} 1\n" for i in range(8)))
-    with pytest.raises(ValueError, match=r"does not fit the data in .*\(its dictionaries\?\): .*size"):
+    with pytest.raises(
+        ValueError, match=r"does not fit the data in .*\(its dictionaries\?\): .*size"
+    ):
         load(str(official / "checkpoint.pt"), str(data))
 
 

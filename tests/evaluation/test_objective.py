@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The objective of a search on real sentences: what is scored, kept, found again, and shared by processes."""
+"""The objective of a search on real sentences: what is scored, kept, found again, and shared by
+processes.
+"""
 
 import itertools
 import json
@@ -37,8 +39,15 @@ def batches(translation: Subject) -> Batches:
 @pytest.fixture(scope="module")
 def plans() -> list[PruningPlan]:
     """Three encoders with eleven decoders each, in no order, and some of them twice."""
-    encoders, decoders = [(0, 2, 4), (1,), (0, 1, 2, 3, 4, 5)], list(itertools.combinations(range(6), 4))[:11]
-    every = [PruningPlan.from_specs({"encoder": e, "decoder": d}, DEPTHS) for e in encoders for d in decoders]
+    encoders, decoders = (
+        [(0, 2, 4), (1,), (0, 1, 2, 3, 4, 5)],
+        list(itertools.combinations(range(6), 4))[:11],
+    )
+    every = [
+        PruningPlan.from_specs({"encoder": e, "decoder": d}, DEPTHS)
+        for e in encoders
+        for d in decoders
+    ]
     random.Random(2).shuffle(every)
     return every + every[:3]
 
@@ -65,11 +74,15 @@ def test_every_score_is_a_row_and_none_is_computed_twice(
     for plan, score in zip(plans, scores, strict=True):
         row = by_plan[str(plan)]
         assert (row["kind"], row["loss"], row["curve"]) == ("trial", score, "tiny")
-        assert (row["encoder_layers"], row["decoder_layers"]) == tuple(len(kept) for kept in plan.kept.values())
+        assert (row["encoder_layers"], row["decoder_layers"]) == tuple(
+            len(kept) for kept in plan.kept.values()
+        )
         assert row["tokens"] == sum(sample["ntokens"] for sample in batches)
         assert row["signature"]["plan"] == str(plan)
     calls = count_calls(translation.loaded.model)
-    again = LossObjective(translation, batches, rows=RowFile(tmp_path / "rows.jsonl"), workers=Workers())
+    again = LossObjective(
+        translation, batches, rows=RowFile(tmp_path / "rows.jsonl"), workers=Workers()
+    )
     assert again(plans) == scores
     assert calls == []
     assert again([PruningPlan.parse("1+1", DEPTHS)]) != []
@@ -77,7 +90,9 @@ def test_every_score_is_a_row_and_none_is_computed_twice(
     assert len(rows(tmp_path / "rows.jsonl")) == 34
 
 
-def test_scores_on_other_data_are_other_rows(translation: Subject, batches: Batches, tmp_path: Path) -> None:
+def test_scores_on_other_data_are_other_rows(
+    translation: Subject, batches: Batches, tmp_path: Path
+) -> None:
     file, plan = RowFile(tmp_path / "rows.jsonl"), translation.whole
     other = Batches(translation.loaded, "test", half="second", max_sentences=10)
     scores = [
@@ -110,10 +125,14 @@ def test_groups_hold_every_plan_once_and_whole_encoders(depths: dict[str, int]) 
         assert sum(map(len, encoders)) == 15, "no encoder is computed in two groups"
 
 
-def test_what_parameters_and_bytes_are(translation: Subject, fixtures: Path, tmp_path: Path) -> None:
+def test_what_parameters_and_bytes_are(
+    translation: Subject, fixtures: Path, tmp_path: Path
+) -> None:
     for number, text in enumerate(("6+6", "3+2", "0,5/1")):
         plan = PruningPlan.parse(text, DEPTHS)
-        flags = [f for s, kept in plan.kept.items() for f in (f"--{s}-keep", ",".join(map(str, kept)))]
+        flags = [
+            f for s, kept in plan.kept.items() for f in (f"--{s}-keep", ",".join(map(str, kept)))
+        ]
         official = fixtures / "translation-0.12.2" / "checkpoint.pt"
         small = describe(load(prune(official, tmp_path / f"{number}.pt", *flags)))
         assert translation.parameters(plan) == small["parameters"]["total"]
@@ -124,10 +143,15 @@ def test_what_parameters_and_bytes_are(translation: Subject, fixtures: Path, tmp
 
 
 def flat(plans: Sequence[PruningPlan]) -> list[float]:
-    """The useful layers are 1 and 4 of the encoder, 0 of the decoder; any other does a little harm."""
+    """The useful layers are 1 and 4 of the encoder, 0 of the decoder; any other does a little
+    harm.
+    """
     useful = {"encoder": {1, 4}, "decoder": {0}}
     return [
-        sum(len(useful[s] - set(kept)) + 0.01 * len(set(kept) - useful[s]) for s, kept in plan.kept.items())
+        sum(
+            len(useful[s] - set(kept)) + 0.01 * len(set(kept) - useful[s])
+            for s, kept in plan.kept.items()
+        )
         for plan in plans
     ]
 
@@ -153,7 +177,9 @@ def test_evolution_keeps_to_depths_and_budget() -> None:
         seen.extend(plans)
         return flat(plans)
 
-    front = evolve(noted, layers, DEPTHS, {"encoder": 2}, lambda plan: layers(plan) <= 4, generations=5)
+    front = evolve(
+        noted, layers, DEPTHS, {"encoder": 2}, lambda plan: layers(plan) <= 4, generations=5
+    )
     assert {len(plan.kept["encoder"]) for plan in seen} == {2}
     assert len(seen) == 5 * POPULATION
     assert all(layers(trial.plan) <= 4 for trial in front)
@@ -204,7 +230,9 @@ def test_what_the_model_cannot_give_is_refused(request_: dict[str, Any], message
 
 
 def test_a_stack_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--encoder-depth: the model has no such stack \(it has decoder\)"):
+    with pytest.raises(
+        ValueError, match=r"--encoder-depth: the model has no such stack \(it has decoder\)"
+    ):
         Request(counts={"encoder": 2}).check({"decoder": 6})
 
 
@@ -218,7 +246,9 @@ def test_a_small_space_is_searched_whole_and_a_large_one_greedily() -> None:
 # On real data, methods agree
 
 
-def test_a_wide_beam_and_screening_find_what_exhaustive_search_finds(translation: Subject, batches: Batches) -> None:
+def test_a_wide_beam_and_screening_find_what_exhaustive_search_finds(
+    translation: Subject, batches: Batches
+) -> None:
     score = LossObjective(translation, batches, rows=None, workers=Workers())
     memory: dict[PruningPlan, float] = {}
 

@@ -69,8 +69,14 @@ def page(rows: list[dict[str, Any]], title: str = "") -> str:
 
 
 def test_a_stranger_s_text_stays_a_text() -> None:
-    rows = [plan(EVIL, 6, bleu=1.0, plan=EVIL, p_holm=0.5, metrics={EVIL: EVIL}), importance(EVIL, 0)]
-    seen, plain = Seen(page(rows, title=EVIL)), Seen(page([plan("a", 6, bleu=1.0), importance("a", 0)]))
+    rows = [
+        plan(EVIL, 6, bleu=1.0, plan=EVIL, p_holm=0.5, metrics={EVIL: EVIL}),
+        importance(EVIL, 0),
+    ]
+    seen, plain = (
+        Seen(page(rows, title=EVIL)),
+        Seen(page([plan("a", 6, bleu=1.0), importance("a", 0)])),
+    )
     assert len(seen.all("script")) == 1 and not seen.all("img")
     assert {tag for tag, _ in seen.tags} <= {tag for tag, _ in plain.tags} | {"ul", "li"}
     assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on")]
@@ -79,9 +85,19 @@ def test_a_stranger_s_text_stays_a_text() -> None:
 
 def test_the_page_asks_the_network_for_nothing() -> None:
     seen = Seen(page(ROWS))
-    assert {tag for tag, _ in seen.tags} & {"link", "img", "iframe", "object", "embed", "base", "image"} == set()
+    assert {tag for tag, _ in seen.tags} & {
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "image",
+    } == set()
     references = [a.get("src") or a.get("href") or a.get("xlink:href") for _, a in seen.tags]
-    assert [reference for reference in references if reference and not reference.startswith("#")] == []
+    assert [
+        reference for reference in references if reference and not reference.startswith("#")
+    ] == []
     (policy,) = [meta["content"] or "" for meta in seen.all("meta") if "http-equiv" in meta]
     (script,) = re.findall(r"<script>(.*?)</script>", page(ROWS), re.DOTALL)
     assert "default-src 'none'" in policy
@@ -89,12 +105,18 @@ def test_the_page_asks_the_network_for_nothing() -> None:
 
 
 def test_every_figure_is_in_the_page_and_finds_its_own_parts() -> None:
-    rows = [plan(str(rate), d, bleu=d + rate, rate=rate, latency_ms=d) for d in (3, 6) for rate in (0.1, 0.2)]
+    rows = [
+        plan(str(rate), d, bleu=d + rate, rate=rate, latency_ms=d)
+        for d in (3, 6)
+        for rate in (0.1, 0.2)
+    ]
     text = page(rows)
     seen = Seen(text)
     assert "<?xml" not in text and not seen.all("metadata")
     labels = [svg["aria-label"] for svg in seen.all("svg")]
-    assert len(labels) == len(set(labels)) == 3 and all(svg["role"] == "img" for svg in seen.all("svg"))
+    assert len(labels) == len(set(labels)) == 3 and all(
+        svg["role"] == "img" for svg in seen.all("svg")
+    )
     ids = Counter(attributes["id"] for _, attributes in seen.tags if "id" in attributes)
     assert set(ids.values()) == {1}
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
@@ -105,7 +127,14 @@ def test_headers_are_buttons_and_cells_have_the_value_they_are_sorted_by() -> No
     seen = Seen(page(ROWS))
     assert len(seen.all("th")) == len(seen.all("button")) == 6
     assert {th["aria-sort"] for th in seen.all("th")} == {"none"}
-    assert [td.get("data-value") for td in seen.all("td")[:6]] == ["b", "12", "all/0-5", "10", "9.25", None]
+    assert [td.get("data-value") for td in seen.all("td")[:6]] == [
+        "b",
+        "12",
+        "all/0-5",
+        "10",
+        "9.25",
+        None,
+    ]
 
 
 CLICKS = """
@@ -124,10 +153,24 @@ document.body.append(answer);
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser here: apt-get install chromium")
 def test_a_click_sorts_in_a_real_browser(tmp_path: Path) -> None:
     digest = b64encode(sha256(CLICKS.encode()).digest()).decode()
-    text = page(ROWS).replace("script-src ", f"script-src 'sha256-{digest}' ") + f"<script>{CLICKS}</script>"
+    text = (
+        page(ROWS).replace("script-src ", f"script-src 'sha256-{digest}' ")
+        + f"<script>{CLICKS}</script>"
+    )
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [str(CHROMIUM), *flags, "--enable-logging=stderr", "--dump-dom", (tmp_path / "report.html").as_uri()]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command = [
+        str(CHROMIUM),
+        *flags,
+        "--enable-logging=stderr",
+        "--dump-dom",
+        (tmp_path / "report.html").as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert "CONSOLE" not in done.stderr
     (said,) = re.findall(r"<output>(.*?)</output>", done.stdout)
@@ -135,5 +178,8 @@ def test_a_click_sorts_in_a_real_browser(tmp_path: Path) -> None:
     assert (up, down) == (["-1.0", "9.2", "9.5"], ["9.5", "9.2", "-1.0"])
     assert (sizes, sizes_down) == (["9", "10", ""], ["10", "9", ""])  # what is empty stays last
     assert plans == ["all/0-5", "all/9", "all/10"]
-    assert (models, kept) == (["a", "b", "b"], ["-1.0", "9.2", "9.5"])  # equal ones keep their order
+    assert (models, kept) == (
+        ["a", "b", "b"],
+        ["-1.0", "9.2", "9.5"],
+    )  # equal ones keep their order
     assert marks == ["ascending", "none", "none", "none", "none", "none"]

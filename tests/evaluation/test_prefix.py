@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Many sub-networks in one pass: the results of each alone, the layer calls of the trie, a model that stays whole."""
+"""Many sub-networks in one pass: the results of each alone, the layer calls of the trie, a model
+that stays whole.
+"""
 
 import itertools
 import random
@@ -38,14 +40,22 @@ MODELS = {
     "bart_base": ["--arch", "bart_base", *BOTH],
     "layerdrop_bart": ["--arch", "layerdrop_bart", *BOTH, *RATES],
     "transformer_lm": ["--arch", "transformer_lm", *LM],
-    "layerdrop_transformer_lm": ["--arch", "layerdrop_transformer_lm", *LM, "--decoder-layerdrop", "0.5"],
+    "layerdrop_transformer_lm": [
+        "--arch",
+        "layerdrop_transformer_lm",
+        *LM,
+        "--decoder-layerdrop",
+        "0.5",
+    ],
     "roberta": ["--arch", "roberta", *ENCODER],
     "layerdrop_roberta": ["--arch", "layerdrop_roberta", *ENCODER, "--encoder-layerdrop", "0.5"],
 }
 
 
 def forward(model: Any) -> Callable[[], torch.Tensor]:
-    """One batch through the model, two of its three sentences of another length than the third where it can pad."""
+    """One batch through the model, two of its three sentences of another length than the third
+    where it can pad.
+    """
     inputs = batch()["net_input"]
     if "decoder" not in depths(model):
         inputs.pop("prev_output_tokens")
@@ -57,7 +67,8 @@ def forward(model: Any) -> Callable[[], torch.Tensor]:
 def every_plan(model: Any) -> list[Kept]:
     """All sub-networks."""
     subsets = {
-        s: [c for k in range(n) for c in itertools.combinations(range(n), k + 1)] for s, n in depths(model).items()
+        s: [c for k in range(n) for c in itertools.combinations(range(n), k + 1)]
+        for s, n in depths(model).items()
     }
     return [dict(zip(subsets, kept, strict=True)) for kept in itertools.product(*subsets.values())]
 
@@ -108,7 +119,9 @@ class Whole:
         self.output = forward(model)()
 
     def still(self) -> bool:
-        own = [name for module in self.model.modules() for name in vars(module) if name == "forward"]
+        own = [
+            name for module in self.model.modules() for name in vars(module) if name == "forward"
+        ]
         same = (layer_lists(self.model), list(self.model.state_dict())) == (self.lists, self.names)
         return same and not own and torch.equal(forward(self.model)(), self.output)
 
@@ -122,13 +135,18 @@ def test_every_sub_network_computes_what_it_computes_alone(name: str) -> None:
     before, plans, run = Whole(model), every_plan(model), forward(model)
     found, alone = collect(model, plans, run), one_by_one(model, plans, run)
     assert_close(found, alone)
-    assert len({tuple(result.flatten()[:50].tolist()) for result in alone}) == len(plans), "the plans must differ"
+    assert len({tuple(result.flatten()[:50].tolist()) for result in alone}) == len(plans), (
+        "the plans must differ"
+    )
     assert before.still()
 
 
 def test_a_model_with_a_stack_a_language_is_restricted_plan_by_plan() -> None:
     parts = [build_model(*MODELS["transformer"], seed=seed) for seed in (1, 2)]
-    encoders = {"a-b": parts[0].encoder, "b-a": parts[0].encoder}  # one for both, as --share-encoders has it
+    encoders = {
+        "a-b": parts[0].encoder,
+        "b-a": parts[0].encoder,
+    }  # one for both, as --share-encoders has it
     model = FairseqMultiModel(encoders, {"a-b": parts[0].decoder, "b-a": parts[1].decoder}).eval()
     inputs = batch()["net_input"]
 
@@ -155,7 +173,9 @@ def test_a_plan_given_twice_is_computed_once(model: Any) -> None:
     forward_once = forward(model)
     found = collect(model, [plan, plan, plan], lambda: (runs.append(0), forward_once())[1])
     assert all(torch.equal(found[0], other) for other in found)
-    assert len(runs) <= 1 + 3  # and three that end early: to see how encoder, its layers, the decoder's are called
+    assert (
+        len(runs) <= 1 + 3
+    )  # and three that end early: to see how encoder, its layers, the decoder's are called
 
 
 def test_a_single_plan_and_none(model: Any) -> None:
@@ -178,7 +198,9 @@ class Calls:
         for stack, (module,) in stacks(model).items():
             self._living[stack] = weakref.WeakSet()
             for layer in module.layers:
-                layer.register_forward_hook(lambda _, __, output, stack=stack: self._note(stack, output))
+                layer.register_forward_hook(
+                    lambda _, __, output, stack=stack: self._note(stack, output)
+                )
 
     def _note(self, stack: str, output: Any) -> None:
         self.calls[stack] += 1
@@ -188,7 +210,9 @@ class Calls:
 
 
 class _Mark:
-    """Lives as long as the tensor that it is put on (sets compare, and tensors compare by their elements)."""
+    """Lives as long as the tensor that it is put on (sets compare, and tensors compare by their
+    elements).
+    """
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "_Mark":
@@ -198,7 +222,9 @@ class _Mark:
 
 def test_the_layer_calls_and_the_memory_of_a_6_6_model_are_those_of_the_trie() -> None:
     sizes = [flag if flag != "32" else "8" for flag in WIDTH]
-    model = build_model("--arch", "transformer", *sizes, "--encoder-layers", "6", "--decoder-layers", "6").eval()
+    model = build_model(
+        "--arch", "transformer", *sizes, "--encoder-layers", "6", "--decoder-layers", "6"
+    ).eval()
     seen, plans = Calls(model), every_plan(model)
     results = sum(1 for _ in run_each(model, plans, forward(model)))
     alone = sum(len(layers) for plan in plans for layers in plan.values())
@@ -218,7 +244,9 @@ def test_few_plans_run_only_the_layers_that_they_need() -> None:
 # The model stays whole
 
 
-@pytest.mark.parametrize("name", ["transformer", "layerdrop_transformer", "bart_base", "transformer_lm", "roberta"])
+@pytest.mark.parametrize(
+    "name", ["transformer", "layerdrop_transformer", "bart_base", "transformer_lm", "roberta"]
+)
 @pytest.mark.parametrize("after", [1, 2, 9])
 def test_a_model_is_whole_after_an_early_stop(name: str, after: int) -> None:
     model = build_model(*MODELS[name]).eval()
@@ -230,7 +258,9 @@ def test_a_model_is_whole_after_an_early_stop(name: str, after: int) -> None:
     assert before.still()
 
 
-@pytest.mark.parametrize("name", ["transformer", "layerdrop_transformer", "bart_base", "transformer_lm", "roberta"])
+@pytest.mark.parametrize(
+    "name", ["transformer", "layerdrop_transformer", "bart_base", "transformer_lm", "roberta"]
+)
 @pytest.mark.parametrize("at", range(1, 8))
 def test_a_model_is_whole_after_an_exception(name: str, at: int) -> None:
     model = build_model(*MODELS[name]).eval()
@@ -272,12 +302,16 @@ def test_a_model_is_whole_when_its_caller_stops_by_an_exception(model: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "plan", [{"decoder": (0,)}, {"encoder": (0,)}, {"encoder": (0,), "decoder": (0,), "head": (0,)}, {}], ids=str
+    "plan",
+    [{"decoder": (0,)}, {"encoder": (0,)}, {"encoder": (0,), "decoder": (0,), "head": (0,)}, {}],
+    ids=str,
 )
 def test_a_plan_must_name_the_stacks(model: Any, plan: Kept) -> None:
     before = Whole(model)
     whole = {"encoder": (0, 1, 2), "decoder": (0, 1, 2)}
-    with pytest.raises(ValueError, match="a plan must name the model's stacks, encoder, decoder, got"):
+    with pytest.raises(
+        ValueError, match="a plan must name the model's stacks, encoder, decoder, got"
+    ):
         list(run_each(model, [whole, plan], forward(model)))
     assert before.still()
 
@@ -303,7 +337,9 @@ def test_a_model_that_does_not_run_its_layers_once_is_refused(times: int) -> Non
 
 
 def test_the_attention_that_the_decoder_gives_is_that_of_the_sub_network(model: Any) -> None:
-    """Criteria with alignments read it; a stand-in does not give it, so that these share nothing."""
+    """Criteria with alignments read it; a stand-in does not give it, so that these share
+    nothing.
+    """
     inputs = batch()["net_input"]
     plans = [{"encoder": (0, 1, 2), "decoder": kept} for kept in [(0, 1, 2), (0, 2), (1,)]]
 

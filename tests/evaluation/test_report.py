@@ -17,11 +17,24 @@ Row = dict[str, Any]
 
 
 def row(curve: str, encoder: int, decoder: int, bleu: float, **more: object) -> Row:
-    return {"curve": curve, "encoder_layers": encoder, "decoder_layers": decoder, "bleu": bleu, **more}
+    return {
+        "curve": curve,
+        "encoder_layers": encoder,
+        "decoder_layers": decoder,
+        "bleu": bleu,
+        **more,
+    }
 
 
 def trial(decoder: int, loss: float, **more: object) -> Row:
-    return {"kind": "trial", "plan": f"t{loss}", "encoder_layers": 6, "decoder_layers": decoder, "loss": loss, **more}
+    return {
+        "kind": "trial",
+        "plan": f"t{loss}",
+        "encoder_layers": 6,
+        "decoder_layers": decoder,
+        "loss": loss,
+        **more,
+    }
 
 
 ROWS = [
@@ -30,10 +43,25 @@ ROWS = [
     row("LayerDrop", 3, 6, 35.0, metrics={"bleu": "nrefs:1|v:2"}),
     row("plain", 6, 6, 37.0, metrics={"bleu": "nrefs:1|v:2"}),
 ]
-IMPORTANCE = {"kind": "importance", "curve": "a", "stack": "encoder", "layer": 3, "measure": "angular", "value": 0.25}
+IMPORTANCE = {
+    "kind": "importance",
+    "curve": "a",
+    "stack": "encoder",
+    "layer": 3,
+    "measure": "angular",
+    "value": 0.25,
+}
 EVERY_KIND = [
     *(
-        row("a", 6, d, 30.0 + d, rate=0.1, latency_ms=10.0 * d, latency_ms_quartiles=[9.0 * d, 11.0 * d])
+        row(
+            "a",
+            6,
+            d,
+            30.0 + d,
+            rate=0.1,
+            latency_ms=10.0 * d,
+            latency_ms_quartiles=[9.0 * d, 11.0 * d],
+        )
         for d in (3, 6)
     ),
     *(row("b", 6, d, 31.0 + d, rate=0.5, latency_ms=11.0 * d) for d in (3, 6)),
@@ -60,7 +88,9 @@ def test_trainings_have_a_table_below_and_are_no_report_by_themselves(tmp_path: 
     found = markdown(sort_rows([*ROWS, training])).split("\n\n")[1].splitlines()
     assert found[0] == "| training | updates | minutes | valid loss (bits/token) | commit |"
     assert found[2:] == ["| p0.2-s1 | 3,060 | 15.5 | 7.900 | abc |"]
-    with pytest.raises(ValueError, match="there are no rows to report: need rows of kind plan, importance, trial"):
+    with pytest.raises(
+        ValueError, match="there are no rows to report: need rows of kind plan, importance, trial"
+    ):
         sort_rows([training])
     path = written(tmp_path / "rows.jsonl", [*ROWS, {"kind": "training", "run": "x"}])
     assert main(["report", path, str(tmp_path / "OUT")]) == 2
@@ -69,7 +99,9 @@ def test_trainings_have_a_table_below_and_are_no_report_by_themselves(tmp_path: 
 def body(rows: list[Row]) -> list[list[str]]:
     """The cells of the first table, titles first."""
     table = markdown(sort_rows(rows)).split("\n\n")[0].splitlines()
-    cells = [[cell.strip() for cell in line.split(" | ")] for line in (line[2:-2] for line in table)]
+    cells = [
+        [cell.strip() for cell in line.split(" | ")] for line in (line[2:-2] for line in table)
+    ]
     return [cells[0], *cells[2:]]
 
 
@@ -97,7 +129,11 @@ def test_a_column_is_there_only_where_some_row_has_it() -> None:
         ({"p_value": 0.01234, "p_holm": 0.05}, "p (Holm)", "0.012 (0.050)"),
         ({"p_value": 0.0001}, "p (Holm)", "<0.001"),
         ({"p_holm": 0.5}, "p (Holm)", "(0.500)"),
-        ({"latency_ms": 12.34, "latency_ms_quartiles": [11, 13.06]}, "latency in ms (quartiles)", "12.3 (11.0–13.1)"),
+        (
+            {"latency_ms": 12.34, "latency_ms_quartiles": [11, 13.06]},
+            "latency in ms (quartiles)",
+            "12.3 (11.0–13.1)",
+        ),
         ({"latency_ms": 12.34}, "latency in ms (quartiles)", "12.3"),
         ({"memory_bytes": 1_234_567_890}, "memory (MB)", "1,235"),
         ({"rate": 0.2}, "LayerDrop rate", "0.2"),
@@ -114,12 +150,19 @@ def test_a_one_stack_model_has_one_depth() -> None:
 
 def test_of_the_trials_only_the_best_at_each_depth_is_in_the_table() -> None:
     rows = [trial(3, 5.5), trial(3, 5.0), trial(3, 5.2), trial(6, 4.0), trial(6, 4.1), *ROWS]
-    assert [plan for plan in column([*rows, row("a", 1, 1, 0.0, plan="x")], "plan") if plan] == ["x", "t4.0", "t5.0"]
+    assert [plan for plan in column([*rows, row("a", 1, 1, 0.0, plan="x")], "plan") if plan] == [
+        "x",
+        "t4.0",
+        "t5.0",
+    ]
 
 
 def test_importance_has_a_table_of_its_own() -> None:
     text = markdown(sort_rows([IMPORTANCE, {**IMPORTANCE, "layer": 4, "error": 0.031}]))
-    assert "| a | encoder | 3 | angular | 0.25 |  |\n| a | encoder | 4 | angular | 0.25 | 0.031 |" in text
+    assert (
+        "| a | encoder | 3 | angular | 0.25 |  |\n| a | encoder | 4 | angular | 0.25 | 0.031 |"
+        in text
+    )
 
 
 def verdicts(rows: list[Row]) -> list[str]:
@@ -127,9 +170,14 @@ def verdicts(rows: list[Row]) -> list[str]:
 
 
 def test_the_smallest_depth_that_is_not_significantly_worse_is_named_for_each_curve() -> None:
-    tested = [row("a", 6, d, 30.0 + d, plan=f"all/even:{d}", p_holm=p) for d, p in ((5, 0.9), (4, 0.05), (3, 0.049))]
+    tested = [
+        row("a", 6, d, 30.0 + d, plan=f"all/even:{d}", p_holm=p)
+        for d, p in ((5, 0.9), (4, 0.05), (3, 0.049))
+    ]
     rule = "smallest depth not significantly worse than the full model (Holm-corrected, 0.05)"
-    assert verdicts([row("a", 6, 6, 36.0), *tested, row("b", 6, 6, 3.0)]) == [f"- a: {rule}: all/even:4, 6+4 layers"]
+    assert verdicts([row("a", 6, 6, 36.0), *tested, row("b", 6, 6, 3.0)]) == [
+        f"- a: {rule}: all/even:4, 6+4 layers"
+    ]
     assert verdicts([row("a", 6, 6, 36.0), tested[-1]]) == [f"- a: {rule}: none of those tested"]
 
 
@@ -138,19 +186,32 @@ def test_a_stranger_s_text_is_no_markdown() -> None:
     assert "| \\<b>\\|a\\* \\`\\[x\\](y) |" in text and "- bleu: \\<i>" in text
 
 
-def test_the_command_writes_and_names_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [written(tmp_path / "one.jsonl", EVERY_KIND[:2]), written(tmp_path / "two.jsonl", EVERY_KIND[2:])]
+def test_the_command_writes_and_names_every_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        written(tmp_path / "one.jsonl", EVERY_KIND[:2]),
+        written(tmp_path / "two.jsonl", EVERY_KIND[2:]),
+    ]
     assert main(["report", *files, str(tmp_path / "out")]) == 0
-    names = ["table.md", *(f"{name}.{end}" for name in FIGURES for end in ("png", "svg")), "report.html"]
+    names = [
+        "table.md",
+        *(f"{name}.{end}" for name in FIGURES for end in ("png", "svg")),
+        "report.html",
+    ]
     captured = capsys.readouterr()
-    assert captured.out.split() == [str(tmp_path / "out" / name) for name in names] and not captured.err
+    assert (
+        captured.out.split() == [str(tmp_path / "out" / name) for name in names]
+        and not captured.err
+    )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     assert (tmp_path / "out/figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     code = (
-        "import json, sys; from pathlib import Path; from fairseq_layerdrop.evaluation import files, kinds, report\n"
+        "import json, sys; from pathlib import Path; from fairseq_layerdrop.evaluation import "
+        "files, kinds, report\n"
         "made = report.make_report(kinds.sort_rows(json.load(sys.stdin)), title='t')\n"
         "files.write_files(Path(sys.argv[1]), made)"
     )
@@ -159,7 +220,9 @@ def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path: Path) ->
         subprocess.run(command, input=json.dumps(EVERY_KIND), text=True, check=True)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(files) == 12
-    assert [n for n in files if (tmp_path / "a" / n).read_bytes() != (tmp_path / "b" / n).read_bytes()] == []
+    assert [
+        n for n in files if (tmp_path / "a" / n).read_bytes() != (tmp_path / "b" / n).read_bytes()
+    ] == []
 
 
 def test_neither_torch_nor_fairseq_is_needed(tmp_path: Path) -> None:
@@ -178,10 +241,14 @@ def test_neither_torch_nor_fairseq_is_needed(tmp_path: Path) -> None:
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_rows_of_other_kinds_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_other_kinds_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{"kind": "zoo"}, *ROWS, {"kind": "prophecy"}, {"kind": "zoo"}]
     assert main(["report", written(tmp_path / "rows.jsonl", rows), str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().err == "left out: rows of kind zoo, prophecy, which no report shows\n"
+    assert (
+        capsys.readouterr().err == "left out: rows of kind zoo, prophecy, which no report shows\n"
+    )
     assert make_report(sort_rows(rows)) == make_report(sort_rows(ROWS))
 
 
@@ -194,18 +261,30 @@ PLAN = '{"curve": "a", "decoder_layers": 3, '
         ("", "there are no rows"),
         ('{"kind": "zoo"}\n', "only zoo"),
         ("nonsense\n", "line 1: a row is a JSON object"),
-        ('{"curve": "a", "bleu": 3}\n', "line 1: a row of kind plan must have encoder_layers or decoder_layers"),
+        (
+            '{"curve": "a", "bleu": 3}\n',
+            "line 1: a row of kind plan must have encoder_layers or decoder_layers",
+        ),
         ('{"decoder_layers": 3}\n', "it lacks curve"),
-        (PLAN + '"bleu": 1}\n' + PLAN + '"bleu": "high"}\n', 'line 2: bleu must be a finite number, got "high"'),
+        (
+            PLAN + '"bleu": 1}\n' + PLAN + '"bleu": "high"}\n',
+            'line 2: bleu must be a finite number, got "high"',
+        ),
         (
             PLAN + '"bleu": NaN}\n' + PLAN + '"loss": Infinity}\n',
             "line 1: bleu must be a finite number, got NaN (1 more",
         ),
         (PLAN + '"bleu": true}\n', "bleu must be"),
         ('{"curve": "a", "decoder_layers": 2.5}\n', "decoder_layers must be a whole number"),
-        ('{"curve": "a", "decoder_layers": -1}\n', "decoder_layers must be a whole number, 0 or more, got -1"),
+        (
+            '{"curve": "a", "decoder_layers": -1}\n',
+            "decoder_layers must be a whole number, 0 or more, got -1",
+        ),
         ('{"curve": "\\u0000", "decoder_layers": 1}\n', "curve must be a text that is not empty"),
-        (PLAN + '"latency_ms_quartiles": [2, 1]}\n', "latency_ms_quartiles must be two numbers, the lower first"),
+        (
+            PLAN + '"latency_ms_quartiles": [2, 1]}\n',
+            "latency_ms_quartiles must be two numbers, the lower first",
+        ),
         (PLAN + '"metrics": {"bleu": 1}}\n', "metrics must be"),
         ('{"kind": "importance", "curve": "a"}\n', "it lacks stack, layer, measure, value"),
         ('{"kind": "trial", "decoder_layers": 3}\n', "it lacks loss"),
@@ -222,7 +301,9 @@ def test_rows_that_cannot_be_shown_are_refused_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_is_no_folder_to_write_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_no_folder_to_write_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [written(tmp_path / name, ROWS) for name in ("one.jsonl", "two.jsonl")]
     assert main(["report", *files]) == 2
     assert f"OUT, named last, must be a folder, got the file {files[1]}" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Rows: written as they come, read back, recognised by signature; nothing that is no row is touched."""
+"""Rows: written as they come, read back, recognised by signature; nothing that is no row is
+touched.
+"""
 
 from pathlib import Path
 
@@ -52,8 +54,12 @@ def test_what_a_killed_run_left_of_a_row_is_cut_off(tmp_path: Path, cut: int) ->
     assert [each["bleu"] for each in read_rows([file])] == [*kept, 3.0]
 
 
-@pytest.mark.parametrize("content", [b"\x80\x02}q", b"# notes\n- one\n", b"PK\x03\x04\n\n\xff", b"text", b"[1]"])
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02}q", b"# notes\n- one\n", b"PK\x03\x04\n\n\xff", b"text", b"[1]"]
+)
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(
+    tmp_path: Path, content: bytes
+) -> None:
     file = tmp_path / "other"
     file.write_bytes(content)
     with pytest.raises(ValueError, match="other"):
@@ -78,5 +84,7 @@ def test_a_line_ends_only_where_json_lines_end(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_refused_by_the_file_s_name(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"a": "\xff"}\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl: rows are JSON Lines in UTF-8, got other bytes at 7"):
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl: rows are JSON Lines in UTF-8, got other bytes at 7"
+    ):
         read_rows([file])

@@ -9,11 +9,20 @@ from fairseq_layerdrop.evaluation.seeds import over_seeds
 
 
 def row(seed, loss, **more):
-    return {"curve": "LayerDrop", "plan": "all", "decoder_layers": 8, "seed": seed, "loss": loss, **more}
+    return {
+        "curve": "LayerDrop",
+        "plan": "all",
+        "decoder_layers": 8,
+        "seed": seed,
+        "loss": loss,
+        **more,
+    }
 
 
 def test_seeds_of_one_plan_are_a_mean_with_its_standard_deviation():
-    (found,) = over_seeds([row(1, 4.0, latency_ms=3.0), row(2, 5.0, latency_ms=3.0), row(3, 9.0, latency_ms=3.0)])
+    (found,) = over_seeds(
+        [row(1, 4.0, latency_ms=3.0), row(2, 5.0, latency_ms=3.0), row(3, 9.0, latency_ms=3.0)]
+    )
     assert (found["loss"], found["seeds"]) == (6.0, 3)
     assert found["spread"] == {"loss": pytest.approx(7**0.5)}  # squares of 2, 1 and 3, over 2
     assert "latency_ms" not in found and "seed" not in found
@@ -48,5 +57,7 @@ def test_a_report_shows_how_far_the_seeds_lie_apart():
 
 
 def test_a_row_cannot_bring_a_spread_of_its_own():
-    table = make_report(sort_rows([row(1, 4.0, spread={"loss": "<b>"}, seeds="many")]))["table.md"].decode()
+    table = make_report(sort_rows([row(1, 4.0, spread={"loss": "<b>"}, seeds="many")]))[
+        "table.md"
+    ].decode()
     assert "±" not in table and "many" not in table

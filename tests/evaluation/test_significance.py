@@ -7,9 +7,29 @@ import random
 
 import pytest
 
-from fairseq_layerdrop.evaluation.significance import holm, loss_interval, paired_bleu, paired_losses
+from fairseq_layerdrop.evaluation.significance import (
+    holm,
+    loss_interval,
+    paired_bleu,
+    paired_losses,
+)
 
-WORDS = ["the", "a", "cat", "dog", "sees", "hears", "runs", "small", "big", "green", "house", "tree", "and", "then"]
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sees",
+    "hears",
+    "runs",
+    "small",
+    "big",
+    "green",
+    "house",
+    "tree",
+    "and",
+    "then",
+]
 
 
 def exact(one: list[float], two: list[float]) -> float:
@@ -17,7 +37,10 @@ def exact(one: list[float], two: list[float]) -> float:
     differences = [a - b for a, b in zip(one, two, strict=True)]
     observed = abs(sum(differences)) - 1e-12
     signs = list(itertools.product((1, -1), repeat=len(differences)))
-    far = [abs(sum(s * d for s, d in zip(sign, differences, strict=True))) >= observed for sign in signs]
+    far = [
+        abs(sum(s * d for s, d in zip(sign, differences, strict=True))) >= observed
+        for sign in signs
+    ]
     return sum(far) / len(signs)
 
 
@@ -29,7 +52,9 @@ def test_the_test_of_losses_is_the_exact_permutation_test(seed: int) -> None:
     sizes = [float(draw.randint(3, 9)) for _ in one]
     expected = exact(one, two)
     found = paired_losses(one, two, sizes, samples=40_000)
-    assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 40_000) + 1e-4)
+    assert found == pytest.approx(
+        expected, abs=4 * math.sqrt(expected * (1 - expected) / 40_000) + 1e-4
+    )
     assert paired_losses(two, one, sizes, samples=40_000) == pytest.approx(found)
     assert 0 < expected <= 1
 
@@ -61,7 +86,10 @@ def test_the_test_of_losses_is_the_same_each_time() -> None:
     ("given", "corrected"),
     [
         ({"a": 0.01, "b": 0.04, "c": 0.03}, {"a": 0.03, "b": 0.06, "c": 0.06}),
-        ({"a": 0.01, "b": 0.02, "c": 0.022, "d": 0.09}, {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.09}),
+        (
+            {"a": 0.01, "b": 0.02, "c": 0.022, "d": 0.09},
+            {"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.09},
+        ),
         ({"a": 0.6, "b": 0.7}, {"a": 1.0, "b": 1.0}),
         ({"a": 0.02, "b": 0.02}, {"a": 0.04, "b": 0.04}),
         ({"a": 0.03}, {"a": 0.03}),
@@ -82,11 +110,17 @@ def references() -> list[str]:
 def spoilt(texts: list[str], share: float, seed: int = 3) -> list[str]:
     """The texts with some words exchanged."""
     draw = random.Random(seed)
-    return [" ".join("no" if draw.random() < share else word for word in text.split()) for text in texts]
+    return [
+        " ".join("no" if draw.random() < share else word for word in text.split()) for text in texts
+    ]
 
 
 def test_a_clearly_worse_system_and_one_that_errs_as_often(references: list[str]) -> None:
-    systems = {"worse": spoilt(references, 0.5), "whole": spoilt(references, 0.1), "other": spoilt(references, 0.1, 5)}
+    systems = {
+        "worse": spoilt(references, 0.5),
+        "whole": spoilt(references, 0.1),
+        "other": spoilt(references, 0.1, 5),
+    }
     p_values = paired_bleu(systems, "whole", references)
     assert list(p_values) == ["worse", "other"]
     assert p_values["worse"] < 0.01
@@ -94,7 +128,9 @@ def test_a_clearly_worse_system_and_one_that_errs_as_often(references: list[str]
 
 
 @pytest.mark.parametrize("changed", [0, 1])
-def test_texts_that_differ_nowhere_or_in_one_sentence_are_no_difference(references: list[str], changed: int) -> None:
+def test_texts_that_differ_nowhere_or_in_one_sentence_are_no_difference(
+    references: list[str], changed: int
+) -> None:
     """With one sentence exchanged or not, every draw is as far from zero as what was observed."""
     base = spoilt(references, 0.1)
     other = ["no no no"] * changed + base[changed:]
@@ -110,9 +146,13 @@ def test_sacrebleu_says_the_same(references: list[str]) -> None:
     from sacrebleu.significance import PairedTest
 
     one, two = spoilt(references, 0.1), spoilt(references, 0.1, 5)
-    test = PairedTest([("x", one), ("y", two)], {"BLEU": BLEU(references=[references])}, None, "ar", n_samples=200)
+    test = PairedTest(
+        [("x", one), ("y", two)], {"BLEU": BLEU(references=[references])}, None, "ar", n_samples=200
+    )
     expected = test()[1]["BLEU"][1].p_value
-    assert paired_bleu({"y": two, "x": one}, "x", references, samples=200) == pytest.approx({"y": expected}, abs=0.1)
+    assert paired_bleu({"y": two, "x": one}, "x", references, samples=200) == pytest.approx(
+        {"y": expected}, abs=0.1
+    )
     assert 0.1 < expected < 0.9
 
 
@@ -125,5 +165,7 @@ def test_the_interval_holds_the_loss_and_shrinks_with_the_data() -> None:
     assert low < loss < high
     few = loss_interval(sums[:25], sizes[:25])
     assert (few[1] - few[0]) / (high - low) == pytest.approx(4, rel=0.5)  # the square root of 16
-    spread = math.sqrt(sum((a - loss * math.log(2) * n) ** 2 for a, n in zip(sums, sizes, strict=True)))
+    spread = math.sqrt(
+        sum((a - loss * math.log(2) * n) ** 2 for a, n in zip(sums, sizes, strict=True))
+    )
     assert high - low == pytest.approx(2 * 1.96 * spread / sum(sizes) / math.log(2), rel=0.15)

@@ -84,7 +84,9 @@ def test_architecture_is_built_from_the_values_of_its_stock_twin(name: str) -> N
     ARCH_CONFIG_REGISTRY[ARCHITECTURES[name]](sets)
     for option in sorted(vars(sets)):
         assert getattr(ours.args, option) == getattr(theirs.args, option), option
-    assert {stack.layers.rates for stack in stacks(ours).values()} == {(0.2,) * theirs.args.encoder_layers}
+    assert {stack.layers.rates for stack in stacks(ours).values()} == {
+        (0.2,) * theirs.args.encoder_layers
+    }
     assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
         name: tensor.shape for name, tensor in theirs.state_dict().items()
     }
@@ -96,7 +98,9 @@ def test_a_flag_overrides_the_architecture() -> None:
 
 
 def test_decoder_sizes_follow_the_encoder() -> None:
-    model = config("--arch", "layerdrop_bart", "--encoder-embed-dim", "24", "--encoder-ffn-embed-dim", "8").model
+    model = config(
+        "--arch", "layerdrop_bart", "--encoder-embed-dim", "24", "--encoder-ffn-embed-dim", "8"
+    ).model
     assert (model.decoder_embed_dim, model.decoder_ffn_embed_dim) == (24, 8)
     assert (model.decoder_input_dim, model.decoder_output_dim) == (24, 24)
 
@@ -110,8 +114,12 @@ def test_all_embeddings_are_shared() -> None:
 # A task's name is among the options that BART's code reads
 
 
-@pytest.mark.parametrize(("task", "dictionaries"), [("translation", 2), ("denoising", 1), ("sentence_ranking", 1)])
-def test_the_model_knows_its_task_whether_that_has_a_configuration_or_not(task: str, dictionaries: int) -> None:
+@pytest.mark.parametrize(
+    ("task", "dictionaries"), [("translation", 2), ("denoising", 1), ("sentence_ranking", 1)]
+)
+def test_the_model_knows_its_task_whether_that_has_a_configuration_or_not(
+    task: str, dictionaries: int
+) -> None:
     """fairseq's older tasks, of which the last is one, keep a Namespace of all options instead."""
     cfg = config(*OURS, "--task", task)
     words = copy.deepcopy(dictionary())
@@ -125,7 +133,9 @@ def test_a_checkpoint_whose_dictionary_has_one_more_word_the_mask_is_loaded() ->
     model = build_model(*OURS, "--encoder-layers-to-keep", "0,2", "--decoder-layers-to-keep", "1")
     saved = build_model(*OURS, seed=6).state_dict()
     longer = {
-        name: torch.cat([tensor, tensor[:1]]) if "embed_tokens" in name or "output_projection" in name else tensor
+        name: torch.cat([tensor, tensor[:1]])
+        if "embed_tokens" in name or "output_projection" in name
+        else tensor
         for name, tensor in saved.items()
     }
     model.load_state_dict(longer)
@@ -158,7 +168,9 @@ def test_a_checkpoint_s_heads_are_loaded_where_asked_for_and_left_out_elsewhere(
 
 def test_a_new_head_keeps_its_weights_when_a_checkpoint_without_it_is_loaded() -> None:
     model = with_head("--encoder-layers-to-keep", "1,3", seed=6)
-    before = {name: tensor.clone() for name, tensor in model.classification_heads.state_dict().items()}
+    before = {
+        name: tensor.clone() for name, tensor in model.classification_heads.state_dict().items()
+    }
     model.load_state_dict(build_model(*OURS).state_dict())
     assert_same_tensors(model.classification_heads.state_dict(), before)
 
@@ -188,9 +200,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @pytest.fixture(scope="module")
 def generated(data: Path, trained: tuple[Path, str]) -> Callable[..., Hypotheses]:
-    """``generated("--decoder-keep", "0,2")``: what the trained model generates with these layers, run once.
+    """``generated("--decoder-keep", "0,2")``: what the trained model generates with these layers,
+    run once.
 
-    torch takes its file, as it takes that of the stock model that is made from it, where the plugin is loaded.
+    torch takes its file, as it takes that of the stock model that is made from it, where the plugin
+    is loaded.
     """
 
     @functools.cache
@@ -203,7 +217,9 @@ def generated(data: Path, trained: tuple[Path, str]) -> Callable[..., Hypotheses
 def test_the_hub_s_interface_takes_the_trained_file(data: Path, trained: tuple[Path, str]) -> None:
     from fairseq_layerdrop.models.bart import LayerDropBART
 
-    hub = LayerDropBART.from_pretrained(str(trained[0].parent), trained[0].name, str(data), bpe=None)
+    hub = LayerDropBART.from_pretrained(
+        str(trained[0].parent), trained[0].name, str(data), bpe=None
+    )
     assert hub.model.args.load_checkpoint_heads
     assert_same_tensors(hub.model.state_dict(), weights(trained[0]))
 
@@ -217,10 +233,16 @@ def test_training_skips_layers_and_validates_plans(trained: tuple[Path, str]) ->
 
 
 @pytest.mark.parametrize(
-    "keep", [["--encoder-keep", "0,3", "--decoder-keep", "every:2"], []], ids=["0,3/every:2", "everything"]
+    "keep",
+    [["--encoder-keep", "0,3", "--decoder-keep", "every:2"], []],
+    ids=["0,3/every:2", "everything"],
 )
 def test_depth_on_demand_generates_what_the_pruned_file_does(
-    data: Path, trained: tuple[Path, str], generated: Callable[..., Hypotheses], keep: list[str], tmp_path: Path
+    data: Path,
+    trained: tuple[Path, str],
+    generated: Callable[..., Hypotheses],
+    keep: list[str],
+    tmp_path: Path,
 ) -> None:
     small = prune(trained[0], tmp_path / "small.pt", *keep)
     stock = generate(data, small, "--user-dir", USER_DIR, "--task", "translation", *SHORT)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What every model here promises, each held against the model of stock fairseq that it is made from."""
+"""What every model here promises, each held against the model of stock fairseq that it is made
+from.
+"""
 
 import argparse
 import dataclasses
@@ -28,7 +30,9 @@ fairseq_layerdrop.register()
 
 
 class Family(NamedTuple):
-    """A registered model, a stock architecture of its family, the flags that make both tiny, and its stacks."""
+    """A registered model, a stock architecture of its family, the flags that make both tiny, and
+    its stacks.
+    """
 
     ours: str
     stock: str
@@ -51,7 +55,9 @@ class Family(NamedTuple):
         return {f"{stack}_{option}": value for stack in self.stacks}
 
     def sample(self, seed: int = 11) -> dict[str, Any]:
-        """What the family's task feeds it: to a language model the sentences that are not padded alone."""
+        """What the family's task feeds it: to a language model the sentences that are not padded
+        alone.
+        """
         sample = batch(seed=seed)
         if self.stacks != ["decoder"]:
             return sample
@@ -59,13 +65,17 @@ class Family(NamedTuple):
         return {**sample, "net_input": {"src_tokens": words}, "target": words.roll(-1, dims=1)}
 
     def hidden_states(self, model: Any) -> dict[str, list[torch.Tensor]]:
-        """Each stack's states in one forward of the model; the encoder's of two come from a forward of its own."""
+        """Each stack's states in one forward of the model; the encoder's of two come from a forward
+        of its own.
+        """
         inputs = self.sample()["net_input"]
         if self.stacks == ["encoder"]:
             return {"encoder": model(**inputs, return_all_hiddens=True)[1]["inner_states"]}
         states = {"decoder": model(**inputs)[1]["inner_states"]}
         if "encoder" in self.stacks:
-            alone = model.encoder(inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True)
+            alone = model.encoder(
+                inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True
+            )
             states["encoder"] = alone["encoder_states"]
         return states
 
@@ -73,11 +83,20 @@ class Family(NamedTuple):
 BOTH = ["encoder", "decoder"]
 ENCODER = [*WIDTH[:6], "--encoder-layers", "4"]
 DECODER = [*WIDTH[6:], "--decoder-layers", "4"]
-LM = ["--decoder-input-dim", "32", "--decoder-output-dim", "32", "--task", "layerdrop_language_modeling"]
+LM = [
+    "--decoder-input-dim",
+    "32",
+    "--decoder-output-dim",
+    "32",
+    "--task",
+    "layerdrop_language_modeling",
+]
 MASKED_LM = ["--task", "layerdrop_masked_lm", "--tokens-per-sample", "16"]
 FAMILIES = {
     "transformer": Family("layerdrop_transformer", "transformer", [*ENCODER, *DECODER], BOTH),
-    "transformer_lm": Family("layerdrop_transformer_lm", "transformer_lm", [*DECODER, *LM], ["decoder"]),
+    "transformer_lm": Family(
+        "layerdrop_transformer_lm", "transformer_lm", [*DECODER, *LM], ["decoder"]
+    ),
     "roberta": Family("layerdrop_roberta", "roberta", [*ENCODER, *MASKED_LM], ["encoder"]),
     "bart": Family("layerdrop_bart", "bart_base", [*ENCODER, *DECODER], BOTH),
 }
@@ -103,7 +122,9 @@ def stock_flags(family: Family) -> dict[str, argparse.Action]:
 
 
 def test_every_registered_model_is_known_to_these_tests() -> None:
-    assert {name for name in MODEL_REGISTRY if name.startswith("layerdrop_")} == {f.ours for f in FAMILIES.values()}
+    assert {name for name in MODEL_REGISTRY if name.startswith("layerdrop_")} == {
+        f.ours for f in FAMILIES.values()
+    }
 
 
 def test_all_the_flags_of_the_stock_model_are_there(family: Family) -> None:
@@ -112,18 +133,24 @@ def test_all_the_flags_of_the_stock_model_are_there(family: Family) -> None:
 
 def test_every_flag_says_what_it_does(family: Family) -> None:
     silent = {option for option, action in added_flags(family.ours).items() if not action.help}
-    assert silent <= {option for option, action in stock_flags(family).items() if not action.help}  # fairseq's own two
+    assert silent <= {
+        option for option, action in stock_flags(family).items() if not action.help
+    }  # fairseq's own two
 
 
 def test_a_flag_without_a_value_always_means_yes(family: Family) -> None:
-    switches = {option: action for option, action in added_flags(family.ours).items() if action.nargs == 0}
+    switches = {
+        option: action for option, action in added_flags(family.ours).items() if action.nargs == 0
+    }
     assert len(switches) > 3
     given = config("--arch", family.ours, *family.flags, *switches).model
     assert [option for option, action in switches.items() if given[action.dest] is not True] == []
 
 
 def test_a_switch_that_is_off_by_default_stays_off_unless_given(family: Family) -> None:
-    defaults = {f.name: f.default for f in dataclasses.fields(MODEL_REGISTRY[family.ours].__dataclass)}
+    defaults = {
+        f.name: f.default for f in dataclasses.fields(MODEL_REGISTRY[family.ours].__dataclass)
+    }
     plain = config("--arch", family.ours, *family.flags).model
     for action in added_flags(family.ours).values():
         if action.nargs == 0:
@@ -160,8 +187,16 @@ def test_hydra_s_model_group_composes_and_builds(family: Family) -> None:
     hydra_init()
     GlobalHydra.instance().clear()
     flags = dict(zip(family.flags[::2], family.flags[1::2], strict=True))
-    overrides = [f"model={family.ours}", "task=" + flags.pop("--task", "layerdrop_translation"), "common.seed=9"]
-    for flag, value in {**flags, "--encoder-layerdrop": "0.3", "--decoder-layerdrop": "0.4"}.items():
+    overrides = [
+        f"model={family.ours}",
+        "task=" + flags.pop("--task", "layerdrop_translation"),
+        "common.seed=9",
+    ]
+    for flag, value in {
+        **flags,
+        "--encoder-layerdrop": "0.3",
+        "--decoder-layerdrop": "0.4",
+    }.items():
         section = "task" if flag == "--tokens-per-sample" else "model"
         if flag[2:9] in family.stacks or section == "task":
             overrides.append(f"{section}.{flag[2:].replace('-', '_')}={value}")
@@ -169,7 +204,10 @@ def test_hydra_s_model_group_composes_and_builds(family: Family) -> None:
         cfg = compose("config", overrides=overrides)
     for name, stack in stacks(build_task(cfg).build_model(cfg.model)).items():
         assert len(stack.layers) == 4
-        assert (stack.layers.rates, stack.layers.seed) == (((0.3 if name == "encoder" else 0.4),) * 4, 9)
+        assert (stack.layers.rates, stack.layers.seed) == (
+            ((0.3 if name == "encoder" else 0.4),) * 4,
+            9,
+        )
 
 
 # The same as stock fairseq, wherever nothing is dropped
@@ -177,7 +215,10 @@ def test_hydra_s_model_group_composes_and_builds(family: Family) -> None:
 
 def test_a_seed_draws_the_weights_that_it_draws_for_the_stock_model(family: Family) -> None:
     """At any rate, under stock's names, in stock's shapes."""
-    assert_same_tensors(family.build(**family.each("layerdrop", 0.5)).state_dict(), family.build_stock().state_dict())
+    assert_same_tensors(
+        family.build(**family.each("layerdrop", 0.5)).state_dict(),
+        family.build_stock().state_dict(),
+    )
 
 
 def test_rate_zero_trains_as_stock_does_to_the_bit(family: Family) -> None:
@@ -212,9 +253,15 @@ def test_a_skipped_layer_is_not_computed_and_its_gradients_are_zero(family: Fami
         model.zero_grad()
         with layers_run(model) as run:
             loss_of(model, family.sample()).backward()
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        assert [
+            name for name, parameter in model.named_parameters() if parameter.grad is None
+        ] == []
         for name, stack in stacks(model).items():
-            moved = [i for i, layer in enumerate(stack.layers) if any(p.grad.any() for p in layer.parameters())]
+            moved = [
+                i
+                for i, layer in enumerate(stack.layers)
+                if any(p.grad.any() for p in layer.parameters())
+            ]
             assert moved == run[name]
 
 
@@ -244,7 +291,9 @@ def test_with_a_minimum_of_zero_nothing_may_run_and_the_loss_is_finite(family: F
 
 
 def test_an_update_runs_the_same_layers_whoever_asks_and_whenever(family: Family) -> None:
-    """They hang on the seed, the update and the micro-batch, not on the weights or on what ran before."""
+    """They hang on the seed, the update and the micro-batch, not on the weights or on what ran
+    before.
+    """
     half = family.each("layerdrop", 0.5)
     straight = draws(family.build(**half, seed=4), range(10), 2, family.sample())
     resumed = draws(family.build(**half, seed=4, draw=8), range(6, 10), 2, family.sample())
@@ -258,7 +307,9 @@ def test_an_update_runs_the_same_layers_whoever_asks_and_whenever(family: Family
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_hidden_states_number_depth_plus_one_and_a_skipped_layer_s_is_its_input(family: Family, training: bool) -> None:
+def test_hidden_states_number_depth_plus_one_and_a_skipped_layer_s_is_its_input(
+    family: Family, training: bool
+) -> None:
     model = family.build(**family.each("layerdrop", 0.7)).train(training)
     for update in range(5):
         model.set_num_updates(update)
@@ -292,15 +343,26 @@ def test_the_log_says_at_the_start_of_training_that_layerdrop_is_off(
 
 
 @pytest.mark.parametrize(
-    ("spec", "kept"), [("0,3", (0, 3)), ("every:2", (0, 2)), ("last:3", (1, 2, 3)), ("1", (1,)), ("all", (0, 1, 2, 3))]
+    ("spec", "kept"),
+    [
+        ("0,3", (0, 3)),
+        ("every:2", (0, 2)),
+        ("last:3", (1, 2, 3)),
+        ("1", (1,)),
+        ("all", (0, 1, 2, 3)),
+    ],
 )
-def test_a_deeper_state_dict_is_loaded_pruned(family: Family, spec: str, kept: tuple[int, ...]) -> None:
+def test_a_deeper_state_dict_is_loaded_pruned(
+    family: Family, spec: str, kept: tuple[int, ...]
+) -> None:
     full = family.build().eval()
     small = family.build(**family.each("layers_to_keep", spec), draw=6).eval()
     small.load_state_dict(full.state_dict())
     for stack in stacks(full).values():
         stack.layers.keep = kept
-    assert [len(stack.layers) for stack in stacks(small).values()] == [len(kept)] * len(family.stacks)
+    assert [len(stack.layers) for stack in stacks(small).values()] == [len(kept)] * len(
+        family.stacks
+    )
     inputs = family.sample()["net_input"]
     assert torch.equal(small(**inputs)[0], full(**inputs)[0])
 
@@ -316,13 +378,23 @@ def test_a_stack_that_is_not_named_stays_whole(family: Family) -> None:
     stack = family.stacks[-1]
     full, small = family.build(), family.build(**{f"{stack}_layers_to_keep": "0,2"}, draw=6)
     small.load_state_dict(full.state_dict())
-    assert [len(found.layers) for found in stacks(small).values()] == [4] * (len(family.stacks) - 1) + [2]
-    assert_same_tensors(stacks(small)[stack].layers[1].state_dict(), stacks(full)[stack].layers[2].state_dict())
+    assert [len(found.layers) for found in stacks(small).values()] == [4] * (
+        len(family.stacks) - 1
+    ) + [2]
+    assert_same_tensors(
+        stacks(small)[stack].layers[1].state_dict(), stacks(full)[stack].layers[2].state_dict()
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 0.99])
-def test_in_bfloat16_dropped_layers_have_gradients_of_zero_in_bfloat16(family: Family, rate: float) -> None:
-    model = family.build(**family.each("layerdrop", rate), layerdrop_min_layers=0, dropout=0.0).bfloat16().train()
+def test_in_bfloat16_dropped_layers_have_gradients_of_zero_in_bfloat16(
+    family: Family, rate: float
+) -> None:
+    model = (
+        family.build(**family.each("layerdrop", rate), layerdrop_min_layers=0, dropout=0.0)
+        .bfloat16()
+        .train()
+    )
     model.set_num_updates(3)
     with layers_run(model) as ran:
         logits = model(**family.sample()["net_input"])[0]
@@ -332,5 +404,8 @@ def test_in_bfloat16_dropped_layers_have_gradients_of_zero_in_bfloat16(family: F
     for name, stack in stacks(model).items():
         for i, layer in enumerate(stack.layers):
             gradients = [parameter.grad for parameter in layer.parameters()]
-            assert all(g is not None and g.dtype == torch.bfloat16 and g.isfinite().all() for g in gradients)
+            assert all(
+                g is not None and g.dtype == torch.bfloat16 and g.isfinite().all()
+                for g in gradients
+            )
             assert any(g.any() for g in gradients) == (i in ran[name])

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Dropping inside fairseq's layers: fairseq's own to the bit where all is kept, a few lines' values where it is not."""
+"""Dropping inside fairseq's layers: fairseq's own to the bit where all is kept, a few lines' values
+where it is not.
+"""
 
 import copy
 import itertools
@@ -42,7 +44,11 @@ STYLES = {
     "post-norm": {"encoder_normalize_before": False, "decoder_normalize_before": False},
     "pre-norm": {"encoder_normalize_before": True, "decoder_normalize_before": True},
 }
-NORM = {"self_attn": "self_attn_layer_norm", "encoder_attn": "encoder_attn_layer_norm", "ffn": "final_layer_norm"}
+NORM = {
+    "self_attn": "self_attn_layer_norm",
+    "encoder_attn": "encoder_attn_layer_norm",
+    "ffn": "final_layer_norm",
+}
 HALF = {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5}
 EACH = {
     "sub-layers": {"sublayerdrop": 0.5},
@@ -50,7 +56,14 @@ EACH = {
     "FFN blocks": {"ffndrop": 0.5, "ffndrop_blocks": 3},
     "weights": {"weightdrop": 0.5},
 }
-EVERYTHING = {**HALF, "sublayerdrop": 0.5, "headdrop": 0.5, "ffndrop": 0.5, "ffndrop_blocks": 3, "weightdrop": 0.5}
+EVERYTHING = {
+    **HALF,
+    "sublayerdrop": 0.5,
+    "headdrop": 0.5,
+    "ffndrop": 0.5,
+    "ffndrop_blocks": 3,
+    "weightdrop": 0.5,
+}
 CASES = {
     **EACH,
     "layers and heads": {**HALF, **EACH["heads"]},
@@ -70,12 +83,16 @@ def family(request: pytest.FixtureRequest) -> Family:
 def build(*, stock: bool = False, draw: int = 5, **options: Any) -> Any:
     """A tiny model of fairseq's, or ours, of which nothing is dropped but what the options say."""
     never = {} if stock else dict.fromkeys(HALF, 0.0)
-    return built("transformer" if stock else "layerdrop_transformer", SIZES, draw, {**never, **options})
+    return built(
+        "transformer" if stock else "layerdrop_transformer", SIZES, draw, {**never, **options}
+    )
 
 
 def built(arch: str, flags: list[str], draw: int, options: dict[str, Any]) -> Any:
     cfg = config("--arch", arch, *flags)
-    model = copy.deepcopy(cfg.model)  # of stock models it is a Namespace, which a copy of the whole shares
+    model = copy.deepcopy(
+        cfg.model
+    )  # of stock models it is a Namespace, which a copy of the whole shares
     for name, value in options.items():
         setattr(model, name, value)
     torch.manual_seed(draw)
@@ -109,7 +126,9 @@ ALL_AT = {"sublayerdrop": 0.3, "headdrop": 0.4, "ffndrop": 0.2, "weightdrop": 0.
 
 
 def layer_of(kind: str, style: str, *, stock: bool = False, **options: Any) -> Any:
-    """A first layer with its weights; of a stack in which heads are dropped, so that the layer is one of ours."""
+    """A first layer with its weights; of a stack in which heads are dropped, so that the layer is
+    one of ours.
+    """
     options = {"dropout": 0.0, **STYLES[style], **({} if stock else {"headdrop": 0.1}), **options}
     layer = getattr(build(stock=stock, **options), kind).layers[0].train()
     assert layer.normalize_before == (style == "pre-norm")
@@ -124,17 +143,24 @@ def layer_of(kind: str, style: str, *, stock: bool = False, **options: Any) -> A
 def inputs(kind: str, *, padded: bool = True) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a stack hands to a layer: of two sentences the second is padded."""
     generator = torch.Generator().manual_seed(4)
-    x, memory = (torch.randn(length, 2, DIM, generator=generator).requires_grad_() for length in (5, 6))
+    x, memory = (
+        torch.randn(length, 2, DIM, generator=generator).requires_grad_() for length in (5, 6)
+    )
     mask, memory_mask = torch.zeros(2, 5).bool(), torch.zeros(2, 6).bool()
     mask[1, 3:] = memory_mask[1, 4:] = True
     mask, memory_mask = (mask, memory_mask) if padded else (None, None)  # type: ignore[assignment]
     if kind == "encoder":
         return (x,), {"encoder_padding_mask": mask}
     future = torch.triu(torch.full((5, 5), -torch.inf), 1)
-    return (x, memory, memory_mask, None), {"self_attn_mask": future, "self_attn_padding_mask": mask}
+    return (x, memory, memory_mask, None), {
+        "self_attn_mask": future,
+        "self_attn_padding_mask": mask,
+    }
 
 
-def outcome(layer: Any, kind: str, *, padded: bool = True, **named: Any) -> dict[str, Tensor | None]:
+def outcome(
+    layer: Any, kind: str, *, padded: bool = True, **named: Any
+) -> dict[str, Tensor | None]:
     """A call's output and attention, and the gradients of parameters and inputs."""
     positional, masks = inputs(kind, padded=padded)
     torch.manual_seed(6)
@@ -143,16 +169,28 @@ def outcome(layer: Any, kind: str, *, padded: bool = True, **named: Any) -> dict
     output, attention = result[:2] if kind == "decoder" else (result, None)
     (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
     found = {name: parameter.grad for name, parameter in layer.named_parameters()}
-    found |= {"x": positional[0].grad} | ({"memory": positional[1].grad} if kind == "decoder" else {})
-    return {"output": output.detach(), "attention": None if attention is None else attention.detach(), **found}
+    found |= {"x": positional[0].grad} | (
+        {"memory": positional[1].grad} if kind == "decoder" else {}
+    )
+    return {
+        "output": output.detach(),
+        "attention": None if attention is None else attention.detach(),
+        **found,
+    }
 
 
-def assert_same(one: dict[str, Tensor | None], other: dict[str, Tensor | None], *, tolerance: float = 0.0) -> None:
+def assert_same(
+    one: dict[str, Tensor | None], other: dict[str, Tensor | None], *, tolerance: float = 0.0
+) -> None:
     assert one.keys() == other.keys()
-    assert {name for name in one if one[name] is None} == {name for name in other if other[name] is None}
+    assert {name for name in one if one[name] is None} == {
+        name for name in other if other[name] is None
+    }
     for name, tensor in one.items():
         if tensor is not None:
-            torch.testing.assert_close(tensor, other[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                tensor, other[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 WANTED = {
@@ -166,14 +204,20 @@ WANTED = {
 @every_style
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "whole"])
 @pytest.mark.parametrize(
-    ("kind", "wanted"), [("encoder", "no attention"), *(("decoder", wanted) for wanted in WANTED)], ids=str
+    ("kind", "wanted"),
+    [("encoder", "no attention"), *(("decoder", wanted) for wanted in WANTED)],
+    ids=str,
 )
-def test_with_everything_kept_a_layer_is_fairseq_s_to_the_bit(kind: str, wanted: str, padded: bool, style: str) -> None:
+def test_with_everything_kept_a_layer_is_fairseq_s_to_the_bit(
+    kind: str, wanted: str, padded: bool, style: str
+) -> None:
     """In training, with every dropout there is; in output, attention and all gradients."""
     dropout = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
     stock, ours = (layer_of(kind, style, stock=whose, **dropout) for whose in (True, False))
     expected = outcome(stock, kind, padded=padded, **WANTED[wanted])
-    masks = Inside(heads=dict.fromkeys(SUBLAYERS[:2], torch.ones(HEADS)), ffn=torch.ones(3), weights=(1, 0.0))
+    masks = Inside(
+        heads=dict.fromkeys(SUBLAYERS[:2], torch.ones(HEADS)), ffn=torch.ones(3), weights=(1, 0.0)
+    )
     for keep in (Inside(), masks, None):
         assert_same(outcome(ours, kind, padded=padded, keep=keep, **WANTED[wanted]), expected)
     assert (expected["attention"] is None) == (wanted == "no attention")
@@ -181,7 +225,10 @@ def test_with_everything_kept_a_layer_is_fairseq_s_to_the_bit(kind: str, wanted:
 
 @every_style
 def test_a_language_model_s_layer_is_fairseq_s_to_the_bit(style: str) -> None:
-    family, options = FAMILIES["transformer_lm"], {"decoder_normalize_before": style == "pre-norm", "dropout": 0.1}
+    family, options = (
+        FAMILIES["transformer_lm"],
+        {"decoder_normalize_before": style == "pre-norm", "dropout": 0.1},
+    )
     stock = stock_of(family, **options).decoder.layers[0].train()
     ours = family.build(**options, headdrop=0.1).decoder.layers[0].train()
     assert ours.normalize_before == stock.normalize_before == (style == "pre-norm")
@@ -192,12 +239,16 @@ def test_a_language_model_s_layer_is_fairseq_s_to_the_bit(style: str) -> None:
         output, attention, _ = layer(x, None, None, None, **masks, **keep)
         output.square().sum().backward()
         assert attention is None
-        found.append({"output": output, "x": x.grad} | {n: p.grad for n, p in layer.named_parameters()})
+        found.append(
+            {"output": output, "x": x.grad} | {n: p.grad for n, p in layer.named_parameters()}
+        )
     assert_same(found[1], found[0])
 
 
 def zeroed(layer: Any, **rows_and_columns: Any) -> Any:
-    """The same layer, parts of its weights set to zero: ``self_attn__out_proj__weight=(slice(None), slice(8))``."""
+    """The same layer, parts of its weights set to zero: ``self_attn__out_proj__weight=(slice(None),
+    slice(8))``.
+    """
     with torch.no_grad():
         for name, index in rows_and_columns.items():
             layer.get_parameter(name.replace("__", "."))[index] = 0
@@ -205,12 +256,19 @@ def zeroed(layer: Any, **rows_and_columns: Any) -> Any:
 
 
 @every_style
-@pytest.mark.parametrize(("kind", "attention"), [("encoder", SUBLAYERS[0]), *(("decoder", a) for a in SUBLAYERS[:2])])
-def test_a_dropped_head_is_one_whose_columns_are_zeroed(kind: str, attention: str, style: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "attention"), [("encoder", SUBLAYERS[0]), *(("decoder", a) for a in SUBLAYERS[:2])]
+)
+def test_a_dropped_head_is_one_whose_columns_are_zeroed(
+    kind: str, attention: str, style: str
+) -> None:
     keep = Inside(heads={attention: torch.tensor([1.0, 0.0, 1.0, 0.0])})
     got = outcome(layer_of(kind, style), kind, keep=keep)
     rows = torch.tensor([*range(8, 16), *range(24, 32)])
-    expected = outcome(zeroed(layer_of(kind, style), **{f"{attention}__out_proj__weight": (slice(None), rows)}), kind)
+    expected = outcome(
+        zeroed(layer_of(kind, style), **{f"{attention}__out_proj__weight": (slice(None), rows)}),
+        kind,
+    )
     expected[f"{attention}.out_proj.weight"][:, rows] = 0  # type: ignore[index]
     assert_same(got, expected)
     # The same is a head that computes nothing.
@@ -228,14 +286,20 @@ def test_a_dropped_head_is_one_whose_columns_are_zeroed(kind: str, attention: st
 @every_style
 @pytest.mark.parametrize(
     ("mask", "columns"),
-    [([0.0, 1.0], range(16)), ([1.0, 0.0], range(16, 32)), ([0.0, 1.0, 0.0], [*range(11), *range(22, 32)])],
+    [
+        ([0.0, 1.0], range(16)),
+        ([1.0, 0.0], range(16, 32)),
+        ([0.0, 1.0, 0.0], [*range(11), *range(22, 32)]),
+    ],
     ids=["first half", "second half", "of three blocks two"],
 )
 def test_a_dropped_block_is_one_whose_columns_are_zeroed(
     kind: str, style: str, mask: list[float], columns: Any
 ) -> None:
     got = outcome(layer_of(kind, style), kind, keep=Inside(ffn=torch.tensor(mask)))
-    expected = outcome(zeroed(layer_of(kind, style), fc2__weight=(slice(None), list(columns))), kind)
+    expected = outcome(
+        zeroed(layer_of(kind, style), fc2__weight=(slice(None), list(columns))), kind
+    )
     expected["fc2.weight"][:, list(columns)] = 0  # type: ignore[index]
     assert_same(got, expected)
     for name in ("fc1.weight", "fc1.bias"):
@@ -245,7 +309,9 @@ def test_a_dropped_block_is_one_whose_columns_are_zeroed(
 
 @every_kind
 @every_style
-def test_dropped_weights_are_zeros_in_every_matrix_of_attentions_and_ffn(kind: str, style: str) -> None:
+def test_dropped_weights_are_zeros_in_every_matrix_of_attentions_and_ffn(
+    kind: str, style: str
+) -> None:
     """One stream a module, 1000 seeds apart; within an attention one a matrix."""
     seed, rate = 77, 0.3
     got = outcome(layer_of(kind, style), kind, keep=Inside(weights=(seed, rate)))
@@ -253,10 +319,14 @@ def test_dropped_weights_are_zeros_in_every_matrix_of_attentions_and_ffn(kind: s
     masks: dict[str, Tensor] = {}
     for place, name in enumerate(("self_attn", "encoder_attn", "fc1", "fc2")):
         module = getattr(masked, name, None)
-        matrices = [] if module is None else [(n, p) for n, p in module.named_parameters() if p.dim() == 2]
+        matrices = (
+            [] if module is None else [(n, p) for n, p in module.named_parameters() if p.dim() == 2]
+        )
         for number, (matrix, parameter) in enumerate(matrices):
             generator = torch.Generator().manual_seed(seed + 1000 * place + number)
-            masks[f"{name}.{matrix}"] = mask = torch.rand(parameter.shape, generator=generator) >= rate
+            masks[f"{name}.{matrix}"] = mask = (
+                torch.rand(parameter.shape, generator=generator) >= rate
+            )
             parameter.data *= mask
     expected = outcome(masked, kind)
     for name, mask in masks.items():
@@ -271,7 +341,11 @@ def by_hand(layer: Any, kind: str, kept: set[str]) -> Tensor:
     (x, *more), masks = inputs(kind)
 
     def self_attn(x: Tensor) -> Tensor:
-        names = ("encoder_padding_mask",) if kind == "encoder" else ("self_attn_padding_mask", "self_attn_mask")
+        names = (
+            ("encoder_padding_mask",)
+            if kind == "encoder"
+            else ("self_attn_padding_mask", "self_attn_mask")
+        )
         padding, future = (*(masks[name] for name in names), None)[:2]
         return layer.self_attn(x, x, x, key_padding_mask=padding, attn_mask=future)[0]
 
@@ -298,7 +372,9 @@ EVERY_SUBSET = [(kind, kept) for kind in ("encoder", "decoder") for kept in subs
 
 @contextmanager
 def computed(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the attentions, linear layers and norms that are called in this scope, in order."""
+    """The names of the attentions, linear layers and norms that are called in this scope, in
+    order.
+    """
     calls: list[str] = []
     kinds = ("MultiheadAttention", "Linear", "LayerNorm", "FusedLayerNorm")
     hooks = [
@@ -319,15 +395,25 @@ def computed(model: nn.Module) -> Iterator[list[str]]:
     EVERY_SUBSET,
     ids=lambda value: str(value) if isinstance(value, str) else "+".join(sorted(value)) or "none",
 )
-def test_a_dropped_sub_layer_passes_its_input_on_and_is_not_computed(kind: str, kept: set[str], style: str) -> None:
+def test_a_dropped_sub_layer_passes_its_input_on_and_is_not_computed(
+    kind: str, kept: set[str], style: str
+) -> None:
     layer = layer_of(kind, style)
     with computed(layer) as calls:
         got = outcome(layer, kind, keep=Inside(frozenset(kept)))
     torch.testing.assert_close(got["output"], by_hand(layer, kind, kept), rtol=0, atol=1e-6)
-    expected = {part for name in kept for part in (NORM[name], *(("fc1", "fc2") if name == "ffn" else (name,)))}
+    expected = {
+        part
+        for name in kept
+        for part in (NORM[name], *(("fc1", "fc2") if name == "ffn" else (name,)))
+    }
     assert (set(calls), len(calls)) == (expected, len(expected))
     for name, parameter in layer.named_parameters():
-        part = "ffn" if name.startswith(("fc", "final")) else name.split(".")[0].removesuffix("_layer_norm")
+        part = (
+            "ffn"
+            if name.startswith(("fc", "final"))
+            else name.split(".")[0].removesuffix("_layer_norm")
+        )
         assert parameter.grad is not None, name
         assert bool(parameter.grad.any()) == (part in kept) or name.endswith("k_proj.bias"), (
             name
@@ -351,14 +437,18 @@ def test_a_layer_whose_sub_layers_are_all_dropped_is_a_dropped_layer(kind: str, 
 
 
 def outcome_of(call: Any, layer: Any, kind: str) -> dict[str, Tensor | None]:
-    """The outcome of something that stands for a layer; without the gradient of what it may not read."""
+    """The outcome of something that stands for a layer; without the gradient of what it may not
+    read.
+    """
     positional, masks = inputs(kind)
     layer.zero_grad()
     result = call(*positional, **masks)
     output = result[0] if kind == "decoder" else result
     assert kind == "encoder" or result[1:] == (None, None)
     output.square().sum().backward()
-    return {"output": output.detach(), "x": positional[0].grad} | {n: p.grad for n, p in layer.named_parameters()}
+    return {"output": output.detach(), "x": positional[0].grad} | {
+        n: p.grad for n, p in layer.named_parameters()
+    }
 
 
 def test_an_attention_mask_of_the_caller_s_is_refused() -> None:
@@ -375,14 +465,19 @@ def test_rates_that_never_drop_train_as_stock_does_to_the_bit(family: Family) ->
     dropout, found = {"dropout": 0.1, "attention_dropout": 0.1}, []
     never = {**family.each("layerdrop", 0.0), **dict.fromkeys(ALL_AT, 1e-15)}
     for model in (stock_of(family, **dropout), family.build(**never, **dropout)):
-        found.append((trained(model, [family.sample(update) for update in range(3)]), model.state_dict()))
+        found.append(
+            (trained(model, [family.sample(update) for update in range(3)]), model.state_dict())
+        )
     assert found[0][0] == found[1][0]
     assert len(set(found[0][0])) == 3
     assert_same_tensors(found[1][1], found[0][1])
 
 
 def test_evaluation_gives_stock_s_outputs_to_the_bit(family: Family) -> None:
-    stock, ours = family.build_stock().eval(), family.build(**family.each("layerdrop", 0.5), **ALL_AT)
+    stock, ours = (
+        family.build_stock().eval(),
+        family.build(**family.each("layerdrop", 0.5), **ALL_AT),
+    )
     sample = family.sample()["net_input"]
     before = torch.get_rng_state()
     for _ in range(2):
@@ -398,7 +493,9 @@ def test_decoding_word_by_word_gives_stock_s_outputs_to_the_bit(style: str) -> N
     for model in (build(stock=True, **STYLES[style]), build(**STYLES[style], **EVERYTHING)):
         memory, state = model.eval().encoder(inputs["src_tokens"], inputs["src_lengths"]), {}
         words = range(1, 5)
-        found.append([model.decoder(inputs["prev_output_tokens"][:, :n], memory, state)[0] for n in words])
+        found.append(
+            [model.decoder(inputs["prev_output_tokens"][:, :n], memory, state)[0] for n in words]
+        )
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
@@ -407,7 +504,9 @@ def test_a_seed_draws_stock_s_weights_under_stock_s_names(family: Family) -> Non
 
 
 def test_training_leaves_torchs_own_generator_alone(family: Family) -> None:
-    model = family.build(**family.each("layerdrop", 0.5), **ALL_AT, dropout=0.0, attention_dropout=0.0).train()
+    model = family.build(
+        **family.each("layerdrop", 0.5), **ALL_AT, dropout=0.0, attention_dropout=0.0
+    ).train()
     before = torch.get_rng_state()
     for update in range(3):
         model.set_num_updates(update)
@@ -431,13 +530,17 @@ def drawn(model: Any, updates: range, micro_batches: int = 1) -> dict[str, list[
 
 
 def facts(inside: Inside) -> tuple[Any, ...]:
-    heads = tuple(tuple(inside.heads[name].tolist()) for name in SUBLAYERS[:2]) if inside.heads else ()
+    heads = (
+        tuple(tuple(inside.heads[name].tolist()) for name in SUBLAYERS[:2]) if inside.heads else ()
+    )
     blocks = () if inside.ffn is None else tuple(inside.ffn.tolist())
     return tuple(name in inside.sublayers for name in SUBLAYERS), heads, blocks, inside.weights
 
 
 def test_each_flag_is_its_structure_s_rate(family: Family) -> None:
-    """Realised over many updates, within five deviations; each stack, each layer, each sub-layer, head and block."""
+    """Realised over many updates, within five deviations; each stack, each layer, each sub-layer,
+    head and block.
+    """
     model = family.build(**family.each("layerdrop", 0.0), **ALL_AT, ffndrop_blocks=3)
     updates, found = 600, drawn(model, range(600))
     for steps in found.values():
@@ -445,7 +548,9 @@ def test_each_flag_is_its_structure_s_rate(family: Family) -> None:
             parts = [step[1 + layer] for step in steps]
             assert {part[3][1] for part in parts} == {0.1}
             for place, rate in ((0, 0.3), (1, 0.4), (2, 0.2)):
-                rows = torch.tensor([list(itertools.chain(*p[1])) if place == 1 else p[place] for p in parts]).double()
+                rows = torch.tensor(
+                    [list(itertools.chain(*p[1])) if place == 1 else p[place] for p in parts]
+                ).double()
                 assert rows.shape == (updates, {0: 3, 1: 4, 2: 3}[place])
                 bound = 5 * math.sqrt(rate * (1 - rate) / updates)
                 assert float((rows.mean(0) - (1 - rate)).abs().max()) < bound
@@ -467,12 +572,16 @@ def test_an_update_draws_the_same_whoever_asks_and_whenever(family: Family) -> N
                 assert len(set(one)) > 2
     if len(family.stacks) == 2:
         for place in range(4):
-            encoder, decoder = ([[part[place] for part in step[1:]] for step in straight[s]] for s in family.stacks)
+            encoder, decoder = (
+                [[part[place] for part in step[1:]] for step in straight[s]] for s in family.stacks
+            )
             assert encoder != decoder
 
 
 def test_what_is_computed_is_what_was_drawn() -> None:
-    model, twin = (build(**HALF, sublayerdrop=0.5, layerdrop_min_layers=0).train() for _ in range(2))
+    model, twin = (
+        build(**HALF, sublayerdrop=0.5, layerdrop_min_layers=0).train() for _ in range(2)
+    )
     for update in range(15):
         for one in (model, twin):
             one.set_num_updates(update)
@@ -484,9 +593,12 @@ def test_what_is_computed_is_what_was_drawn() -> None:
                 f"{name}.layers.{i}.{'fc1' if part == 'ffn' else part}"
                 for i in step.active
                 for part in SUBLAYERS
-                if part in step.inside[i].sublayers and not (name == "encoder" and part == "encoder_attn")
+                if part in step.inside[i].sublayers
+                and not (name == "encoder" and part == "encoder_attn")
             ]
-            assert [c for c in calls if c.startswith(name) and c.endswith(("attn", "fc1"))] == expected
+            assert [
+                c for c in calls if c.startswith(name) and c.endswith(("attn", "fc1"))
+            ] == expected
 
 
 @every_case
@@ -497,7 +609,9 @@ def test_a_decoder_s_parameters_always_have_gradients(case: str) -> None:
         model.set_num_updates(update)
         model.zero_grad()
         loss_of(model).backward()
-        assert [name for name, parameter in model.decoder.named_parameters() if parameter.grad is None] == []
+        assert [
+            name for name, parameter in model.decoder.named_parameters() if parameter.grad is None
+        ] == []
 
 
 def test_the_encoder_has_gradients_where_no_attention_to_it_runs() -> None:
@@ -509,7 +623,9 @@ def test_the_encoder_has_gradients_where_no_attention_to_it_runs() -> None:
         with computed(model) as calls:
             loss_of(model).backward()
         unattended += not any(call.endswith("encoder_attn") for call in calls)
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        assert [
+            name for name, parameter in model.named_parameters() if parameter.grad is None
+        ] == []
     assert unattended
 
 
@@ -572,7 +688,12 @@ def test_checkpointed_activations_give_the_same_gradients(case: str, style: str)
 @pytest.mark.parametrize("offload", [False, True])
 def test_activations_that_are_checkpointed_stay_so(offload: bool) -> None:
     """What every layer computes is computed once more on the way back, inside it too."""
-    options = {"checkpoint_activations": True, "offload_activations": offload, "headdrop": 0.5, "dropout": 0.0}
+    options = {
+        "checkpoint_activations": True,
+        "offload_activations": offload,
+        "headdrop": 0.5,
+        "dropout": 0.0,
+    }
     model = build(**options).train()
     with computed(model) as calls:
         loss = loss_of(model)
@@ -617,13 +738,19 @@ def test_half_the_precision_trains() -> None:
 
 def test_a_stack_whose_layers_are_dropped_whole_has_fairseq_s_own_layers() -> None:
     for stack in stacks(build(**HALF)).values():
-        assert {type(stack.layers[i]).__module__ for i in range(2)} == {"fairseq.modules.transformer_layer"}
+        assert {type(stack.layers[i]).__module__ for i in range(2)} == {
+            "fairseq.modules.transformer_layer"
+        }
 
 
 def test_the_log_tells_the_rates_inside_the_layers(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="fairseq_layerdrop")
     build(headdrop=0.25).train().set_num_updates(0)
-    lines = [record.getMessage() for record in caplog.records if "inside the layers" in record.getMessage()]
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if "inside the layers" in record.getMessage()
+    ]
     assert [line.split(",")[1].strip() for line in lines] == ["encoder", "decoder"]
     assert all("head=0.25" in line for line in lines)
     assert not [r for r in caplog.records if "LayerDrop is off" in r.getMessage()]
@@ -648,7 +775,9 @@ def test_in_a_layer_of_fewer_heads_whole_heads_are_dropped() -> None:
 
 @contextmanager
 def attentions(model: Any) -> Iterator[dict[int, Tensor]]:
-    """The attention to the encoder of each layer in which it runs, averaged over heads, where it was asked for."""
+    """The attention to the encoder of each layer in which it runs, averaged over heads, where it
+    was asked for.
+    """
     found: dict[int, Tensor] = {}
 
     def note(index: int, output: Any) -> None:
@@ -667,7 +796,9 @@ def attentions(model: Any) -> Iterator[dict[int, Tensor]]:
 
 
 @pytest.mark.parametrize("alignment_layer", [None, 0, 1, 3])
-def test_attention_is_that_of_the_last_layer_that_attends_up_to_the_one_asked(alignment_layer: int | None) -> None:
+def test_attention_is_that_of_the_last_layer_that_attends_up_to_the_one_asked(
+    alignment_layer: int | None,
+) -> None:
     model = build(decoder_layers=4, decoder_layerdrop=0.3, sublayerdrop=0.5).train()
     places = set()
     for update in range(40):
@@ -693,7 +824,9 @@ def test_hidden_states_number_depth_plus_one(case: str) -> None:
     for update in range(8):
         model.set_num_updates(update)
         inputs = batch()["net_input"]
-        states = model.encoder(inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True)["encoder_states"]
+        states = model.encoder(
+            inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True
+        )["encoder_states"]
         assert (len(states), len(model(**inputs)[1]["inner_states"])) == (3, 3)
 
 
@@ -710,11 +843,20 @@ def test_a_decoder_that_attends_to_both_at_once_is_refused_by_its_flag(structure
 
 @pytest.mark.parametrize(
     ("attribute", "name"),
-    [("attn_ln", "scale_attn"), ("c_attn", "scale_heads"), ("ffn_layernorm", "scale_fc"), ("w_resid", "scale_resids")],
+    [
+        ("attn_ln", "scale_attn"),
+        ("c_attn", "scale_heads"),
+        ("ffn_layernorm", "scale_fc"),
+        ("w_resid", "scale_resids"),
+    ],
 )
 def test_forms_that_are_not_written_out_are_refused_by_name(attribute: str, name: str) -> None:
     layer = build(stock=True).decoder.layers[0]
-    setattr(layer, attribute, nn.Parameter(torch.ones(2)) if name in ("scale_heads", "scale_resids") else nn.Identity())
+    setattr(
+        layer,
+        attribute,
+        nn.Parameter(torch.ones(2)) if name in ("scale_heads", "scale_resids") else nn.Identity(),
+    )
     with pytest.raises(ValueError, match=f"model with {name}$"):
         drop_inside(layer, "decoder")
     assert type(layer).__module__.startswith("fairseq.")
@@ -725,29 +867,52 @@ def test_forms_that_are_not_written_out_are_refused_by_name(attribute: str, name
 
 
 def test_values_out_of_range_are_refused_in_one_message() -> None:
-    wrong = {"sublayerdrop": 1.5, "headdrop": -0.1, "ffndrop": 2.0, "weightdrop": math.nan, "ffndrop_blocks": 0}
+    wrong = {
+        "sublayerdrop": 1.5,
+        "headdrop": -0.1,
+        "ffndrop": 2.0,
+        "weightdrop": math.nan,
+        "ffndrop_blocks": 0,
+    }
     with pytest.raises(ValueError) as refused:
         build(**wrong, layerdrop_warmup_updates=-3, decoder_layerdrop=7.0)
     message = str(refused.value)
-    assert [value for value in ("1.5", "-0.1", "2.0", "nan", "0", "-3", "7.0") if value not in message] == []
+    assert [
+        value for value in ("1.5", "-0.1", "2.0", "nan", "0", "-3", "7.0") if value not in message
+    ] == []
     assert "--decoder-layerdrop" in message and "--layerdrop-warmup-updates" in message
 
 
-@pytest.mark.parametrize("option", ["sublayerdrop", "headdrop", "ffndrop", "weightdrop", "ffndrop_blocks"])
+@pytest.mark.parametrize(
+    "option", ["sublayerdrop", "headdrop", "ffndrop", "weightdrop", "ffndrop_blocks"]
+)
 def test_a_value_out_of_range_is_refused_by_its_flag(option: str) -> None:
     with pytest.raises(ValueError, match="--" + option.replace("_", "-")):
         build(**{option: -1})
 
 
 def test_the_rates_of_a_configuration_are_those_of_the_flags() -> None:
-    flags = ["--sublayerdrop", "0.1", "--headdrop", "0.2", "--ffndrop", "0.3", "--ffndrop-blocks", "5"]
+    flags = [
+        "--sublayerdrop",
+        "0.1",
+        "--headdrop",
+        "0.2",
+        "--ffndrop",
+        "0.3",
+        "--ffndrop-blocks",
+        "5",
+    ]
     model = build_model("--arch", "layerdrop_transformer", *SIZES, *flags, "--weightdrop", "0.4")
     for stack in stacks(model).values():
-        assert stack.layers.structures == StructureRates(sublayer=0.1, head=0.2, ffn=0.3, ffn_blocks=5, weight=0.4)
+        assert stack.layers.structures == StructureRates(
+            sublayer=0.1, head=0.2, ffn=0.3, ffn_blocks=5, weight=0.4
+        )
 
 
 def test_gradients_of_dropped_parts_are_zero_in_a_model() -> None:
-    """What a step drops by its draw does not move: of one forward, sub-layers, heads and blocks together."""
+    """What a step drops by its draw does not move: of one forward, sub-layers, heads and blocks
+    together.
+    """
     model, twin = (build(sublayerdrop=0.4, headdrop=0.5, ffndrop=0.5).train() for _ in range(2))
     checked = 0
     for update in range(4):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Rates that differ by layer: linear, listed, warmed up, learned; and neighbours that share their weights."""
+"""Rates that differ by layer: linear, listed, warmed up, learned; and neighbours that share their
+weights.
+"""
 
 import copy
 import io
@@ -67,11 +69,16 @@ def train(model: Any, family: Family, updates: range, *, sample: int | None = No
 
 
 @pytest.mark.parametrize(
-    ("depth", "expected"), [(1, [0.6]), (2, [0.3, 0.6]), (6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])], ids=["1", "2", "6"]
+    ("depth", "expected"),
+    [(1, [0.6]), (2, [0.3, 0.6]), (6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])],
+    ids=["1", "2", "6"],
 )
 def test_linear_rates_grow_with_depth(depth: int, expected: list[float]) -> None:
     model = TRANSFORMER.build(
-        encoder_layers=depth, encoder_layerdrop=0.6, decoder_layerdrop=0.4, layerdrop_schedule="linear"
+        encoder_layers=depth,
+        encoder_layerdrop=0.6,
+        decoder_layerdrop=0.4,
+        layerdrop_schedule="linear",
     )
     assert rates(model)["encoder"] == pytest.approx(expected)
     assert rates(model)["decoder"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
@@ -82,7 +89,9 @@ def test_the_same_rate_for_all_is_the_default(family: Family) -> None:
 
 
 def test_linear_rates_are_realised_in_every_family(family: Family) -> None:
-    model = family.build(**family.each("layerdrop", 0.8), layerdrop_schedule="linear", layerdrop_min_layers=0).train()
+    model = family.build(
+        **family.each("layerdrop", 0.8), layerdrop_schedule="linear", layerdrop_min_layers=0
+    ).train()
     for name, stack in stacks(model).items():
         counts = [0] * 4
         for update in range(1000):
@@ -94,7 +103,13 @@ def test_linear_rates_are_realised_in_every_family(family: Family) -> None:
             assert abs(counts[i] / 1000 - (1 - rate)) < 5 * sigma, (name, i)
 
 
-LISTS = ["0,0.1,0.2,0.3", "[0, 0.1, 0.2, 0.3]", "(0, .1, .2, .3)", [0, 0.1, 0.2, 0.3], "0, 1e-1, 0.2 ,0.3"]
+LISTS = [
+    "0,0.1,0.2,0.3",
+    "[0, 0.1, 0.2, 0.3]",
+    "(0, .1, .2, .3)",
+    [0, 0.1, 0.2, 0.3],
+    "0, 1e-1, 0.2 ,0.3",
+]
 
 
 @pytest.mark.parametrize("value", LISTS, ids=str)
@@ -106,13 +121,25 @@ def test_rates_can_be_listed_one_for_each_layer(value: Any) -> None:
 
 def test_a_list_and_a_schedule_come_from_the_command_line_and_back_from_a_checkpoint() -> None:
     sizes = [*WIDTH, "--encoder-layers", "4", "--decoder-layers", "3"]
-    lists = ["--encoder-layerdrop", "0,0.1,0.2,0.3", "--decoder-layerdrop", "0.3", "--layerdrop-warmup-updates", "9"]
+    lists = [
+        "--encoder-layerdrop",
+        "0,0.1,0.2,0.3",
+        "--decoder-layerdrop",
+        "0.3",
+        "--layerdrop-warmup-updates",
+        "9",
+    ]
     cfg = config("--arch", "layerdrop_transformer", *sizes, *lists)
-    saved = OmegaConf.create(copy.deepcopy(OmegaConf.to_container(cfg.model, resolve=True)))  # as fairseq does
+    saved = OmegaConf.create(
+        copy.deepcopy(OmegaConf.to_container(cfg.model, resolve=True))
+    )  # as fairseq does
     for model in (cfg.model, saved):
         stack = build_task(cfg).build_model(model).encoder.layers
         assert (stack.rates, stack.warmup) == ((0.0, 0.1, 0.2, 0.3), 9)
-    assert training_rates(OmegaConf.to_container(saved)) == {"encoder": [0.0, 0.1, 0.2, 0.3], "decoder": 0.3}
+    assert training_rates(OmegaConf.to_container(saved)) == {
+        "encoder": [0.0, 0.1, 0.2, 0.3],
+        "decoder": 0.3,
+    }
 
 
 def test_hydra_takes_lists_and_schedules() -> None:
@@ -123,9 +150,16 @@ def test_hydra_takes_lists_and_schedules() -> None:
     hydra_init()
     GlobalHydra.instance().clear()
     sizes = ["model.encoder_embed_dim=8", "model.encoder_layers=2", "model.decoder_layers=2"]
-    ours = ["model.encoder_layerdrop=[0.1,0.2]", "model.share_layers=1", "model.layerdrop_warmup_updates=7"]
+    ours = [
+        "model.encoder_layerdrop=[0.1,0.2]",
+        "model.share_layers=1",
+        "model.layerdrop_warmup_updates=7",
+    ]
     with initialize_config_module("fairseq.config"):
-        cfg = compose("config", overrides=["model=layerdrop_transformer", "task=layerdrop_translation", *sizes, *ours])
+        cfg = compose(
+            "config",
+            overrides=["model=layerdrop_transformer", "task=layerdrop_translation", *sizes, *ours],
+        )
     model = build_task(cfg).build_model(cfg.model)
     assert (model.encoder.layers.rates, model.encoder.layers.warmup) == ((0.1, 0.2), 7)
 
@@ -133,17 +167,32 @@ def test_hydra_takes_lists_and_schedules() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_layerdrop": "0,0.1,0.2"}, "--encoder-layerdrop: there must be one rate.* 4 .* got 3"),
+        (
+            {"encoder_layerdrop": "0,0.1,0.2"},
+            "--encoder-layerdrop: there must be one rate.* 4 .* got 3",
+        ),
         ({"decoder_layerdrop": [0.1] * 5}, "--decoder-layerdrop: .* got 5"),
         ({"encoder_layerdrop": "0,0.1,0.2,1.2"}, "--encoder-layerdrop: .*1.2"),
         ({"encoder_layerdrop": "0,0.1,0.2,x"}, "--encoder-layerdrop: .*'x'"),
-        ({"encoder_layerdrop": "0,0,0,0", "layerdrop_schedule": "linear"}, "a list of rates takes no schedule.*linear"),
-        ({"encoder_layerdrop": "0,0,0,0", "layerdrop_schedule": "learned"}, "takes no schedule.*learned"),
-        ({"encoder_layerdrop": 0.97, "layerdrop_schedule": "learned"}, "--encoder-layerdrop: .*0.95.*0.97"),
+        (
+            {"encoder_layerdrop": "0,0,0,0", "layerdrop_schedule": "linear"},
+            "a list of rates takes no schedule.*linear",
+        ),
+        (
+            {"encoder_layerdrop": "0,0,0,0", "layerdrop_schedule": "learned"},
+            "takes no schedule.*learned",
+        ),
+        (
+            {"encoder_layerdrop": 0.97, "layerdrop_schedule": "learned"},
+            "--encoder-layerdrop: .*0.95.*0.97",
+        ),
         ({"layerdrop_schedule": "quadratic"}, "uniform, linear, learned, got 'quadratic'"),
         ({"layerdrop_warmup_updates": -1}, "--layerdrop-warmup-updates: .*-1"),
         ({"share_layers": 3}, "--share-layers must divide the depth, 4, got 3"),
-        ({"share_layers": 2, "encoder_layerdrop": "0,0.1,0.2,0.3"}, "--encoder-layerdrop: .* 2 .*chunks.* got 4"),
+        (
+            {"share_layers": 2, "encoder_layerdrop": "0,0.1,0.2,0.3"},
+            "--encoder-layerdrop: .* 2 .*chunks.* got 4",
+        ),
     ],
     ids=str,
 )
@@ -153,7 +202,12 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
 
 
 def test_everything_wrong_is_named_at_once() -> None:
-    wrong = {"encoder_layerdrop": "0.1,0.2", "decoder_layerdrop": 3.0, "layerdrop_warmup_updates": -1, "headdrop": 7.0}
+    wrong = {
+        "encoder_layerdrop": "0.1,0.2",
+        "decoder_layerdrop": 3.0,
+        "layerdrop_warmup_updates": -1,
+        "headdrop": 7.0,
+    }
     with pytest.raises(ValueError) as refused:
         TRANSFORMER.build(**wrong)
     for part in ("--encoder-layerdrop", "--decoder-layerdrop", "--layerdrop-warmup-updates", "7.0"):
@@ -172,7 +226,11 @@ def test_so_many_layers_cannot_share(share: int) -> None:
 
 
 def test_a_warm_up_drops_nothing_at_first_half_in_its_middle_and_then_all(family: Family) -> None:
-    options = {**family.each("layerdrop", 0.8), "layerdrop_warmup_updates": 100, "layerdrop_min_layers": 0}
+    options = {
+        **family.each("layerdrop", 0.8),
+        "layerdrop_warmup_updates": 100,
+        "layerdrop_min_layers": 0,
+    }
     model = family.build(**options).train()
     for update, expected in ((0, 1.0), (50, 0.6), (100, 0.2), (1000, 0.2)):
         model.set_num_updates(update)
@@ -191,19 +249,25 @@ def test_a_warm_up_begins_as_stock_fairseq_trains() -> None:
         model.set_num_updates(0)
         loss = loss_of(model)
         loss.backward()
-        found.append((loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+        found.append(
+            (loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()})
+        )
     assert found[0][0] == found[1][0]
     assert_same_tensors(found[1][1], found[0][1])
 
 
 def test_layers_to_keep_have_the_schedule_of_the_depth_that_is_left() -> None:
-    model = TRANSFORMER.build(encoder_layers_to_keep="0,3", layerdrop_schedule="linear", encoder_layerdrop=0.4)
+    model = TRANSFORMER.build(
+        encoder_layers_to_keep="0,3", layerdrop_schedule="linear", encoder_layerdrop=0.4
+    )
     assert rates(model)["encoder"] == pytest.approx([0.2, 0.4])
 
 
 def test_the_log_tells_the_lowest_and_the_highest_rate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="fairseq_layerdrop")
-    TRANSFORMER.build(**BOTH, layerdrop_schedule="linear", layerdrop_min_layers=0).train().set_num_updates(0)
+    TRANSFORMER.build(
+        **BOTH, layerdrop_schedule="linear", layerdrop_min_layers=0
+    ).train().set_num_updates(0)
     (line,) = (r.getMessage() for r in caplog.records if "encoder: asked" in r.getMessage())
     assert "asked rates 0.125 to 0.5" in line
     assert "effective rate 0.3125, 2.75 layers" in line
@@ -231,7 +295,9 @@ def test_a_gate_comes_beside_stock_s_weights_and_changes_none(family: Family) ->
 def test_evaluation_of_a_trained_gate_s_model_is_stock_s_to_the_bit(family: Family) -> None:
     ours, stock = family.build(**family.each("layerdrop", 0.5), **LEARNED), family.build_stock()
     train(ours, family, range(4))
-    stock.load_state_dict({key: t for key, t in ours.state_dict().items() if "layerdrop_gate" not in key})
+    stock.load_state_dict(
+        {key: t for key, t in ours.state_dict().items() if "layerdrop_gate" not in key}
+    )
     inputs = family.sample()["net_input"]
     before = copy.deepcopy(ours.state_dict())
     assert torch.equal(ours.eval()(**inputs)[0], stock.eval()(**inputs)[0])
@@ -256,7 +322,9 @@ def test_a_gate_has_gradients_at_the_highest_target_too() -> None:
     model = TRANSFORMER.build(encoder_layerdrop=0.95, decoder_layerdrop=0.95, **LEARNED)
     for update in range(3):
         train(model, TRANSFORMER, range(update, update + 1))
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        assert [
+            name for name, parameter in model.named_parameters() if parameter.grad is None
+        ] == []
 
 
 def test_each_gate_sees_what_reaches_the_layers_of_its_stack(family: Family) -> None:
@@ -292,7 +360,10 @@ def steps_of(model: Any) -> Iterator[dict[str, Any]]:
 
 def test_a_step_s_value_is_that_of_the_layers_it_runs(family: Family) -> None:
     """Bit for bit what a model without a gate computes of the same layers."""
-    ours, plain = (family.build(**family.each("layerdrop", 0.5), **UNDROPPED, **more).train() for more in (LEARNED, {}))
+    ours, plain = (
+        family.build(**family.each("layerdrop", 0.5), **UNDROPPED, **more).train()
+        for more in (LEARNED, {})
+    )
     for update in range(5):
         ours.set_num_updates(update)
         with steps_of(ours) as steps:
@@ -309,12 +380,20 @@ def test_a_layer_that_is_dropped_is_not_computed_and_stands_still(family: Family
         model.zero_grad()
         with layers_run(model) as run, steps_of(model) as steps:
             loss_of(model, family.sample()).backward()
-        assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+        assert [
+            name for name, parameter in model.named_parameters() if parameter.grad is None
+        ] == []
         for name, stack in stacks(model).items():
-            moved = [i for i, layer in enumerate(stack.layers) if any(p.grad.any() for p in layer.parameters())]
+            moved = [
+                i
+                for i, layer in enumerate(stack.layers)
+                if any(p.grad.any() for p in layer.parameters())
+            ]
             assert moved == list(steps[name].active)
             looked_at = {steps[name].probe} - {None}
-            assert set(run[name]) == {*moved, *looked_at}, "one dropped layer is looked at, no other is computed"
+            assert set(run[name]) == {*moved, *looked_at}, (
+                "one dropped layer is looked at, no other is computed"
+            )
             assert stack.layerdrop_gate.bias.grad.any()
 
 
@@ -328,20 +407,24 @@ def test_the_log_has_every_learned_rate(family: Family) -> None:
     values = meters.get_smoothed_values()
     for stack in ("encoder", "decoder"):
         shown = [values.get(f"{stack}_rate_{i}") for i in range(5)]
-        assert shown == [pytest.approx(rate, abs=5e-4) for rate in expected.get(stack, [])] + [None] * (
-            1 if stack in expected else 5
-        )
+        assert shown == [pytest.approx(rate, abs=5e-4) for rate in expected.get(stack, [])] + [
+            None
+        ] * (1 if stack in expected else 5)
 
 
 def test_evaluation_logs_no_rates(family: Family) -> None:
     model = family.build(**family.each("layerdrop", 0.4), **LEARNED).eval()
     with metrics.aggregate(new_root=True) as meters:
         loss_of(model, family.sample())
-    assert not [name for name in meters.get_smoothed_values() if "_rate_" in name or "_keep" in name]
+    assert not [
+        name for name in meters.get_smoothed_values() if "_rate_" in name or "_keep" in name
+    ]
 
 
 def test_a_model_that_was_saved_goes_on_as_if_it_had_not_been(family: Family) -> None:
-    """Rates, running means and draws; at learning rate 0 for the rest, so that no optimizer is needed."""
+    """Rates, running means and draws; at learning rate 0 for the rest, so that no optimizer is
+    needed.
+    """
     options = {**family.each("layerdrop", 0.5), **LEARNED, **UNDROPPED}
 
     def go_on(model: Any) -> list[tuple[list[float], dict[str, list[int]]]]:
@@ -350,7 +433,9 @@ def test_a_model_that_was_saved_goes_on_as_if_it_had_not_been(family: Family) ->
             model.train().set_num_updates(update)
             with layers_run(model) as run:
                 loss_of(model, family.sample(update))
-            found.append(([rate for g in gates(model).values() for rate in g.rates().tolist()], dict(run)))
+            found.append(
+                ([rate for g in gates(model).values() for rate in g.rates().tolist()], dict(run))
+            )
         return found
 
     straight, resumed = family.build(**options), family.build(**options, draw=8)
@@ -360,7 +445,9 @@ def test_a_model_that_was_saved_goes_on_as_if_it_had_not_been(family: Family) ->
 
 
 @pytest.mark.parametrize("structures", [{}, STRUCTURES], ids=["layers alone", "with structures"])
-def test_checkpointed_activations_give_the_gate_the_same_gradients(structures: dict[str, float]) -> None:
+def test_checkpointed_activations_give_the_gate_the_same_gradients(
+    structures: dict[str, float],
+) -> None:
     found = []
     for checkpointed in (False, True):
         options = {**BOTH, **LEARNED, **structures, "checkpoint_activations": checkpointed}
@@ -389,9 +476,13 @@ def test_a_copy_of_a_model_learns_apart(family: Family) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("useless", range(4))
 def test_a_layer_that_adds_nothing_has_a_higher_rate_than_any_that_is_missed(useless: int) -> None:
-    """In a Transformer that learns to turn sentences round, its every other weight trained along."""
+    """In a Transformer that learns to turn sentences round, its every other weight trained
+    along.
+    """
     options = {"encoder_layerdrop": 0.3, "decoder_layerdrop": 0.3, **LEARNED, **UNDROPPED}
-    model = TRANSFORMER.build(**options, encoder_normalize_before=True, decoder_normalize_before=True)
+    model = TRANSFORMER.build(
+        **options, encoder_normalize_before=True, decoder_normalize_before=True
+    )
     for stack in stacks(model).values():
         for name, parameter in stack.layers[useless].named_parameters():
             parameter.requires_grad_(False)
@@ -403,7 +494,11 @@ def test_a_layer_that_adds_nothing_has_a_higher_rate_than_any_that_is_missed(use
         source = torch.randint(words.nspecial, len(words), (16, 6), generator=generator)
         target = source.flip(1)
         previous = torch.cat([torch.full((16, 1), words.eos()), target[:, :-1]], dim=1)
-        net_input = {"src_tokens": source, "src_lengths": torch.full((16,), 6), "prev_output_tokens": previous}
+        net_input = {
+            "src_tokens": source,
+            "src_lengths": torch.full((16,), 6),
+            "prev_output_tokens": previous,
+        }
         model.train().set_num_updates(update)
         optimizer.zero_grad()
         sample = {"net_input": net_input, "target": target}
@@ -435,7 +530,9 @@ def test_a_warm_up_holds_for_learned_rates_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "kept", "rows"), [(1, (0, 3), [0, 3]), (1, (2,), [2]), (2, (2, 3), [1])], ids=["two", "one", "a chunk"]
+    ("share", "kept", "rows"),
+    [(1, (0, 3), [0, 3]), (1, (2,), [2]), (2, (2, 3), [1])],
+    ids=["two", "one", "a chunk"],
 )
 def test_a_learned_model_is_loaded_pruned_and_its_gate_along(
     share: int, kept: tuple[int, ...], rows: list[int]
@@ -469,10 +566,14 @@ def test_neighbours_are_one_module_and_stored_once(family: Family, share: int) -
         kept = [stacks(plain)[name].layers[i - i % share].state_dict() for i in range(4)]
         for i in range(4):  # those that the seed drew for the first of each chunk
             assert_same_tensors(stack.layers[i].state_dict(), kept[i])
-    in_layers = sum(p.numel() for stack in stacks(plain).values() for p in stack.layers.parameters())
+    in_layers = sum(
+        p.numel() for stack in stacks(plain).values() for p in stack.layers.parameters()
+    )
     count = [sum(p.numel() for p in model.parameters()) for model in (plain, shared)]
     assert (count[0] - count[1]) * share == in_layers * (share - 1)
-    assert {k: t.shape for k, t in shared.state_dict().items()} == {k: t.shape for k, t in plain.state_dict().items()}
+    assert {k: t.shape for k, t in shared.state_dict().items()} == {
+        k: t.shape for k, t in plain.state_dict().items()
+    }
     sizes = []
     for model in (plain, shared):
         file = io.BytesIO()
@@ -489,7 +590,9 @@ def test_a_model_of_shared_layers_is_stock_s_of_equal_layers(family: Family) -> 
     assert torch.equal(shared(**inputs)[0], stock(**inputs)[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"checkpoint_activations": True}], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(
+    "options", [{}, {"checkpoint_activations": True}], ids=["plain", "checkpointed"]
+)
 def test_gradients_are_the_sum_over_both_uses(options: dict[str, bool]) -> None:
     never = dict.fromkeys(BOTH, 0.0)
     shared = TRANSFORMER.build(**never, **UNDROPPED, **options, share_layers=2).train()
@@ -501,7 +604,9 @@ def test_gradients_are_the_sum_over_both_uses(options: dict[str, bool]) -> None:
         for i in (0, 2):
             one, two = (dict(stacks(apart)[name].layers[j].named_parameters()) for j in (i, i + 1))
             for key, parameter in stack.layers[i].named_parameters():
-                torch.testing.assert_close(parameter.grad, one[key].grad + two[key].grad, rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(
+                    parameter.grad, one[key].grad + two[key].grad, rtol=1e-4, atol=1e-6
+                )
 
 
 def test_chunks_are_dropped_together_at_their_rate(family: Family) -> None:
@@ -525,7 +630,9 @@ def test_linear_rates_grow_by_chunks() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, LEARNED, STRUCTURES, {**LEARNED, **STRUCTURES}], ids=["layers", "learned", "inside", "all"]
+    "options",
+    [{}, LEARNED, STRUCTURES, {**LEARNED, **STRUCTURES}],
+    ids=["layers", "learned", "inside", "all"],
 )
 def test_shared_layers_train_and_stay_shared(options: dict[str, Any]) -> None:
     model = TRANSFORMER.build(**BOTH, **options, **UNDROPPED, share_layers=2)
@@ -554,7 +661,13 @@ def test_what_is_inside_two_uses_of_a_layer_is_drawn_apart() -> None:
 def test_checkpointed_activations_give_shared_layers_the_same_gradients() -> None:
     found = []
     for checkpointed in (False, True):
-        options = {**BOTH, **STRUCTURES, **LEARNED, "share_layers": 2, "checkpoint_activations": checkpointed}
+        options = {
+            **BOTH,
+            **STRUCTURES,
+            **LEARNED,
+            "share_layers": 2,
+            "checkpoint_activations": checkpointed,
+        }
         model = TRANSFORMER.build(**options).train()
         model.set_num_updates(3)
         torch.manual_seed(1)
@@ -567,10 +680,16 @@ def test_checkpointed_activations_give_shared_layers_the_same_gradients() -> Non
 def test_a_plan_that_parts_a_chunk_is_refused_and_names_it() -> None:
     state = TRANSFORMER.build(share_layers=2).state_dict()
     with pytest.raises(
-        ValueError, match="decoder: the layers 2,3 share their weights, keep all or none of them; got 2"
+        ValueError,
+        match="decoder: the layers 2,3 share their weights, keep all or none of them; got 2",
     ):
-        check_chunks(state, PruningPlan.from_specs({"decoder": "0-2"}, {"encoder": 4, "decoder": 4}))
-    check_chunks(state, PruningPlan.from_specs({"encoder": "2,3", "decoder": "0,1"}, {"encoder": 4, "decoder": 4}))
+        check_chunks(
+            state, PruningPlan.from_specs({"decoder": "0-2"}, {"encoder": 4, "decoder": 4})
+        )
+    check_chunks(
+        state,
+        PruningPlan.from_specs({"encoder": "2,3", "decoder": "0,1"}, {"encoder": 4, "decoder": 4}),
+    )
 
 
 def test_a_shared_state_dict_is_loaded_pruned_by_chunks() -> None:
@@ -591,9 +710,18 @@ def test_layers_that_are_one_are_known_as_such_in_a_file_from_half_precision() -
 
 
 def test_the_flags_of_a_training() -> None:
-    flags = ["--layerdrop-schedule", "learned", "--share-layers", "2", "--layerdrop-warmup-updates", "30"]
+    flags = [
+        "--layerdrop-schedule",
+        "learned",
+        "--share-layers",
+        "2",
+        "--layerdrop-warmup-updates",
+        "30",
+    ]
     sizes = [*WIDTH, "--encoder-layers", "4", "--decoder-layers", "2"]
-    model = build_model("--arch", "layerdrop_transformer", *sizes, *flags, "--encoder-layerdrop", "0.3")
+    model = build_model(
+        "--arch", "layerdrop_transformer", *sizes, *flags, "--encoder-layerdrop", "0.3"
+    )
     layers = model.encoder.layers
     assert (layers.chunk, layers.warmup, layers.learned) == (2, 30, model.encoder.layerdrop_gate)
     assert model.encoder.layerdrop_gate.target == 0.3

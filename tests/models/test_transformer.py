@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_transformer`` in process, held against fairseq's own ``transformer`` of the same sizes."""
+"""``layerdrop_transformer`` in process, held against fairseq's own ``transformer`` of the same
+sizes.
+"""
 
 import dataclasses
 import logging
@@ -44,7 +46,9 @@ ARCHITECTURES = {
     "layerdrop_transformer_cnn_dm": ("transformer", 6, 6),
     "layerdrop_transformer_cnn_dm_6_8": ("transformer", 6, 8),
 }
-every_architecture = pytest.mark.parametrize("name", ARCH_MODEL_INV_REGISTRY["layerdrop_transformer"])
+every_architecture = pytest.mark.parametrize(
+    "name", ARCH_MODEL_INV_REGISTRY["layerdrop_transformer"]
+)
 
 
 def depth(layers: int) -> list[str]:
@@ -53,8 +57,12 @@ def depth(layers: int) -> list[str]:
 
 
 def values(architecture: str) -> dict[str, Any]:
-    """What an architecture sets, as fairseq's Transformer reads it: ``encoder.layers``, ``dropout``, …"""
-    nested = dataclasses.asdict(TransformerConfig.from_namespace(config("--arch", architecture).model))
+    """What an architecture sets, as fairseq's Transformer reads it: ``encoder.layers``,
+    ``dropout``, …
+    """
+    nested = dataclasses.asdict(
+        TransformerConfig.from_namespace(config("--arch", architecture).model)
+    )
     flat = {
         f"{section}.{key}" if isinstance(fields, dict) else section: value
         for section, fields in nested.items()
@@ -73,21 +81,32 @@ def test_every_architecture_is_known_to_these_tests() -> None:
 @every_architecture
 def test_architecture_trains_and_saves_a_stock_state_dict(name: str) -> None:
     stock, encoder_layers, decoder_layers = ARCHITECTURES[name]
-    sizes = [*WIDTH, "--encoder-layers", str(encoder_layers), "--decoder-layers", str(decoder_layers)]
+    sizes = [
+        *WIDTH,
+        "--encoder-layers",
+        str(encoder_layers),
+        "--decoder-layers",
+        str(decoder_layers),
+    ]
     model = build_model("--arch", name, *WIDTH, *HALF).train()
     loss = loss_of(model)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(parameter.grad is not None for parameter in model.parameters())
     saved, expected = model.state_dict(), build_model("--arch", stock, *sizes).state_dict()
-    assert {key: tensor.shape for key, tensor in saved.items()} == {key: t.shape for key, t in expected.items()}
+    assert {key: tensor.shape for key, tensor in saved.items()} == {
+        key: t.shape for key, t in expected.items()
+    }
 
 
 @every_architecture
 def test_architecture_has_the_values_of_its_stock_twin(name: str) -> None:
     stock, encoder_layers, decoder_layers = ARCHITECTURES[name]
     ours, theirs = values(name), values(stock)
-    assert (ours.pop("encoder.layers"), ours.pop("decoder.layers")) == (encoder_layers, decoder_layers)
+    assert (ours.pop("encoder.layers"), ours.pop("decoder.layers")) == (
+        encoder_layers,
+        decoder_layers,
+    )
     assert (ours.pop("encoder.layerdrop"), ours.pop("decoder.layerdrop")) == (0.2, 0.2)
     assert ours == {key: theirs[key] for key in ours}
     assert len(theirs) == len(ours) + 4
@@ -103,12 +122,21 @@ def test_architecture_has_as_many_parameters_as_its_stock_twin(name: str) -> Non
 
 
 def test_a_flag_overrides_the_architecture() -> None:
-    model = config("--arch", "layerdrop_transformer_wmt_en_de_big_12_6", "--encoder-layers", "9", *HALF).model
+    model = config(
+        "--arch", "layerdrop_transformer_wmt_en_de_big_12_6", "--encoder-layers", "9", *HALF
+    ).model
     assert (model.encoder_layers, model.encoder_layerdrop) == (9, 0.5)
 
 
 def test_decoder_sizes_follow_the_encoder() -> None:
-    model = config("--arch", "layerdrop_transformer", "--encoder-embed-dim", "8", "--encoder-ffn-embed-dim", "24").model
+    model = config(
+        "--arch",
+        "layerdrop_transformer",
+        "--encoder-embed-dim",
+        "8",
+        "--encoder-ffn-embed-dim",
+        "24",
+    ).model
     assert (model.decoder_embed_dim, model.decoder_ffn_embed_dim) == (8, 24)
     assert (model.decoder_input_dim, model.decoder_output_dim) == (8, 8)
 
@@ -132,9 +160,17 @@ def test_hydra_s_model_group_composes_and_builds() -> None:
 
     hydra_init()
     GlobalHydra.instance().clear()
-    sizes = ["model.encoder_embed_dim=8", "model.encoder_layers=3", "model.encoder_layerdrop=0.3", "common.seed=9"]
+    sizes = [
+        "model.encoder_embed_dim=8",
+        "model.encoder_layers=3",
+        "model.encoder_layerdrop=0.3",
+        "common.seed=9",
+    ]
     with initialize_config_module("fairseq.config"):
-        cfg = compose("config", overrides=["model=layerdrop_transformer", "task=layerdrop_translation", *sizes])
+        cfg = compose(
+            "config",
+            overrides=["model=layerdrop_transformer", "task=layerdrop_translation", *sizes],
+        )
     model = build_task(cfg).build_model(cfg.model)
     assert len(model.encoder.layers) == 3
     assert model.encoder.layers.rates == (0.3,) * 3
@@ -148,13 +184,18 @@ def test_hydra_s_model_group_composes_and_builds() -> None:
 @pytest.mark.parametrize("style", [[], PRE_NORM], ids=["post-norm", "pre-norm"])
 def test_rate_zero_trains_as_stock_does_to_the_bit(style: list[str]) -> None:
     samples = [batch(seed=update) for update in range(3)]
-    stock, ours = (after_training(samples, *flags, *style, "--dropout", "0.1") for flags in (STOCK, [*OURS, *NEVER]))
+    stock, ours = (
+        after_training(samples, *flags, *style, "--dropout", "0.1")
+        for flags in (STOCK, [*OURS, *NEVER])
+    )
     assert ours[0] == stock[0]
     assert_same_tensors(ours[1], stock[1])
 
 
 def test_rate_zero_has_stock_s_gradients_to_the_bit() -> None:
-    stock, ours = (build_model(*flags, "--dropout", "0.1").train() for flags in (STOCK, [*OURS, *NEVER]))
+    stock, ours = (
+        build_model(*flags, "--dropout", "0.1").train() for flags in (STOCK, [*OURS, *NEVER])
+    )
     torch.manual_seed(1)
     expected = gradients(stock)
     torch.manual_seed(1)
@@ -203,11 +244,17 @@ def test_attention_is_there_whatever_was_dropped(alignment_layer: int | None) ->
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training at rate 0"])
 @pytest.mark.parametrize("alignment_layer", [None, 0, 1, 2])
-def test_attention_is_stock_s_where_nothing_is_dropped(alignment_layer: int | None, training: bool) -> None:
+def test_attention_is_stock_s_where_nothing_is_dropped(
+    alignment_layer: int | None, training: bool
+) -> None:
     flags = [*depth(3), "--dropout", "0"]
-    models = [build_model(*STOCK, *flags), build_model(*OURS, *flags, *(NEVER if training else HALF))]
+    models = [
+        build_model(*STOCK, *flags),
+        build_model(*OURS, *flags, *(NEVER if training else HALF)),
+    ]
     stock, ours = (
-        model.train(training)(**batch()["net_input"], alignment_layer=alignment_layer)[1]["attn"][0] for model in models
+        model.train(training)(**batch()["net_input"], alignment_layer=alignment_layer)[1]["attn"][0]
+        for model in models
     )
     assert torch.equal(ours, stock)
 
@@ -230,7 +277,9 @@ def test_hidden_states_always_number_depth_plus_one() -> None:
     for update in range(20):
         model.set_num_updates(update)
         inputs = batch()["net_input"]
-        states = model.encoder(inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True)["encoder_states"]
+        states = model.encoder(
+            inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True
+        )["encoder_states"]
         _, extra = model(**inputs)
         assert (len(states), len(extra["inner_states"])) == (4, 4)
 
@@ -239,7 +288,9 @@ def test_a_dropped_layer_passes_its_input_on() -> None:
     model = build_model(*OURS, *depth(3), *MOSTLY).train()
     inputs = batch()["net_input"]
     with layers_run(model) as run:
-        states = model.encoder(inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True)["encoder_states"]
+        states = model.encoder(
+            inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True
+        )["encoder_states"]
     unchanged = [i for i in range(3) if torch.equal(states[i], states[i + 1])]
     assert sorted(unchanged + run["encoder"]) == [0, 1, 2]
 
@@ -279,19 +330,26 @@ def test_a_skipped_layer_s_gradients_are_zero() -> None:
         loss_of(model).backward()
     for stack, ran in run.items():
         moved = [
-            i for i, layer in enumerate(getattr(model, stack).layers) if any(p.grad.any() for p in layer.parameters())
+            i
+            for i, layer in enumerate(getattr(model, stack).layers)
+            if any(p.grad.any() for p in layer.parameters())
         ]
         assert moved == ran
 
 
 def test_one_seed_and_update_run_the_same_layers() -> None:
     flags = [*OURS, *HALF, "--seed", "4"]
-    assert draws(build_model(*flags), range(10), 2) == draws(build_model(*flags, seed=8), range(10), 2)
+    assert draws(build_model(*flags), range(10), 2) == draws(
+        build_model(*flags, seed=8), range(10), 2
+    )
 
 
 def test_an_update_runs_the_same_layers_wherever_the_run_began() -> None:
     flags = [*OURS, *HALF]
-    straight, resumed = draws(build_model(*flags), range(10), 2), draws(build_model(*flags), range(6, 10), 2)
+    straight, resumed = (
+        draws(build_model(*flags), range(10), 2),
+        draws(build_model(*flags), range(6, 10), 2),
+    )
     assert {stack: seen[12:] for stack, seen in straight.items()} == resumed
 
 
@@ -327,7 +385,10 @@ def test_being_told_the_same_update_again_does_not_repeat_a_draw() -> None:
 @pytest.mark.parametrize("style", [[], PRE_NORM], ids=["post-norm", "pre-norm"])
 def test_checkpointed_activations_give_the_same_gradients(style: list[str]) -> None:
     flags = [*OURS, *HALF, *style, "--dropout", "0"]
-    plain, checkpointed = build_model(*flags).train(), build_model(*flags, "--checkpoint-activations").train()
+    plain, checkpointed = (
+        build_model(*flags).train(),
+        build_model(*flags, "--checkpoint-activations").train(),
+    )
     for model in (plain, checkpointed):
         model.set_num_updates(2)
     expected = gradients(plain)
@@ -339,7 +400,14 @@ def test_checkpointed_activations_give_the_same_gradients(style: list[str]) -> N
 
 
 def test_bad_flags_are_refused_in_one_message_that_names_all() -> None:
-    flags = ["--encoder-layerdrop", "1.5", "--decoder-layerdrop", "-0.1", "--layerdrop-min-layers", "-1"]
+    flags = [
+        "--encoder-layerdrop",
+        "1.5",
+        "--decoder-layerdrop",
+        "-0.1",
+        "--layerdrop-min-layers",
+        "-1",
+    ]
     with pytest.raises(ValueError) as refused:
         build_model(*OURS, *flags)
     message = str(refused.value)
@@ -355,7 +423,9 @@ def test_a_rate_that_is_no_probability_is_refused_by_name(flag: str, rate: str) 
         build_model(*OURS, flag, rate)
 
 
-def test_layerdrop_off_is_warned_of_once_when_training_begins(caplog: pytest.LogCaptureFixture) -> None:
+def test_layerdrop_off_is_warned_of_once_when_training_begins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def warnings() -> list[str]:
         return [r.getMessage() for r in caplog.records if "LayerDrop is off" in r.getMessage()]
 
@@ -376,7 +446,9 @@ def test_layerdrop_on_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None
 def test_the_log_tells_the_asked_and_the_effective_rate(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fairseq_layerdrop")
     build_model(*OURS, *depth(2), *HALF).train().set_num_updates(0)
-    lines = [record.getMessage() for record in caplog.records if "effective rate" in record.getMessage()]
+    lines = [
+        record.getMessage() for record in caplog.records if "effective rate" in record.getMessage()
+    ]
     assert [line.split(",")[1].split(":")[0].strip() for line in lines] == ["encoder", "decoder"]
     # Two layers at rate 0.5, at least one of which runs: 4/3 layers a step, that is a rate of 1/3.
     assert all("asked rate 0.5" in line and "effective rate 0.3333" in line for line in lines)
@@ -401,13 +473,19 @@ def test_a_full_state_dict_is_loaded_pruned(spec: str | list[int]) -> None:
     small.load_state_dict(full.state_dict(), strict=True, model_cfg=cfg.model)
     assert len(small.encoder.layers) == len(kept)
     for new, old in enumerate(kept):
-        assert_same_tensors(small.encoder.layers[new].state_dict(), full.encoder.layers[old].state_dict())
-    assert_same_tensors(small.decoder.state_dict(), full.decoder.state_dict())  # not named: it stays whole
+        assert_same_tensors(
+            small.encoder.layers[new].state_dict(), full.encoder.layers[old].state_dict()
+        )
+    assert_same_tensors(
+        small.decoder.state_dict(), full.decoder.state_dict()
+    )  # not named: it stays whole
 
 
 def test_the_small_model_computes_what_the_full_one_does_restricted() -> None:
     full = build_model(*OURS, *HALF).eval()
-    small = build_model(*OURS, "--encoder-layers-to-keep", "0,3", "--decoder-layers-to-keep", "1").eval()
+    small = build_model(
+        *OURS, "--encoder-layers-to-keep", "0,3", "--decoder-layers-to-keep", "1"
+    ).eval()
     small.load_state_dict(full.state_dict())
     full.encoder.layers.keep, full.decoder.layers.keep = (0, 3), (1,)
     assert torch.equal(small(**batch()["net_input"])[0], full(**batch()["net_input"])[0])

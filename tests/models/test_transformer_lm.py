@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_transformer_lm`` in process, held against fairseq's own ``transformer_lm`` of the same sizes."""
+"""``layerdrop_transformer_lm`` in process, held against fairseq's own ``transformer_lm`` of the
+same sizes.
+"""
 
 import dataclasses
 from typing import Any
@@ -7,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 from fairseq.models import ARCH_MODEL_INV_REGISTRY
-from fairseq_programs import after_training, assert_same_tensors, batch, build_model, build_task, config, loss_of
+from fairseq_programs import (
+    after_training,
+    assert_same_tensors,
+    batch,
+    build_model,
+    build_task,
+    config,
+    loss_of,
+)
 
 import fairseq_layerdrop
 from fairseq_layerdrop.models._config import LayerDropConfig
@@ -16,7 +26,13 @@ fairseq_layerdrop.register()
 
 WIDTH = [
     *("--decoder-embed-dim", "32", "--decoder-input-dim", "32", "--decoder-output-dim", "32"),
-    *("--decoder-ffn-embed-dim", "32", "--decoder-attention-heads", "2", "--decoder-normalize-before"),
+    *(
+        "--decoder-ffn-embed-dim",
+        "32",
+        "--decoder-attention-heads",
+        "2",
+        "--decoder-normalize-before",
+    ),
 ]
 SIZES = [*WIDTH, "--decoder-layers", "4", "--task", "layerdrop_language_modeling"]
 OURS = ["--arch", "layerdrop_transformer_lm", *SIZES]
@@ -41,7 +57,9 @@ def tokens(seed: int = 11) -> dict[str, Any]:
 
 
 def parameters(*flags: str) -> int:
-    """The number of parameters of a Wikitext-103 model with that data's dictionary, without making its weights."""
+    """The number of parameters of a Wikitext-103 model with that data's dictionary, without making
+    its weights.
+    """
     cfg = config(*flags)
     task = build_task(cfg)
     words = type("Words", (), {"__len__": lambda _: 267744, "pad": lambda _: 1})()
@@ -57,35 +75,53 @@ def test_every_architecture_is_known_to_these_tests() -> None:
 @pytest.mark.parametrize("name", TWINS)
 def test_architecture_has_the_values_of_its_stock_twin(name: str) -> None:
     stock, flags = TWINS[name]
-    ours, theirs = (dict(config("--arch", arch, *WIKI, *more).model) for arch, more in ((name, []), (stock, flags)))
+    ours, theirs = (
+        dict(config("--arch", arch, *WIKI, *more).model)
+        for arch, more in ((name, []), (stock, flags))
+    )
     assert ours.pop("decoder_layerdrop") == 0.2
     added = {f.name for f in dataclasses.fields(LayerDropConfig)}
-    assert {k: v for k, v in ours.items() if k not in added} == {k: theirs[k] for k in ours if k not in added}
+    assert {k: v for k, v in ours.items() if k not in added} == {
+        k: theirs[k] for k in ours if k not in added
+    }
 
 
 @pytest.mark.parametrize(
     ("flags", "count"),
     [
         (["--arch", "layerdrop_transformer_lm_wiki103"], 246_933_504),  # fairseq's LayerDrop README
-        (["--arch", "layerdrop_transformer_lm_wiki103", "--decoder-layers", "8"], 146_163_712),  # likewise, pruned
-        (["--arch", "layerdrop_transformer_lm_wiki103", "--decoder-layers-to-keep", "every:2"], 146_163_712),
+        (
+            ["--arch", "layerdrop_transformer_lm_wiki103", "--decoder-layers", "8"],
+            146_163_712,
+        ),  # likewise, pruned
+        (
+            ["--arch", "layerdrop_transformer_lm_wiki103", "--decoder-layers-to-keep", "every:2"],
+            146_163_712,
+        ),
         (["--arch", "layerdrop_transformer_lm_wiki103_40"], 423_352_320),  # the paper says 423M
     ],
 )
-def test_wikitext_models_have_the_published_number_of_parameters(flags: list[str], count: int) -> None:
+def test_wikitext_models_have_the_published_number_of_parameters(
+    flags: list[str], count: int
+) -> None:
     assert parameters(*flags, *WIKI) == count
 
 
 def test_rate_zero_trains_as_stock_does_to_the_bit() -> None:
     samples = [tokens(update) for update in range(3)]
     never = ["--decoder-layerdrop", "0"]
-    stock, ours = (after_training(samples, *flags, "--dropout", "0.1") for flags in (STOCK, [*OURS, *never]))
+    stock, ours = (
+        after_training(samples, *flags, "--dropout", "0.1") for flags in (STOCK, [*OURS, *never])
+    )
     assert ours[0] == stock[0]
     assert_same_tensors(ours[1], stock[1])
 
 
 def test_evaluation_gives_stock_s_outputs_to_the_bit() -> None:
-    stock, ours = build_model(*STOCK).eval(), build_model(*OURS, "--decoder-layerdrop", "0.5", seed=6).eval()
+    stock, ours = (
+        build_model(*STOCK).eval(),
+        build_model(*OURS, "--decoder-layerdrop", "0.5", seed=6).eval(),
+    )
     ours.load_state_dict(stock.state_dict())
     inputs = tokens()["net_input"]
     assert torch.equal(ours(**inputs)[0], stock(**inputs)[0])
@@ -95,7 +131,9 @@ def test_a_training_step_skips_layers_and_reaches_every_parameter() -> None:
     model = build_model(*OURS, "--decoder-layerdrop", "0.9").train()
     loss_of(model, tokens()).backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    idle = [layer for layer in model.decoder.layers if not any(p.grad.any() for p in layer.parameters())]
+    idle = [
+        layer for layer in model.decoder.layers if not any(p.grad.any() for p in layer.parameters())
+    ]
     assert 1 <= len(idle) <= 3
 
 

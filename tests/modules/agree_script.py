@@ -11,7 +11,9 @@ from fairseq_layerdrop.modules.learned import LearnedRates
 
 if __name__ == "__main__":
     rank, file, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2
+    )
     torch.manual_seed(0)
     gate = LearnedRates(6, 4, target=0.5)
     torch.nn.init.normal_(gate.weight)

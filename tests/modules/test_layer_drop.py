@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The layer list: a loop sees every layer, training skips some for real, and the gradients stay whole."""
+"""The layer list: a loop sees every layer, training skips some for real, and the gradients stay
+whole.
+"""
 
 import copy
 import math
@@ -62,7 +64,9 @@ def test_a_loop_sees_all_layers_always(mode: str) -> None:
     assert [layers[i] for i in (0, 5, -1)] == [modules[0], modules[5], modules[5]]
 
 
-@pytest.mark.parametrize("part", [slice(0, 3), slice(None, None, 2), slice(-2, None), slice(0, 0)], ids=str)
+@pytest.mark.parametrize(
+    "part", [slice(0, 3), slice(None, None, 2), slice(-2, None), slice(0, 0)], ids=str
+)
 def test_a_slice_is_a_plain_list_of_the_right_layers(part: slice) -> None:
     modules = linear_layers(6)
     sliced = LayerDropList(modules, rates=(0.5,) * 6)[part]
@@ -77,7 +81,9 @@ def test_the_state_dict_is_that_of_a_plain_list() -> None:
 
 
 def test_draws_are_repeated_under_the_same_key() -> None:
-    assert draws(dropping(24, seed=1, stack="encoder")) == draws(dropping(24, seed=1, stack="encoder"))
+    assert draws(dropping(24, seed=1, stack="encoder")) == draws(
+        dropping(24, seed=1, stack="encoder")
+    )
 
 
 def test_draws_differ_by_seed_stack_update_and_forward() -> None:
@@ -113,7 +119,10 @@ def test_evaluation_runs_everything_and_draws_nothing() -> None:
     run(layers, torch.zeros(1, DIM))
     assert torch.equal(torch.get_rng_state(), state)
     undisturbed = dropping(24)
-    assert [first, layers.train().draw().active] == [undisturbed.draw().active, undisturbed.draw().active]
+    assert [first, layers.train().draw().active] == [
+        undisturbed.draw().active,
+        undisturbed.draw().active,
+    ]
 
 
 def test_training_leaves_torchs_own_generator_alone() -> None:
@@ -240,7 +249,10 @@ def test_at_rate_0_outputs_and_gradients_are_those_of_a_plain_loop_bit_for_bit()
     assert torch.equal(out, expected)
     out.sum().backward()
     expected.sum().backward()
-    assert all(torch.equal(p.grad, q.grad) for p, q in zip(ours.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.equal(p.grad, q.grad)
+        for p, q in zip(ours.parameters(), plain.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -264,7 +276,9 @@ def test_there_must_be_one_rate_a_layer(rates: tuple[float, ...]) -> None:
         LayerDropList(linear_layers(6), rates=rates)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layers: pickle.loads(pickle.dumps(layers))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda layers: pickle.loads(pickle.dumps(layers))]
+)
 def test_a_copy_is_complete_and_its_own(duplicate: Any) -> None:
     layers = dropping(24, seed=3, stack="decoder", skipped=pair)
     layers.set_num_updates(4)
@@ -321,13 +335,17 @@ def test_each_layer_runs_at_its_own_rate() -> None:
 
 
 def test_with_a_minimum_each_layer_runs_at_the_rate_of_the_truncated_law() -> None:
-    """Two layers at 0.5 and 0.75, not both dropped: of 1 - 3/8 the first runs in 1/2, the second in 1/4."""
+    """Two layers at 0.5 and 0.75, not both dropped: of 1 - 3/8 the first runs in 1/2, the second in
+    1/4.
+    """
     layers = LayerDropList(linear_layers(2), rates=(0.5, 0.75), min_layers=1)
     assert_near(runs(layers, 2000), [0.5 / 0.625, 0.25 / 0.625], 2000)
     assert layers.expected_depth == pytest.approx(0.75 / 0.625)
 
 
-@pytest.mark.parametrize(("update", "share"), [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0), (11, 1.0), (99, 1.0)])
+@pytest.mark.parametrize(
+    ("update", "share"), [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0), (11, 1.0), (99, 1.0)]
+)
 def test_in_a_warm_up_the_rates_grow_from_nothing(update: int, share: float) -> None:
     layers = LayerDropList(linear_layers(2), rates=(0.4, 0.8), min_layers=0, warmup=10)
     counts = [0, 0]
@@ -347,7 +365,9 @@ def test_the_expected_depth_is_that_after_the_warm_up() -> None:
     assert dropping(4, warmup=1000, min_layers=0).expected_depth == pytest.approx(2)
 
 
-@pytest.mark.parametrize(("chunk", "min_layers", "least"), [(2, 0, 0), (2, 1, 2), (2, 3, 4), (3, 1, 3), (3, 4, 6)])
+@pytest.mark.parametrize(
+    ("chunk", "min_layers", "least"), [(2, 0, 0), (2, 1, 2), (2, 3, 4), (3, 1, 3), (3, 4, 6)]
+)
 def test_a_chunk_runs_whole_or_not_at_all(chunk: int, min_layers: int, least: int) -> None:
     layers = dropping(rate=0.8, chunk=chunk, min_layers=min_layers)
     drawn = draws(layers, updates=100)
@@ -388,7 +408,12 @@ def telling(depth: int = 4, rate: float = 0.5, **options: Any) -> LayerDropList:
 def facts(inside: Inside) -> tuple[Any, ...]:
     """The same as plain data, to be compared."""
     heads = sorted((name, mask.tolist()) for name, mask in inside.heads.items())
-    return sorted(inside.sublayers), heads, None if inside.ffn is None else inside.ffn.tolist(), inside.weights
+    return (
+        sorted(inside.sublayers),
+        heads,
+        None if inside.ffn is None else inside.ffn.tolist(),
+        inside.weights,
+    )
 
 
 def test_every_layer_that_runs_is_told_what_runs_inside_it() -> None:
@@ -455,7 +480,9 @@ def test_a_resumed_run_repeats_what_it_draws_inside_layers() -> None:
         for update in updates:
             layers.set_num_updates(update)
             steps = [layers.draw() for _ in range(2)]
-            found += [str((step.active, [facts(inside) for inside in step.inside])) for step in steps]
+            found += [
+                str((step.active, [facts(inside) for inside in step.inside])) for step in steps
+            ]
         return found
 
     straight = drawn(range(1, 9))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Learned rates: their mean is the target whatever the scores, their gradients are those of lines that say the same."""
+"""Learned rates: their mean is the target whatever the scores, their gradients are those of lines
+that say the same.
+"""
 
 import ast
 import copy
@@ -42,24 +44,33 @@ def gate_of(scores: Tensor, target: float, width: int = DIM) -> LearnedRates:
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize("target", [0.0, 0.1, 0.5, 0.9, HIGHEST_RATE])
 @pytest.mark.parametrize("depth", [1, 2, 6, 24])
-def test_the_mean_is_the_target_and_no_rate_is_out_of_range(depth: int, target: float, scores: str) -> None:
+def test_the_mean_is_the_target_and_no_rate_is_out_of_range(
+    depth: int, target: float, scores: str
+) -> None:
     rates = gate_of(SCORES[scores](depth), target).rates()
     assert abs(float(rates.mean().detach()) - target) < 1e-9
     assert (rates >= -1e-12).all() and (rates <= HIGHEST_RATE).all()
-    assert (rates.diff()[SCORES[scores](depth).diff() > 0] >= -1e-12).all()  # they rise with the scores
+    assert (
+        rates.diff()[SCORES[scores](depth).diff() > 0] >= -1e-12
+    ).all()  # they rise with the scores
 
 
 def test_rates_are_a_softmax_of_the_scores_where_none_is_too_high() -> None:
     shares = [1, math.e, math.e**2, 1]
     expected = [4 * 0.3 * share / sum(shares) for share in shares]
-    assert gate_of(torch.tensor([0.0, 1.0, 2.0, 0.0]), 0.3).rates().tolist() == pytest.approx(expected)
+    assert gate_of(torch.tensor([0.0, 1.0, 2.0, 0.0]), 0.3).rates().tolist() == pytest.approx(
+        expected
+    )
 
 
 def test_what_is_too_high_is_shared_out_among_the_others_in_turn() -> None:
-    # Of 2.2, the first layer's share would be 2.1; 1.25 is left for the others, of which the second would have 1.01.
+    # Of 2.2, the first layer's share would be 2.1; 1.25 is left for the others, of which the second
+    # would have 1.01.
     rates = gate_of(torch.tensor([5.0, 2.0, 0.0, -1.0, -1.0]), 0.44).rates().tolist()
     rest, others = 2.2 - 2 * HIGHEST_RATE, [1, math.exp(-1), math.exp(-1)]
-    assert rates == pytest.approx([HIGHEST_RATE] * 2 + [rest * share / sum(others) for share in others])
+    assert rates == pytest.approx(
+        [HIGHEST_RATE] * 2 + [rest * share / sum(others) for share in others]
+    )
 
 
 def test_a_new_gate_has_the_target_for_every_layer() -> None:
@@ -72,16 +83,21 @@ def test_a_target_that_rates_cannot_have_is_refused(target: float) -> None:
         LearnedRates(4, DIM, target=target)
 
 
-@pytest.mark.parametrize("scores", [[0.3, -0.2, 1.0, 0.1], [6.0, 0.2, -0.1, 0.4], [7.0, 5.0, 0.0, 0.5]], ids=str)
+@pytest.mark.parametrize(
+    "scores", [[0.3, -0.2, 1.0, 0.1], [6.0, 0.2, -0.1, 0.4], [7.0, 5.0, 0.0, 0.5]], ids=str
+)
 def test_the_gradient_of_the_shares_is_that_of_differences(scores: list[float]) -> None:
     """None, one and two of them at the highest rate."""
     weights = torch.linspace(1, 3, 4, dtype=torch.float64)
     start = torch.tensor(scores, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad((share_out(start, 2.0, most=HIGHEST_RATE) * weights).sum(), start)
+    (gradient,) = torch.autograd.grad(
+        (share_out(start, 2.0, most=HIGHEST_RATE) * weights).sum(), start
+    )
     for i in range(4):
         step = torch.eye(4, dtype=torch.float64)[i] * 1e-6
         ahead, behind = (
-            float((share_out(start.detach() + s, 2.0, most=HIGHEST_RATE) * weights).sum()) for s in (step, -step)
+            float((share_out(start.detach() + s, 2.0, most=HIGHEST_RATE) * weights).sum())
+            for s in (step, -step)
         )
         assert float(gradient[i]) == pytest.approx((ahead - behind) / 2e-6, abs=1e-7)
 
@@ -126,11 +142,15 @@ def test_the_running_mean_is_saved_with_the_parameters() -> None:
 
 
 def test_half_precision_is_observed_in_single() -> None:
-    x = torch.tensor([1.0, 1.0009765625]).half().view(2, 1, 1)  # neighbours, with no half between them
+    x = (
+        torch.tensor([1.0, 1.0009765625]).half().view(2, 1, 1)
+    )  # neighbours, with no half between them
     gate = LearnedRates(1, 1, target=0.2)
     gate.observe(0, x, momentum=1.0)
     assert gate.activation.item() == 1.00048828125
-    gate.half().observe(0, torch.full((40_000, 1, 1), 60_000.0).half(), momentum=1.0)  # whose sum is no half
+    gate.half().observe(
+        0, torch.full((40_000, 1, 1), 60_000.0).half(), momentum=1.0
+    )  # whose sum is no half
     assert gate.activation.item() == 60_000
     assert gate.rates().dtype == torch.float64
 
@@ -140,7 +160,9 @@ def test_half_precision_is_observed_in_single() -> None:
 
 def test_the_output_passes_through_unchanged_and_so_does_its_gradient() -> None:
     x, output = torch.randn(2, 3), torch.randn(2, 3, requires_grad=True)
-    through = Slope.apply(output, x, output, torch.tensor(0.5, dtype=torch.float64, requires_grad=True), 1.0)
+    through = Slope.apply(
+        output, x, output, torch.tensor(0.5, dtype=torch.float64, requires_grad=True), 1.0
+    )
     assert torch.equal(through, output)
     through.backward(torch.arange(6.0).view(2, 3))
     assert torch.equal(output.grad, torch.arange(6.0).view(2, 3))
@@ -148,7 +170,10 @@ def test_the_output_passes_through_unchanged_and_so_does_its_gradient() -> None:
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16])
 def test_the_probability_has_the_gradient_of_what_the_layer_adds(kind: torch.dtype) -> None:
-    x, output = torch.tensor([[1.0, 2.0]]).to(kind), torch.tensor([[4.0, 1.5]]).to(kind).requires_grad_()
+    x, output = (
+        torch.tensor([[1.0, 2.0]]).to(kind),
+        torch.tensor([[4.0, 1.5]]).to(kind).requires_grad_(),
+    )
     keep = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     Slope.apply(output, x, output, keep, 1.25).backward(torch.tensor([[0.5, 2.0]]).to(kind))
     assert keep.grad.dtype == torch.float64
@@ -256,7 +281,9 @@ def test_the_look_is_drawn_from_the_key_and_evenly() -> None:
     assert one == drawn()
     assert one != drawn(seed=2) and one != drawn(stack="decoder")
     counts = [one.count(i) for i in range(4)]
-    assert all(abs(count - sum(counts) / 4) < 5 * math.sqrt(sum(counts) * 3 / 16) for count in counts)
+    assert all(
+        abs(count - sum(counts) / 4) < 5 * math.sqrt(sum(counts) * 3 / 16) for count in counts
+    )
 
 
 def test_the_look_leaves_no_trace_in_output_gradients_and_random_numbers() -> None:
@@ -268,16 +295,22 @@ def test_the_look_leaves_no_trace_in_output_gradients_and_random_numbers() -> No
         torch.manual_seed(1)
         output = forward(layers, inputs(), layers.draw()._replace(active=(1, 3), probe=probe))
         output.square().sum().backward()
-        found.append([output, torch.get_rng_state(), *(parameter.grad for parameter in layers.parameters())])
+        found.append(
+            [output, torch.get_rng_state(), *(parameter.grad for parameter in layers.parameters())]
+        )
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_of_a_quadratic_loss_the_mean_gradient_is_the_true_one() -> None:
-    """Over all draws and looks, by their probability: E[L | the layer runs] - E[L | it does not], of each layer."""
+    """Over all draws and looks, by their probability: E[L | the layer runs] - E[L | it does not],
+    of each layer.
+    """
     keep = torch.tensor([0.3, 0.6, 0.85], dtype=torch.float64)
     added = torch.randn(3, DIM, generator=torch.Generator().manual_seed(1))
     target = torch.randn(1, 1, DIM, generator=torch.Generator().manual_seed(2))
-    layers = LayerDropList([Adds(row) for row in added], rates=(0.5,) * 3, learned=LearnedRates(3, DIM, target=0.5))
+    layers = LayerDropList(
+        [Adds(row) for row in added], rates=(0.5,) * 3, learned=LearnedRates(3, DIM, target=0.5)
+    )
     expected, mean = torch.zeros(2, 3, dtype=torch.float64)
     for runs in itertools.product((False, True), repeat=3):
         active, dropped = ([i for i in range(3) if runs[i] is which] for which in (True, False))
@@ -313,7 +346,9 @@ def reference_gradient(layers: LayerDropList, step: Step, warm: float) -> tuple[
     if probe is not None:
         at = states[sum(i < probe for i in active)]
         effect = (at.grad * (layers[probe](at) - at)).sum() * (len(layers) - len(active))
-        slope[probe // chunk] += float(effect.detach()) / float(2 * (1 - keep[probe // chunk].detach()))
+        slope[probe // chunk] += float(effect.detach()) / float(
+            2 * (1 - keep[probe // chunk].detach())
+        )
     (keep * slope).sum().backward()
     return bias.grad, weight.grad
 
@@ -324,7 +359,9 @@ def test_the_gate_s_gradient_is_the_estimator_s(options: dict[str, Any]) -> None
     for update in range(2, 6):
         layers = learning(**options)
         layers.set_num_updates(update)
-        bias, weight = reference_gradient(layers, layers.draw(), min(1.0, update / options.get("warmup", 1)))
+        bias, weight = reference_gradient(
+            layers, layers.draw(), min(1.0, update / options.get("warmup", 1))
+        )
         layers = learning(**options)
         layers.set_num_updates(update)
         forward(layers, inputs(), layers.draw()).square().sum().backward()
@@ -433,8 +470,12 @@ def test_the_warm_up_scales_every_learned_rate() -> None:
 # What is learned
 
 
-def learn(blocks: list[nn.Module], *, loss: Any, updates: int, target: float, width: int, seed: int = 0) -> list[float]:
-    """The rates after a training of gate and layers; that their mean is the target at every update is watched."""
+def learn(
+    blocks: list[nn.Module], *, loss: Any, updates: int, target: float, width: int, seed: int = 0
+) -> list[float]:
+    """The rates after a training of gate and layers; that their mean is the target at every update
+    is watched.
+    """
     gate = LearnedRates(len(blocks), width, target=target)
     layers = LayerDropList(blocks, rates=(target,) * len(blocks), learned=gate, seed=seed)
     parameters = [p for p in (*layers.parameters(), *gate.parameters()) if p.requires_grad]
@@ -451,7 +492,7 @@ def learn(blocks: list[nn.Module], *, loss: Any, updates: int, target: float, wi
 
 
 @pytest.mark.parametrize("useless", range(4))
-def test_among_layers_that_are_fixed_the_useless_one_gets_the_highest_rate_and_the_most_useful_the_lowest(
+def test_among_fixed_layers_the_useless_gets_the_highest_rate_and_the_most_useful_the_lowest(
     useless: int,
 ) -> None:
     amounts = [0.5, 1.0, 1.5]
@@ -460,13 +501,21 @@ def test_among_layers_that_are_fixed_the_useless_one_gets_the_highest_rate_and_t
     def loss(run: Any, _: torch.Generator) -> Tensor:
         return -torch.log_softmax(run(torch.zeros(1, 1, 3)), -1)[..., 0].mean()
 
-    rates = learn([Adds(amount * torch.eye(3)[0]) for amount in amounts], loss=loss, updates=100, target=0.3, width=3)
+    rates = learn(
+        [Adds(amount * torch.eye(3)[0]) for amount in amounts],
+        loss=loss,
+        updates=100,
+        target=0.3,
+        width=3,
+    )
     assert sorted(range(4), key=rates.__getitem__) == sorted(range(4), key=lambda i: -amounts[i])
     assert rates[useless] > 0.4
 
 
 def test_among_layers_that_learn_the_useless_one_gets_the_highest_rate() -> None:
-    """Where layers learn, too, the slope where they run vanishes: that is where a layer's scale stops."""
+    """Where layers learn, too, the slope where they run vanishes: that is where a layer's scale
+    stops.
+    """
     width, found = 8, []
     teacher = 1.5 * torch.randn(width, width, generator=torch.Generator().manual_seed(0))
 
@@ -487,7 +536,9 @@ def test_two_processes_that_see_different_data_draw_alike(tmp_path: Path) -> Non
     outputs = [tmp_path / "0", tmp_path / "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
     processes = [
-        subprocess.Popen([sys.executable, script, str(rank), tmp_path / "store", out], env=environment)
+        subprocess.Popen(
+            [sys.executable, script, str(rank), tmp_path / "store", out], env=environment
+        )
         for rank, out in enumerate(outputs)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
@@ -496,7 +547,9 @@ def test_two_processes_that_see_different_data_draw_alike(tmp_path: Path) -> Non
     assert len(set(map(repr, ast.literal_eval(one)))) > 5, "the rates moved"
 
 
-def test_what_a_checkpoint_of_several_processes_holds_is_what_they_agreed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_checkpoint_of_several_processes_holds_is_what_they_agreed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     layers, seen = learning(), []
     gate = layers.learned
     assert gate is not None

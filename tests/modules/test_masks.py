@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Masks: their law against the enumeration of all subsets, and where their randomness comes from."""
+"""Masks: their law against the enumeration of all subsets, and where their randomness comes
+from.
+"""
 
 import math
 from collections import Counter
@@ -9,7 +11,13 @@ from itertools import product
 import pytest
 import torch
 
-from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator, linear_rates, uniform_rates
+from fairseq_layerdrop.modules.masks import (
+    draw_active,
+    expected_depth,
+    keyed_generator,
+    linear_rates,
+    uniform_rates,
+)
 
 DRAWS = 4000
 UNEVEN = (0.1, 0.2, 0.5, 0.8)
@@ -21,14 +29,18 @@ def law(rates: tuple[float, ...], min_layers: int) -> dict[tuple[int, ...], floa
     for runs in product((True, False), repeat=len(rates)):
         if sum(runs) >= min_layers:
             active = tuple(i for i, run in enumerate(runs) if run)
-            sets[active] = math.prod(1 - rate if run else rate for run, rate in zip(runs, rates, strict=True))
+            sets[active] = math.prod(
+                1 - rate if run else rate for run, rate in zip(runs, rates, strict=True)
+            )
     total = sum(sets.values())
     return {active: probability / total for active, probability in sets.items()}
 
 
 def draw_many(rates: tuple[float, ...], min_layers: int) -> Counter[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(1)
-    return Counter(draw_active(rates, min_layers=min_layers, generator=generator) for _ in range(DRAWS))
+    return Counter(
+        draw_active(rates, min_layers=min_layers, generator=generator) for _ in range(DRAWS)
+    )
 
 
 def within_five_sigma(count: int, probability: float) -> bool:
@@ -36,15 +48,23 @@ def within_five_sigma(count: int, probability: float) -> bool:
     return abs(count - DRAWS * probability) <= 5 * sigma + 1e-6
 
 
-@pytest.mark.parametrize("rates", [(0.2,) * 4, (0.5,) * 4, (0.9,) * 4, UNEVEN, (0.0, 0.5, 0.5, 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "rates", [(0.2,) * 4, (0.5,) * 4, (0.9,) * 4, UNEVEN, (0.0, 0.5, 0.5, 1.0)], ids=str
+)
 @pytest.mark.parametrize("min_layers", [0, 1, 2, 4])
-def test_every_set_of_layers_comes_as_often_as_the_law_says(rates: tuple[float, ...], min_layers: int) -> None:
+def test_every_set_of_layers_comes_as_often_as_the_law_says(
+    rates: tuple[float, ...], min_layers: int
+) -> None:
     if min_layers > sum(rate < 1 for rate in rates):
         return  # reachable only as a limit, see below
     probabilities = law(rates, min_layers)
     drawn = draw_many(rates, min_layers)
     assert drawn.keys() <= {active for active, probability in probabilities.items() if probability}
-    assert [a for a, probability in probabilities.items() if not within_five_sigma(drawn[a], probability)] == []
+    assert [
+        a
+        for a, probability in probabilities.items()
+        if not within_five_sigma(drawn[a], probability)
+    ] == []
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5])
@@ -78,7 +98,9 @@ def test_the_layers_come_in_order() -> None:
 @pytest.mark.parametrize("rates", [(0.2,) * 6, (0.5,) * 6, UNEVEN, (0.0,) * 3, (0.5,)], ids=str)
 def test_the_expected_depth_is_the_mean_of_the_law(rates: tuple[float, ...]) -> None:
     for min_layers in range(len(rates) + 1):
-        mean = sum(len(active) * probability for active, probability in law(rates, min_layers).items())
+        mean = sum(
+            len(active) * probability for active, probability in law(rates, min_layers).items()
+        )
         assert expected_depth(rates, min_layers=min_layers) == pytest.approx(mean)
 
 
@@ -91,7 +113,9 @@ def test_the_expected_depth_at_rate_1_is_the_minimum(min_layers: int, depth: int
 def test_rate_1_in_a_very_deep_stack_keeps_its_minimum(min_layers: int) -> None:
     rates = (1.0,) * 48
     assert expected_depth(rates, min_layers=min_layers) == pytest.approx(min_layers)
-    assert len(draw_active(rates, min_layers=min_layers, generator=keyed_generator(0))) == min_layers
+    assert (
+        len(draw_active(rates, min_layers=min_layers, generator=keyed_generator(0))) == min_layers
+    )
 
 
 def test_uniform_rates() -> None:
@@ -105,7 +129,9 @@ def test_uniform_rates() -> None:
     [(0, []), (1, [0.6]), (2, [0.3, 0.6]), (6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])],
     ids=["0", "1", "2", "6"],
 )
-def test_linear_rates_grow_by_the_same_step_to_the_rate_at_the_last_layer(depth: int, rates: list[float]) -> None:
+def test_linear_rates_grow_by_the_same_step_to_the_rate_at_the_last_layer(
+    depth: int, rates: list[float]
+) -> None:
     assert linear_rates(depth, 0.6) == pytest.approx(rates)
 
 
@@ -120,12 +146,18 @@ def test_the_mean_of_linear_rates_and_their_ends(depth: int) -> None:
 def test_every_set_of_layers_comes_as_often_at_linear_rates(min_layers: int) -> None:
     rates = linear_rates(4, 0.8)
     probabilities, drawn = law(rates, min_layers), draw_many(rates, min_layers)
-    assert [a for a, probability in probabilities.items() if not within_five_sigma(drawn[a], probability)] == []
+    assert [
+        a
+        for a, probability in probabilities.items()
+        if not within_five_sigma(drawn[a], probability)
+    ] == []
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("schedule", [uniform_rates, linear_rates])
-def test_what_is_no_probability_is_refused(schedule: Callable[[int, float], tuple[float, ...]], rate: float) -> None:
+def test_what_is_no_probability_is_refused(
+    schedule: Callable[[int, float], tuple[float, ...]], rate: float
+) -> None:
     with pytest.raises(ValueError, match=rf"\[0, 1\], got {rate}"):
         schedule(6, rate)
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What is dropped inside a layer: the laws of the draws, and masked weights against a few lines that say the same."""
+"""What is dropped inside a layer: the laws of the draws, and masked weights against a few lines
+that say the same.
+"""
 
 import math
 from itertools import combinations
@@ -9,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_layerdrop.modules.masks import keyed_generator
-from fairseq_layerdrop.modules.structures import SUBLAYERS, Inside, StructureRates, draw_inside, masked_call
+from fairseq_layerdrop.modules.structures import (
+    SUBLAYERS,
+    Inside,
+    StructureRates,
+    draw_inside,
+    masked_call,
+)
 
 DEPTH, HEADS, UPDATES = 3, 4, 2000
 ALL = StructureRates(sublayer=0.3, head=0.4, ffn=0.2, ffn_blocks=3, weight=0.1)
@@ -17,19 +25,30 @@ ALL = StructureRates(sublayer=0.3, head=0.4, ffn=0.2, ffn_blocks=3, weight=0.1)
 
 def bits(inside: tuple[Inside, ...]) -> dict[str, Tensor]:
     """What was drawn in one step, by structure: a row a layer, 1 for what runs."""
-    found = {"sublayer": torch.tensor([[float(name in layer.sublayers) for name in SUBLAYERS] for layer in inside])}
+    found = {
+        "sublayer": torch.tensor(
+            [[float(name in layer.sublayers) for name in SUBLAYERS] for layer in inside]
+        )
+    }
     if inside[0].heads:
         found["head"] = torch.stack(
-            [torch.cat([layer.heads[name] for name in ("self_attn", "encoder_attn")]) for layer in inside]
+            [
+                torch.cat([layer.heads[name] for name in ("self_attn", "encoder_attn")])
+                for layer in inside
+            ]
         )
     if inside[0].ffn is not None:
         found["ffn"] = torch.stack([layer.ffn for layer in inside])
     return found
 
 
-def many(rates: StructureRates, updates: int = UPDATES, stack: str = "encoder") -> dict[str, Tensor]:
+def many(
+    rates: StructureRates, updates: int = UPDATES, stack: str = "encoder"
+) -> dict[str, Tensor]:
     """The same over many updates: updates x layers x places."""
-    drawn = [bits(draw_inside(rates, DEPTH, HEADS, (1, update, 0, stack))) for update in range(updates)]
+    drawn = [
+        bits(draw_inside(rates, DEPTH, HEADS, (1, update, 0, stack))) for update in range(updates)
+    ]
     return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
@@ -56,7 +75,9 @@ def test_0_and_1_are_rates_and_any_of_them_makes_something_drop(name: str) -> No
 
 
 def test_in_a_warm_up_every_rate_is_a_share_of_itself_and_the_blocks_stay() -> None:
-    assert ALL.at(0.5) == StructureRates(sublayer=0.15, head=0.2, ffn=0.1, ffn_blocks=3, weight=0.05)
+    assert ALL.at(0.5) == StructureRates(
+        sublayer=0.15, head=0.2, ffn=0.1, ffn_blocks=3, weight=0.05
+    )
     assert not ALL.at(0).drop
     assert ALL.at(1) == ALL
 
@@ -86,7 +107,10 @@ def test_structures_layers_and_places_draw_apart() -> None:
 
 
 def test_stacks_draw_apart() -> None:
-    encoder, decoder = (many(StructureRates(sublayer=0.5, head=0.5, ffn=0.5), stack=s) for s in ("encoder", "decoder"))
+    encoder, decoder = (
+        many(StructureRates(sublayer=0.5, head=0.5, ffn=0.5), stack=s)
+        for s in ("encoder", "decoder")
+    )
     for name in encoder:
         both = torch.stack([encoder[name].flatten(), decoder[name].flatten()])
         assert abs(float(torch.corrcoef(both)[0, 1])) < 5 / math.sqrt(both.shape[1])
@@ -97,7 +121,10 @@ def test_a_structure_draws_the_same_whatever_else_is_dropped(name: str) -> None:
     alone = StructureRates(**{name: getattr(ALL, name)}, ffn_blocks=ALL.ffn_blocks)
     for update in range(5):
         key = (1, update, 0, "encoder")
-        one, all_of_them = draw_inside(alone, DEPTH, HEADS, key), draw_inside(ALL, DEPTH, HEADS, key)
+        one, all_of_them = (
+            draw_inside(alone, DEPTH, HEADS, key),
+            draw_inside(ALL, DEPTH, HEADS, key),
+        )
         if name == "weight":
             assert [layer.weights for layer in one] == [layer.weights for layer in all_of_them]
         else:
@@ -105,10 +132,18 @@ def test_a_structure_draws_the_same_whatever_else_is_dropped(name: str) -> None:
 
 
 def test_draws_hang_on_every_part_of_the_key_and_on_nothing_else() -> None:
-    keys = [(1, 2, 3, "encoder"), (2, 2, 3, "encoder"), (1, 3, 3, "encoder"), (1, 2, 4, "encoder"), (1, 2, 3, "dec")]
+    keys = [
+        (1, 2, 3, "encoder"),
+        (2, 2, 3, "encoder"),
+        (1, 3, 3, "encoder"),
+        (1, 2, 4, "encoder"),
+        (1, 2, 3, "dec"),
+    ]
 
     def seen(key: tuple[int | str, ...]) -> tuple[object, ...]:
-        inside = draw_inside(StructureRates(sublayer=0.5, head=0.5, ffn=0.5, ffn_blocks=8, weight=0.5), 6, 8, key)
+        inside = draw_inside(
+            StructureRates(sublayer=0.5, head=0.5, ffn=0.5, ffn_blocks=8, weight=0.5), 6, 8, key
+        )
         masks = {name: tuple(mask.flatten().tolist()) for name, mask in bits(inside).items()}
         return (*masks.values(), tuple(layer.weights for layer in inside))
 
@@ -122,7 +157,9 @@ def test_draws_hang_on_every_part_of_the_key_and_on_nothing_else() -> None:
 def test_torchs_own_generator_is_not_touched() -> None:
     layer, before = nn.Linear(4, 4), torch.get_rng_state()
     inside = draw_inside(ALL, DEPTH, HEADS, (1,))
-    masked_call(layer, torch.ones(1, 4), columns={"weight": torch.ones(2)}, weights=inside[0].weights)
+    masked_call(
+        layer, torch.ones(1, 4), columns={"weight": torch.ones(2)}, weights=inside[0].weights
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -133,14 +170,22 @@ def test_at_rate_0_everything_runs_and_there_are_no_masks() -> None:
 
 def test_at_rate_1_nothing_runs() -> None:
     for update in range(20):
-        drawn = bits(draw_inside(StructureRates(sublayer=1, head=1, ffn=1), DEPTH, HEADS, (update,)))
+        drawn = bits(
+            draw_inside(StructureRates(sublayer=1, head=1, ffn=1), DEPTH, HEADS, (update,))
+        )
         assert not any(mask.any() for mask in drawn.values())
 
 
 def test_each_layer_has_a_seed_of_its_own_for_its_weights() -> None:
-    seeds = [layer.weights[0] for u in range(50) for layer in draw_inside(StructureRates(weight=0.1), 6, 1, (u,))]
+    seeds = [
+        layer.weights[0]
+        for u in range(50)
+        for layer in draw_inside(StructureRates(weight=0.1), 6, 1, (u,))
+    ]
     assert len(set(seeds)) == 300
-    assert {layer.weights[1] for layer in draw_inside(StructureRates(weight=0.1), 6, 1, (0,))} == {0.1}
+    assert {layer.weights[1] for layer in draw_inside(StructureRates(weight=0.1), 6, 1, (0,))} == {
+        0.1
+    }
 
 
 # Masked weights
@@ -184,7 +229,9 @@ def test_masked_columns_are_zeroed_columns_in_value_and_gradient() -> None:
     assert not moved["one.weight"][[2, 3, 6, 7]].any() and not moved["one.bias"][[2, 3, 6, 7]].any()
 
 
-@pytest.mark.parametrize(("blocks", "groups"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (8, [1] * 8)], ids=str)
+@pytest.mark.parametrize(
+    ("blocks", "groups"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (8, [1] * 8)], ids=str
+)
 def test_blocks_share_the_columns_out_in_order(blocks: int, groups: list[int]) -> None:
     layer, start = nn.Linear(8, 2, bias=False), 0
     nn.init.ones_(layer.weight)
@@ -213,7 +260,9 @@ def test_single_weights_are_masked_by_streams_of_their_own_and_no_bias_is() -> N
     assert moved["one.bias"].all() and moved["two.bias"].all()
 
 
-def test_single_weights_run_at_their_rate_anew_in_every_layer_and_the_same_in_a_recomputation() -> None:
+def test_single_weights_run_at_their_rate_anew_in_every_layer_and_the_same_in_a_recomputation() -> (
+    None
+):
     layer = nn.Linear(50, 40, bias=False)
     nn.init.ones_(layer.weight)
     streams = draw_inside(StructureRates(weight=0.3), 10, 1, (1, 2))
@@ -240,7 +289,13 @@ def test_columns_and_single_weights_are_masked_together() -> None:
 def test_a_masked_call_leaves_the_module_as_it_was() -> None:
     module = two()
     before = {name: (parameter, parameter.clone()) for name, parameter in module.named_parameters()}
-    masked_call(module, torch.ones(1, 6), columns={"two.weight": torch.zeros(2)}, weights=(1, 0.5), scale=2.0)
+    masked_call(
+        module,
+        torch.ones(1, 6),
+        columns={"two.weight": torch.zeros(2)},
+        weights=(1, 0.5),
+        scale=2.0,
+    )
     for name, parameter in module.named_parameters():
         assert parameter is before[name][0]
         assert torch.equal(parameter, before[name][1])
@@ -261,7 +316,12 @@ def test_a_mask_of_ones_changes_no_bit() -> None:
 
 def test_masks_follow_the_type_of_the_weights() -> None:
     layer = nn.Linear(4, 2).half()
-    got = masked_call(layer, torch.ones(1, 4).half(), columns={"weight": torch.tensor([1.0, 0.0])}, weights=(1, 0.5))
+    got = masked_call(
+        layer,
+        torch.ones(1, 4).half(),
+        columns={"weight": torch.tensor([1.0, 0.0])},
+        weights=(1, 0.5),
+    )
     assert got.dtype == torch.float16
 
 

@@ -51,7 +51,9 @@ def layer_drop_list(layers: list[nn.Module]) -> LayerDropList:
     return LayerDropList(layers, rates=(0.5,) * len(layers))
 
 
-def model_of(kind: Callable[[list[nn.Module]], nn.ModuleList], encoder: int = 6, decoder: int = 4) -> Model:
+def model_of(
+    kind: Callable[[list[nn.Module]], nn.ModuleList], encoder: int = 6, decoder: int = 4
+) -> Model:
     sizes = {"encoder": encoder, "decoder": decoder}
     model = Model(**{name: kind([AddBit(i) for i in range(n)]) for name, n in sizes.items() if n})
     return model.eval()
@@ -69,7 +71,12 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 def is_whole(model: Model) -> bool:
-    return running(model, "encoder") == [0, 1, 2, 3, 4, 5] and running(model, "decoder") == [0, 1, 2, 3]
+    return running(model, "encoder") == [0, 1, 2, 3, 4, 5] and running(model, "decoder") == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_the_depths_of_a_model(model: Model) -> None:
@@ -94,13 +101,20 @@ def test_a_stack_that_is_not_named_stays_whole(model: Model) -> None:
 
 
 def test_the_model_is_whole_again_after_an_exception(model: Model) -> None:
-    with pytest.raises(RuntimeError, match="in between"), restricted(model, {"encoder": (0,), "decoder": (0,)}):
+    with (
+        pytest.raises(RuntimeError, match="in between"),
+        restricted(model, {"encoder": (0,), "decoder": (0,)}),
+    ):
         raise RuntimeError("in between")
     assert is_whole(model)
 
 
-@pytest.mark.parametrize("kept", [{"encoder": (0,), "decoder": (9,)}, {"encoder": (0,), "head": (0,)}], ids=str)
-def test_a_restriction_that_fails_leaves_the_model_whole(model: Model, kept: dict[str, tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(
+    "kept", [{"encoder": (0,), "decoder": (9,)}, {"encoder": (0,), "head": (0,)}], ids=str
+)
+def test_a_restriction_that_fails_leaves_the_model_whole(
+    model: Model, kept: dict[str, tuple[int, ...]]
+) -> None:
     with pytest.raises((LookupError, ValueError)), restricted(model, kept):
         pass
     assert is_whole(model)
@@ -172,7 +186,9 @@ def marks(stack: nn.Module) -> list[int]:
     return running(holder(stack=stack), "stack")
 
 
-KINDS = pytest.mark.parametrize("kind", [nn.ModuleList, layer_drop_list], ids=["ModuleList", "LayerDropList"])
+KINDS = pytest.mark.parametrize(
+    "kind", [nn.ModuleList, layer_drop_list], ids=["ModuleList", "LayerDropList"]
+)
 List = Callable[[list[nn.Module]], nn.ModuleList]
 
 
@@ -182,7 +198,13 @@ def stack_of(kind: List, depth: int) -> Stack:
 
 @KINDS
 @pytest.mark.parametrize(
-    "path", ["encoder.sentence_encoder", "w2v_encoder.w2v_model.encoder", "encoder.w2v_model.encoder", "encoder"]
+    "path",
+    [
+        "encoder.sentence_encoder",
+        "w2v_encoder.w2v_model.encoder",
+        "encoder.w2v_model.encoder",
+        "encoder",
+    ],
 )
 def test_the_encoder_is_found_where_a_family_has_it(path: str, kind: List) -> None:
     encoder, decoder = stack_of(kind, 6), stack_of(kind, 4)
@@ -224,7 +246,11 @@ def languages(kind: List, *, shared: str = "") -> nn.Module:
 
 def every_stack(model: nn.Module) -> dict[str, list[int]]:
     parts = model.models.items()
-    return {f"{pair} {name}": marks(getattr(part, name)) for pair, part in parts for name in ("encoder", "decoder")}
+    return {
+        f"{pair} {name}": marks(getattr(part, name))
+        for pair, part in parts
+        for name in ("encoder", "decoder")
+    }
 
 
 @KINDS
@@ -247,7 +273,10 @@ def test_a_stack_that_languages_share_is_restricted_once() -> None:
     assert (len(layers), layers is model.models["fr-en"].encoder.layers) == (2, True)
     assert model.models["nl-en"].encoder.num_layers == 2
     give_back()
-    assert (len(model.models["fr-en"].encoder.layers), model.models["fr-en"].encoder.num_layers) == (6, 6)
+    assert (
+        len(model.models["fr-en"].encoder.layers),
+        model.models["fr-en"].encoder.num_layers,
+    ) == (6, 6)
 
 
 @KINDS

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The mean of checkpoints: fairseq's arithmetic bit for bit, one model in memory, ties kept, nothing untrue of it."""
+"""The mean of checkpoints: fairseq's arithmetic bit for bit, one model in memory, ties kept,
+nothing untrue of it.
+"""
 
 import copy
 import itertools
@@ -21,7 +23,9 @@ State = dict[str, Tensor]
 
 
 def stock(states: Iterable[Mapping[str, Tensor]]) -> State:
-    """What fairseq's scripts/average_checkpoints.py computes (it knows no bfloat16), written down independently."""
+    """What fairseq's scripts/average_checkpoints.py computes (it knows no bfloat16), written down
+    independently.
+    """
     states = [dict(state) for state in states]
     mean = {}
     for key in states[0]:
@@ -34,11 +38,16 @@ def stock(states: Iterable[Mapping[str, Tensor]]) -> State:
 
 
 def random_checkpoint(seed: int, encoder: int = 6, decoder: int = 6, **form: Any) -> dict[str, Any]:
-    """A training checkpoint of random weights, of sizes so different that a sum's bits tell the order of its terms."""
+    """A training checkpoint of random weights, of sizes so different that a sum's bits tell the
+    order of its terms.
+    """
     found = training_checkpoint(encoder, decoder, **form)
     draw = torch.Generator().manual_seed(seed)
     for tensor in {id(tensor): tensor for tensor in found["model"].values()}.values():
-        tensor.copy_(torch.randn(tensor.shape, generator=draw) * 10.0 ** torch.randint(-3, 3, (1,), generator=draw))
+        tensor.copy_(
+            torch.randn(tensor.shape, generator=draw)
+            * 10.0 ** torch.randint(-3, 3, (1,), generator=draw)
+        )
     if decoder:
         found["model"]["decoder.version"].fill_(3)
     return found
@@ -58,7 +67,9 @@ def average_states(*states: Mapping[str, Tensor]) -> State:
 
 
 def bits(state: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
-    return {key: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for key, tensor in state.items()}
+    return {
+        key: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for key, tensor in state.items()
+    }
 
 
 def ties(state: Mapping[str, Tensor]) -> set[tuple[str, str]]:
@@ -69,7 +80,9 @@ def ties(state: Mapping[str, Tensor]) -> set[tuple[str, str]]:
 # The arithmetic
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str
+)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_mean_is_fairseqs_bit_for_bit(count: int, dtype: torch.dtype) -> None:
     states = [random_checkpoint(seed)["model"] for seed in range(count)]
@@ -77,7 +90,9 @@ def test_the_mean_is_fairseqs_bit_for_bit(count: int, dtype: torch.dtype) -> Non
     mean = average_states(*states)
     assert bits(mean) == bits(stock(states))
     assert list(mean) == list(states[0])
-    assert {tensor.dtype for tensor in mean.values()} == {torch.float64 if dtype == torch.float64 else torch.float32}
+    assert {tensor.dtype for tensor in mean.values()} == {
+        torch.float64 if dtype == torch.float64 else torch.float32
+    }
 
 
 def test_it_is_summed_in_the_order_of_the_inputs() -> None:
@@ -127,7 +142,9 @@ def test_one_checkpoint_is_in_memory_at_a_time() -> None:
     seen: list[weakref.ref[Any]] = []
 
     def one(seed: int) -> dict[str, Any]:
-        assert [ref for ref in seen if ref() is not None] == [], "an earlier checkpoint is still held"
+        assert [ref for ref in seen if ref() is not None] == [], (
+            "an earlier checkpoint is still held"
+        )
         checkpoint = random_checkpoint(seed, ema=True)
         seen.extend(weakref.ref(tensor) for tensor in checkpoint["model"].values())
         seen.extend(weakref.ref(tensor) for tensor in checkpoint["extra_state"]["ema"].values())
@@ -137,7 +154,9 @@ def test_one_checkpoint_is_in_memory_at_a_time() -> None:
     for seed in range(4):
         mean.add(one(seed), name=f"{seed}.pt", source=str(seed))
     assert len(seen) > 1000
-    assert bits(mean.result(version="1")["model"]) == bits(stock(random_checkpoint(n)["model"] for n in range(4)))
+    assert bits(mean.result(version="1")["model"]) == bits(
+        stock(random_checkpoint(n)["model"] for n in range(4))
+    )
 
 
 # Ties
@@ -164,13 +183,20 @@ def test_of_three_that_are_tied_two_may_stay_so() -> None:
     one, two, other = torch.ones(2), torch.full((2,), 3.0), torch.full((2,), 5.0)
     mean = average_states({"a": one, "b": one, "c": one}, {"a": two, "b": other, "c": two})
     assert ties(mean) == {("a", "c")}
-    assert {key: tensor.tolist() for key, tensor in mean.items()} == {"a": [2, 2], "b": [3, 3], "c": [2, 2]}
+    assert {key: tensor.tolist() for key, tensor in mean.items()} == {
+        "a": [2, 2],
+        "b": [3, 3],
+        "c": [2, 2],
+    }
 
 
 def test_views_of_one_storage_are_no_tie() -> None:
     whole = torch.arange(6.0)
     mean = average_states({"a": whole[:3], "b": whole[3:]}, {"a": whole[3:], "b": whole[:3]})
-    assert {key: tensor.tolist() for key, tensor in mean.items()} == {"a": [1.5, 2.5, 3.5], "b": [1.5, 2.5, 3.5]}
+    assert {key: tensor.tolist() for key, tensor in mean.items()} == {
+        "a": [1.5, 2.5, 3.5],
+        "b": [1.5, 2.5, 3.5],
+    }
     assert all(tensor.untyped_storage().nbytes() == 12 for tensor in mean.values())
 
 
@@ -180,7 +206,10 @@ def test_views_of_one_storage_are_no_tie() -> None:
 def test_keys_of_2019_are_averaged_in_todays_form() -> None:
     def old(value: float) -> State:
         weight = torch.arange(12.0).view(6, 2) + value
-        return {"decoder.layers.0.self_attn.in_proj_weight": weight, "decoder.layers.0.layer_norms.0.bias": weight[0]}
+        return {
+            "decoder.layers.0.self_attn.in_proj_weight": weight,
+            "decoder.layers.0.layer_norms.0.bias": weight[0],
+        }
 
     mean = average_states(old(0), old(2))
     assert sorted(mean) == [
@@ -217,10 +246,21 @@ def test_what_is_true_of_one_checkpoint_alone_is_dropped_and_said() -> None:
     mean = Average()
     mean.add(checkpoint, name="a.pt", source="a")
     mean.add(training_checkpoint(), name="b.pt", source="b")
-    assert mean.dropped == ["optimizer state", "EMA weights", "best", "val_loss", "metrics", "train_meters"]
+    assert mean.dropped == [
+        "optimizer state",
+        "EMA weights",
+        "best",
+        "val_loss",
+        "metrics",
+        "train_meters",
+    ]
     result = mean.result(version="1")
     assert "last_optimizer_state" not in result
-    assert result["extra_state"].keys() == {"previous_training_time", "train_iterator", "layerdrop_average"}
+    assert result["extra_state"].keys() == {
+        "previous_training_time",
+        "train_iterator",
+        "layerdrop_average",
+    }
 
 
 def test_nothing_is_said_to_be_dropped_of_a_file_that_has_nothing() -> None:
@@ -239,7 +279,9 @@ def test_objects_that_are_not_plain_are_not_kept() -> None:
     assert rest["optimizer_history"][-1]["lr_scheduler_state"]["best"] == [None]
 
 
-@pytest.mark.parametrize("arch", ["transformer", "layerdrop_transformer_wmt_en_de_big", "transformer_lm", "roberta"])
+@pytest.mark.parametrize(
+    "arch", ["transformer", "layerdrop_transformer_wmt_en_de_big", "transformer_lm", "roberta"]
+)
 def test_options_are_plain_where_the_architecture_can_be_built_from_that(arch: str) -> None:
     checkpoint = training_checkpoint(namespace=True)
     checkpoint["cfg"]["model"]._name = arch
@@ -251,7 +293,9 @@ def test_options_are_plain_where_the_architecture_can_be_built_from_that(arch: s
 
 def test_a_namespace_stays_one_where_the_architecture_needs_it() -> None:
     checkpoint = training_checkpoint(namespace=True)
-    checkpoint["cfg"]["model"].__dict__.update(_name="bart_large", inner=Namespace(a=1), what=[object()])
+    checkpoint["cfg"]["model"].__dict__.update(
+        _name="bart_large", inner=Namespace(a=1), what=[object()]
+    )
     rest = everything_else(checkpoint)
     expected = vars(checkpoint["cfg"]["model"]) | {"inner": {"a": 1}, "what": [None]}
     assert rest["cfg"]["model"] == Namespace(**expected)
@@ -262,7 +306,9 @@ def test_a_namespace_stays_one_where_the_architecture_needs_it() -> None:
 
 @pytest.mark.parametrize(("arch", "kept"), [("transformer", False), ("bart_large", True)])
 def test_options_of_2019(arch: str, kept: bool) -> None:
-    args = Namespace(arch=arch, task="translation", criterion="cross_entropy", data=["bin"], encoder_layers=6)
+    args = Namespace(
+        arch=arch, task="translation", criterion="cross_entropy", data=["bin"], encoder_layers=6
+    )
     rest = everything_else({"args": args, "model": {}, "extra_state": {}})
     if kept:
         assert (rest["args"], rest["cfg"]) == (args, None)
@@ -294,12 +340,22 @@ def pruned(seed: int, *keeps: dict[str, str], encoder: int = 6, decoder: int = 6
 
 def test_checkpoints_of_one_plan_keep_their_provenance() -> None:
     mean = average([pruned(seed, {"decoder": "0,2"}) for seed in range(3)])
-    assert mean["extra_state"]["layerdrop"] == pruned(0, {"decoder": "0,2"})["extra_state"]["layerdrop"]
+    assert (
+        mean["extra_state"]["layerdrop"]
+        == pruned(0, {"decoder": "0,2"})["extra_state"]["layerdrop"]
+    )
 
 
 def test_other_layers_of_the_same_number_are_refused() -> None:
-    checkpoints = [pruned(0, {"decoder": "0,2"}), pruned(1, {"decoder": "0,2"}), pruned(2, {"decoder": "0,3"})]
-    with pytest.raises(ValueError, match=r"other layers .*\(all/0,3\) than a\.pt \(all/0,2\); average the full models"):
+    checkpoints = [
+        pruned(0, {"decoder": "0,2"}),
+        pruned(1, {"decoder": "0,2"}),
+        pruned(2, {"decoder": "0,3"}),
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"other layers .*\(all/0,3\) than a\.pt \(all/0,2\); average the full models",
+    ):
         average(checkpoints)
 
 
@@ -333,7 +389,9 @@ def test_another_depth_is_refused_with_what_to_do() -> None:
 
 
 def test_more_layers_than_the_first_are_refused_too() -> None:
-    with pytest.raises(ValueError, match=r"has besides encoder\.layers\.4\..* and 13 more; the depths differ"):
+    with pytest.raises(
+        ValueError, match=r"has besides encoder\.layers\.4\..* and 13 more; the depths differ"
+    ):
         average([random_checkpoint(0, 4, 2), random_checkpoint(1, 5, 2)])
 
 
@@ -376,7 +434,9 @@ def test_the_same_checkpoint_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "form", [{}, {"ours": True, "ema": True}, {"namespace": True}, {"tied": False}, {"encoder": 0}], ids=str
+    "form",
+    [{}, {"ours": True, "ema": True}, {"namespace": True}, {"tied": False}, {"encoder": 0}],
+    ids=str,
 )
 def test_average_then_prune_is_prune_then_average(form: dict[str, Any], dtype: torch.dtype) -> None:
     depths = {"encoder": form.get("encoder", 6), "decoder": 6}
@@ -388,7 +448,10 @@ def test_average_then_prune_is_prune_then_average(form: dict[str, Any], dtype: t
         checkpoint["model"] = {key: half[id(tensor)] for key, tensor in checkpoint["model"].items()}
     ways = [
         prune_checkpoint(average(checkpoints), plan, source="s", version="1"),
-        average(prune_checkpoint(checkpoint, plan, source="s", version="1") for checkpoint in checkpoints),
+        average(
+            prune_checkpoint(checkpoint, plan, source="s", version="1")
+            for checkpoint in checkpoints
+        ),
     ]
     assert bits(ways[0]["model"]) == bits(ways[1]["model"])
     assert list(ways[0]["model"]) == list(ways[1]["model"])
@@ -404,7 +467,11 @@ def test_average_then_prune_is_prune_then_average(form: dict[str, Any], dtype: t
 
 
 def test_what_was_written_right_is_right_whatever_its_bits() -> None:
-    mean = {"a": torch.tensor([float("nan"), -0.0, float("inf")]), "b": torch.tensor(3), "e": torch.zeros(0)}
+    mean = {
+        "a": torch.tensor([float("nan"), -0.0, float("inf")]),
+        "b": torch.tensor(3),
+        "e": torch.zeros(0),
+    }
     check_written(mean, {key: tensor.clone() for key, tensor in mean.items()})
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""From a number of parameters to depths: always the largest that fits, on the path that is documented."""
+"""From a number of parameters to depths: always the largest that fits, on the path that is
+documented.
+"""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -40,12 +42,32 @@ def test_a_number_of_parameters(text: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "M", "many", "30m", "30G", "30MB", "-5M", "+5M", "1e6", "1.2.3", "0x10", "30M40", "5%", ".", "1 000 000"],
+    [
+        "",
+        " ",
+        "M",
+        "many",
+        "30m",
+        "30G",
+        "30MB",
+        "-5M",
+        "+5M",
+        "1e6",
+        "1.2.3",
+        "0x10",
+        "30M40",
+        "5%",
+        ".",
+        "1 000 000",
+    ],
 )
 def test_what_is_no_number_of_parameters_is_refused_by_rule_and_value(text: str) -> None:
     with pytest.raises(ValueError) as error:
         parse_amount(text)
-    assert str(error.value) == f"a number of parameters is like 30M, 1.2B, 800k or 30000000, got {text!r}"
+    assert (
+        str(error.value)
+        == f"a number of parameters is like 30M, 1.2B, 800k or 30000000, got {text!r}"
+    )
 
 
 def test_a_decimal_comma_is_not_read_as_a_thousand() -> None:
@@ -56,7 +78,9 @@ def test_a_decimal_comma_is_not_read_as_a_thousand() -> None:
 def count(state: State) -> int:
     """Parameters: no buffers, shared ones once; counted without the code that is tested."""
     tensors = {
-        t.data_ptr(): t.numel() for key, t in state.items() if "version" not in key and "float_tensor" not in key
+        t.data_ptr(): t.numel()
+        for key, t in state.items()
+        if "version" not in key and "float_tensor" not in key
     }
     return sum(tensors.values())
 
@@ -66,7 +90,9 @@ def evenly(depth: int, n: int) -> list[int]:
 
 
 def spread(depth: int, n: int) -> list[int]:
-    return [int(Fraction(i * (depth - 1), n - 1) + Fraction(1, 2)) for i in range(n)] if n > 1 else [0]
+    return (
+        [int(Fraction(i * (depth - 1), n - 1) + Fraction(1, 2)) for i in range(n)] if n > 1 else [0]
+    )
 
 
 RULES = {
@@ -78,11 +104,17 @@ RULES = {
 
 
 def path_of(depths: Depths) -> Iterator[Depths]:
-    """The documented one: a layer goes from the stack with the greater share left, of equals from the decoder."""
+    """The documented one: a layer goes from the stack with the greater share left, of equals from
+    the decoder.
+    """
     left = dict(depths)
     yield dict(left)
     while max(left.values()) > 1:
-        shares = {stack: Fraction(left[stack], depth) for stack, depth in depths.items() if left[stack] > 1}
+        shares = {
+            stack: Fraction(left[stack], depth)
+            for stack, depth in depths.items()
+            if left[stack] > 1
+        }
         largest = [stack for stack, part in shares.items() if part == max(shares.values())]
         left["decoder" if "decoder" in largest else largest[0]] -= 1
         yield dict(left)
@@ -129,7 +161,9 @@ def test_it_is_the_largest_within_the_target_on_the_documented_path(model: str, 
         assert fit(state, size, rule) == kept, "exactly the target is within it"
         assert fit(state, size + 1, rule) == kept
         if i:
-            assert fit(state, found[i - 1][0] - 1, rule) == kept, "one less than the next larger has"
+            assert fit(state, found[i - 1][0] - 1, rule) == kept, (
+                "one less than the next larger has"
+            )
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -142,7 +176,9 @@ def test_spread_is_the_largest_within_the_target_too(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_spread_fits_the_smallest_that_it_can_make_however_unequal_the_stacks_are(model: str) -> None:
+def test_spread_fits_the_smallest_that_it_can_make_however_unequal_the_stacks_are(
+    model: str,
+) -> None:
     state = MODELS[model]
     depths = stack_depths(state)
     smallest = {stack: tuple(sorted({0, depth - 1})) for stack, depth in depths.items()}
@@ -157,7 +193,8 @@ def test_a_target_that_even_the_smallest_exceeds_is_told_the_smallest(model: str
     with pytest.raises(ValueError) as error:
         fit(state, smallest - 1)
     assert str(error.value) == (
-        f"the smallest that these layers can be made has {smallest:,} parameters, got a target of {smallest - 1:,}"
+        f"the smallest that these layers can be made has {smallest:,} parameters, got a target "
+        f"of {smallest - 1:,}"
     )
 
 
@@ -169,15 +206,33 @@ def test_the_smallest_of_spread_is_told_too() -> None:
 
 
 def test_a_target_above_the_whole_model_keeps_it_whole() -> None:
-    assert fit(MODELS["6+6"], 10**12) == {"encoder": (0, 1, 2, 3, 4, 5), "decoder": (0, 1, 2, 3, 4, 5)}
+    assert fit(MODELS["6+6"], 10**12) == {
+        "encoder": (0, 1, 2, 3, 4, 5),
+        "decoder": (0, 1, 2, 3, 4, 5),
+    }
 
 
 def test_the_stacks_shrink_in_proportion() -> None:
     state = model_state(12, 4)
-    depths = [tuple(len(layers) for layers in kept.values()) for _, kept in candidates(state, "even")]
-    chosen = [tuple(len(kept) for kept in fit(state, size).values()) for size, _ in candidates(state, "even")]
+    depths = [
+        tuple(len(layers) for layers in kept.values()) for _, kept in candidates(state, "even")
+    ]
+    chosen = [
+        tuple(len(kept) for kept in fit(state, size).values())
+        for size, _ in candidates(state, "even")
+    ]
     assert chosen == depths
-    assert chosen[:9] == [(12, 4), (12, 3), (11, 3), (10, 3), (9, 3), (9, 2), (8, 2), (7, 2), (6, 2)]
+    assert chosen[:9] == [
+        (12, 4),
+        (12, 3),
+        (11, 3),
+        (10, 3),
+        (9, 3),
+        (9, 2),
+        (8, 2),
+        (7, 2),
+        (6, 2),
+    ]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -232,4 +287,6 @@ def test_the_model_is_not_touched() -> None:
     before = {key: (tensor.data_ptr(), tensor.clone()) for key, tensor in state.items()}
     fit(state, count(state) - 1)
     assert list(state) == list(before)
-    assert all(t.data_ptr() == before[k][0] and torch.equal(t, before[k][1]) for k, t in state.items())
+    assert all(
+        t.data_ptr() == before[k][0] and torch.equal(t, before[k][1]) for k, t in state.items()
+    )

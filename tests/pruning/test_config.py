@@ -16,12 +16,12 @@ from fairseq_layerdrop.pruning.config import (
     architecture,
     config_style,
     in_style,
-    model_flags,
     model_section,
     plain,
     stock_config,
     training_rates,
 )
+from fairseq_layerdrop.pruning.flags import model_flags
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 PLAN = PruningPlan.parse("0,2,4/5", {"encoder": 6, "decoder": 6})
@@ -32,13 +32,21 @@ def written(cfg: dict[str, Any], style: str | None = None) -> dict[str, Any]:
     return in_style(stock_config(cfg, PLAN), style)
 
 
-SOURCES = [{"ours": ours, "namespace": namespace} for ours in (False, True) for namespace in (False, True)]
+SOURCES = [
+    {"ours": ours, "namespace": namespace} for ours in (False, True) for namespace in (False, True)
+]
 
 
 def walk(value: Any) -> Iterator[Any]:
     """Everything in nested containers, the containers too."""
     yield value
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     for item in items:
         yield from walk(item)
 
@@ -52,7 +60,12 @@ def test_names_and_fields_of_ours_are_gone(stock: dict[str, Any]) -> None:
     keys = {key for value in walk(stock) if isinstance(value, dict) for key in value}
     assert {key for key in keys if key.startswith("layerdrop")} == set()
     assert keys & {"encoder_keep", "decoder_keep", "valid_plans"} == set()
-    names = [section.get(name) for section in stock.values() if section for name in ("_name", "arch", "task")]
+    names = [
+        section.get(name)
+        for section in stock.values()
+        if section
+        for name in ("_name", "arch", "task")
+    ]
     assert not any("layerdrop" in str(name) for name in names)
 
 
@@ -72,11 +85,24 @@ def test_depths_are_the_plans_and_nothing_is_left_to_keep_or_drop(stock: dict[st
 
 
 def test_no_section_knows_a_user_dir(stock: dict[str, Any]) -> None:
-    assert [value["user_dir"] for value in walk(stock) if isinstance(value, dict) and value.get("user_dir")] == []
+    assert [
+        value["user_dir"]
+        for value in walk(stock)
+        if isinstance(value, dict) and value.get("user_dir")
+    ] == []
 
 
 def test_everything_is_plain(stock: dict[str, Any]) -> None:
-    assert {type(value) for value in walk(stock)} <= {dict, list, tuple, str, int, float, bool, type(None)}
+    assert {type(value) for value in walk(stock)} <= {
+        dict,
+        list,
+        tuple,
+        str,
+        int,
+        float,
+        bool,
+        type(None),
+    }
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)
@@ -86,7 +112,9 @@ def test_the_namespace_style_differs_in_the_models_section_alone(source: dict[st
     # What reads a Namespace (BART, CTranslate2) asks it for the names, too.
     names = {"arch": "transformer", "task": "translation"}
     assert vars(styled["model"]) == names | flat["model"]
-    assert {k: v for k, v in styled.items() if k != "model"} == {k: v for k, v in flat.items() if k != "model"}
+    assert {k: v for k, v in styled.items() if k != "model"} == {
+        k: v for k, v in flat.items() if k != "model"
+    }
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)
@@ -115,7 +143,9 @@ def test_our_models_copy_of_the_seed_goes() -> None:
 
 
 @pytest.mark.parametrize("preset", ["", "_iwslt_de_en", "_wmt_en_de_big", "_wmt_en_de_big_12_6"])
-def test_a_preset_of_ours_becomes_the_model_itself_for_its_sizes_are_in_the_options(preset: str) -> None:
+def test_a_preset_of_ours_becomes_the_model_itself_for_its_sizes_are_in_the_options(
+    preset: str,
+) -> None:
     cfg = config(ours=True)
     cfg["model"]["_name"] = f"layerdrop_transformer{preset}"
     assert architecture(stock_config(cfg, PLAN)["model"]) == "transformer"
@@ -172,7 +202,9 @@ def aligned(layer: Any, spec: str = "0,2,4,5", **stacks: int) -> dict[str, Any]:
     cfg = config(**stacks)
     cfg["model"] |= {"_name": "transformer_align", "alignment_layer": layer}
     depths = {stack: n for stack, n in {"encoder": 6, "decoder": 6, **stacks}.items() if n}
-    return stock_config(cfg, PruningPlan.from_specs({"decoder": spec} if "decoder" in depths else {}, depths))["model"]
+    return stock_config(
+        cfg, PruningPlan.from_specs({"decoder": spec} if "decoder" in depths else {}, depths)
+    )["model"]
 
 
 @pytest.mark.parametrize(("layer", "new"), [(0, 0), (2, 1), (4, 2), (5, 3)])
@@ -220,7 +252,10 @@ def nested() -> dict[str, Any]:
         stack: {"layers": 6, "embed_dim": 4, "layerdrop": rate, "layers_to_keep": [0, 1]}
         for stack, rate in (("encoder", 0.2), ("decoder", 0.3))
     }
-    return {"model": {"_name": "my_transformer", "dropout": 0.1, **stacks}, "task": {"_name": "translation"}}
+    return {
+        "model": {"_name": "my_transformer", "dropout": 0.1, **stacks},
+        "task": {"_name": "translation"},
+    }
 
 
 def test_options_in_a_section_a_stack_stay_there() -> None:
@@ -250,7 +285,9 @@ def test_what_is_only_called_like_a_stack_is_left_alone(other: Any) -> None:
 def test_the_encoder_of_a_model_within_has_its_options_there(family: str, namespace: bool) -> None:
     cfg = family_checkpoint(family)["cfg"]
     outer = {key: value for key, value in cfg["model"].items() if key.startswith("decoder")}
-    assert training_rates(cfg["model"]) == ({"encoder": 0.2, "decoder": 0.3} if outer else {"encoder": 0.2})
+    assert training_rates(cfg["model"]) == (
+        {"encoder": 0.2, "decoder": 0.3} if outer else {"encoder": 0.2}
+    )
     if namespace:
         cfg["model"] = Namespace(**cfg["model"])
     specs, depths = {"encoder": "0,2,4", "decoder": "5"}, {"encoder": 6, "decoder": 6}
@@ -258,7 +295,11 @@ def test_the_encoder_of_a_model_within_has_its_options_there(family: str, namesp
     plan = PruningPlan.from_specs({s: specs[s] for s in stacks}, {s: depths[s] for s in stacks})
     model = stock_config(cfg, plan)["model"]
     inner = model["w2v_args"]["model"]
-    assert (inner["encoder_layers"], inner["encoder_layerdrop"], inner["encoder_layers_to_keep"]) == (3, 0.0, None)
+    assert (
+        inner["encoder_layers"],
+        inner["encoder_layerdrop"],
+        inner["encoder_layers_to_keep"],
+    ) == (3, 0.0, None)
     assert inner["_name"] == "wav2vec2"
     assert {key: value for key, value in model.items() if key.startswith("encoder")} == {}
     told = {"decoder_layers": 1, "decoder_layerdrop": 0.0, "decoder_layers_to_keep": None}
@@ -266,7 +307,10 @@ def test_the_encoder_of_a_model_within_has_its_options_there(family: str, namesp
 
 
 def test_a_model_within_whose_options_are_flat_has_them_there() -> None:
-    cfg = {"model": {"_name": "wav2vec_ctc", "w2v_args": {"arch": "wav2vec2", "encoder_layers": 6}}, "task": None}
+    cfg = {
+        "model": {"_name": "wav2vec_ctc", "w2v_args": {"arch": "wav2vec2", "encoder_layers": 6}},
+        "task": None,
+    }
     model = stock_config(cfg, PruningPlan.parse("0,1", {"encoder": 6}))["model"]
     assert model["w2v_args"] == {"arch": "wav2vec2", "encoder_layers": 2}
 
@@ -280,7 +324,9 @@ def named(name: str, task: Any = None) -> dict[str, Any]:
     return cfg | ({"task": task} if task else {})
 
 
-@pytest.mark.parametrize("name", ["bart_large", "mbart_large", "layerdrop_bart", "layerdrop_bart_base"])
+@pytest.mark.parametrize(
+    "name", ["bart_large", "mbart_large", "layerdrop_bart", "layerdrop_bart_base"]
+)
 def test_bart_gets_a_namespace_unless_plain_is_asked_for(name: str) -> None:
     asked, unasked = (written(named(name), style)["model"] for style in ("plain", None))
     assert (type(asked), type(unasked)) == (dict, Namespace)
@@ -299,7 +345,12 @@ def test_a_model_that_is_only_called_like_bart_is_plain(name: str) -> None:
     assert config_style({"_name": name}) == "plain"
 
 
-STYLE_OF = {"bart": "namespace", "transformer": "plain", "transformer_lm": "plain", "roberta": "plain"}
+STYLE_OF = {
+    "bart": "namespace",
+    "transformer": "plain",
+    "transformer_lm": "plain",
+    "roberta": "plain",
+}
 
 
 @pytest.mark.parametrize("model", STYLE_OF)
@@ -364,36 +415,103 @@ REGULARISED = (
 )
 POOLED = ("--pooler-activation-fn", "relu", "--pooler-dropout", "0.25")
 LONG = ("--max-source-positions", "90", "--max-target-positions", "80")
-ADAPTIVE = ("--adaptive-softmax-cutoff", "8,12", "--adaptive-softmax-dropout", "0.1", "--adaptive-softmax-factor", "2")
-ADAPTIVE_INPUT = ("--adaptive-input", "--adaptive-input-cutoff", "8,12", "--adaptive-input-factor", "2")
-NOISE = ("--quant-noise-pq", "0.1", "--quant-noise-pq-block-size", "4", "--quant-noise-scalar", "0.1")
-CHARACTERS = ("--character-embeddings", "--character-filters", "[(1, 4), (2, 8)]", "--character-embedding-dim", "6")
+ADAPTIVE = (
+    "--adaptive-softmax-cutoff",
+    "8,12",
+    "--adaptive-softmax-dropout",
+    "0.1",
+    "--adaptive-softmax-factor",
+    "2",
+)
+ADAPTIVE_INPUT = (
+    "--adaptive-input",
+    "--adaptive-input-cutoff",
+    "8,12",
+    "--adaptive-input-factor",
+    "2",
+)
+NOISE = (
+    "--quant-noise-pq",
+    "0.1",
+    "--quant-noise-pq-block-size",
+    "4",
+    "--quant-noise-scalar",
+    "0.1",
+)
+CHARACTERS = (
+    "--character-embeddings",
+    "--character-filters",
+    "[(1, 4), (2, 8)]",
+    "--character-embedding-dim",
+    "6",
+)
 MODELS = {
     "changed transformer": (
         "transformer",
         (),
-        (*TINY, *REGULARISED, *LONG, *ADAPTIVE, *NOISE, "--decoder-output-dim", "20", "--merge-src-tgt-embed"),
+        (
+            *TINY,
+            *REGULARISED,
+            *LONG,
+            *ADAPTIVE,
+            *NOISE,
+            "--decoder-output-dim",
+            "20",
+            "--merge-src-tgt-embed",
+        ),
     ),
-    "changed roberta": ("roberta", MASKED, (*TINY, *REGULARISED, *POOLED, "--spectral-norm-classification-head")),
+    "changed roberta": (
+        "roberta",
+        MASKED,
+        (*TINY, *REGULARISED, *POOLED, "--spectral-norm-classification-head"),
+    ),
     "changed bart": ("bart_base", (), (*TINY, *REGULARISED, *POOLED, *LONG)),
     "changed transformer_lm": (
         "transformer_lm",
         PLAIN_LM,
-        (*REGULARISED, *ADAPTIVE, *ADAPTIVE_INPUT, "--decoder-input-dim", "24", "--decoder-output-dim", "20"),
+        (
+            *REGULARISED,
+            *ADAPTIVE,
+            *ADAPTIVE_INPUT,
+            "--decoder-input-dim",
+            "24",
+            "--decoder-output-dim",
+            "20",
+        ),
     ),
-    "characters": ("transformer_lm", PLAIN_LM, (*CHARACTERS, "--char-embedder-highway-layers", "1", "--scale-heads")),
+    "characters": (
+        "transformer_lm",
+        PLAIN_LM,
+        (*CHARACTERS, "--char-embedder-highway-layers", "1", "--scale-heads"),
+    ),
     "changed multilingual": (
         "multilingual_transformer",
         ("--task", "multilingual_translation"),
         (*TINY, "--share-encoders", "--share-decoder-embeddings"),
     ),
     "roberta": ("roberta", MASKED, ("--untie-weights-roberta", *TINY)),
-    "roberta_base": ("roberta_base", MASKED, ("--encoder-normalize-before", "--encoder-attention-heads", "2")),
+    "roberta_base": (
+        "roberta_base",
+        MASKED,
+        ("--encoder-normalize-before", "--encoder-attention-heads", "2"),
+    ),
     "roberta_prenorm": ("roberta_prenorm", MASKED, TINY),
     "xlm": ("xlm", MASKED, ()),
-    "transformer_align": ("transformer_align", (), ("--alignment-layer", "2", "--share-all-embeddings")),
-    "transformer": ("transformer_iwslt_de_en", (), ("--decoder-learned-pos", "--layernorm-embedding", *TINY)),
-    "transformer_lm": ("transformer_lm", PLAIN_LM, ("--decoder-layers", "2", "--share-decoder-input-output-embed")),
+    "transformer_align": (
+        "transformer_align",
+        (),
+        ("--alignment-layer", "2", "--share-all-embeddings"),
+    ),
+    "transformer": (
+        "transformer_iwslt_de_en",
+        (),
+        ("--decoder-learned-pos", "--layernorm-embedding", *TINY),
+    ),
+    "transformer_lm": (
+        "transformer_lm",
+        PLAIN_LM,
+        ("--decoder-layers", "2", "--share-decoder-input-output-embed"),
+    ),
     "transformer_lm_gpt2": ("transformer_lm_gpt2_small", PLAIN_LM, ("--decoder-layers", "2")),
     "bart": ("bart_base", (), ("--decoder-layers", "2", "--encoder-normalize-before")),
     "mbart": ("mbart_large", (), ()),

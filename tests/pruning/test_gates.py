@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a model learned of its layers, read from its checkpoint: scores, the layers they name, files without gates."""
+"""What a model learned of its layers, read from its checkpoint: scores, the layers they name, files
+without gates.
+"""
 
 import copy
 from dataclasses import fields
@@ -56,7 +58,11 @@ def learned_checkpoint(**options: Any) -> dict[str, Any]:
     checkpoint["model"] = with_gates(checkpoint["model"], WHERE["transformer"], SCORES)
     if "ema" in checkpoint["extra_state"]:
         checkpoint["extra_state"]["ema"] = copy.deepcopy(checkpoint["model"])
-    checkpoint["cfg"]["model"] |= {"layerdrop_schedule": "learned", "encoder_layerdrop": 0.5, "decoder_layerdrop": 0.25}
+    checkpoint["cfg"]["model"] |= {
+        "layerdrop_schedule": "learned",
+        "encoder_layerdrop": 0.5,
+        "decoder_layerdrop": 0.25,
+    }
     return checkpoint
 
 
@@ -85,7 +91,9 @@ def test_a_stack_alone_may_have_learned() -> None:
 
 def test_neighbours_that_share_their_weights_have_one_score() -> None:
     state = with_gates(
-        family_state("transformer"), WHERE["transformer"], {"encoder": [1.0, 3.0, 2.0], "decoder": [4, 5]}
+        family_state("transformer"),
+        WHERE["transformer"],
+        {"encoder": [1.0, 3.0, 2.0], "decoder": [4, 5]},
     )
     found = drop_scores(state, {"encoder": 6, "decoder": 6})
     assert found["encoder"] == pytest.approx([1, 1, 3, 3, 2, 2], abs=1e-5)
@@ -96,7 +104,8 @@ def test_neighbours_that_share_their_weights_have_one_score() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "kept"), [(1, "1"), (2, "1,5"), (3, "1,3,5"), (4, "0,1,3,5"), (5, "0,1,3,4,5"), (6, "0,1,2,3,4,5")]
+    ("count", "kept"),
+    [(1, "1"), (2, "1,5"), (3, "1,3,5"), (4, "0,1,3,5"), (5, "0,1,3,4,5"), (6, "0,1,2,3,4,5")],
 )
 def test_the_layers_with_the_lowest_scores_are_kept_in_their_order(count: int, kept: str) -> None:
     assert learned_layers(SCORES, "encoder", f"learned:{count}") == kept
@@ -107,14 +116,18 @@ def test_of_equal_scores_the_first_is_kept() -> None:
     assert learned_layers({"decoder": [1.0, 0.0, 1.0, 1.0]}, "decoder", "learned:2") == "0,1"
 
 
-@pytest.mark.parametrize("spec", [None, "0,2", "every:2", "all", "learned", "learned:x", "unlearned:2", "learned:-1"])
+@pytest.mark.parametrize(
+    "spec", [None, "0,2", "every:2", "all", "learned", "learned:x", "unlearned:2", "learned:-1"]
+)
 def test_what_is_no_number_of_learned_layers_stays_as_it_is(spec: str | None) -> None:
     assert learned_layers(SCORES, "encoder", spec) is spec
 
 
 @pytest.mark.parametrize("count", [0, 7])
 def test_a_number_that_does_not_fit_the_depth_is_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=f"encoder: learned takes a number from 1 to the depth, 6, got {count}"):
+    with pytest.raises(
+        ValueError, match=f"encoder: learned takes a number from 1 to the depth, 6, got {count}"
+    ):
         learned_layers(SCORES, "encoder", f"learned:{count}")
 
 
@@ -140,12 +153,20 @@ def test_a_pruned_checkpoint_has_no_gate_and_no_field_of_ours() -> None:
     from fairseq_layerdrop.models._config import LayerDropConfig
 
     full = learned_checkpoint(ema=True)
-    fresh = {f.name: getattr(LayerDropConfig(), f.name) for f in fields(LayerDropConfig) if f.name != "_name"}
+    fresh = {
+        f.name: getattr(LayerDropConfig(), f.name)
+        for f in fields(LayerDropConfig)
+        if f.name != "_name"
+    }
     full["cfg"]["model"] = {**fresh, **full["cfg"]["model"], "share_layers": 1, "seed": 3}
     for plan in ({}, {"encoder": "1,5", "decoder": "0-2"}):
         depths = {"encoder": 6, "decoder": 6}
-        small = prune_checkpoint(full, PruningPlan.from_specs(plan, depths), source="s", version="v")
-        assert not [key for key in (*small["model"], *small["extra_state"]["ema"]) if "layerdrop" in key]
+        small = prune_checkpoint(
+            full, PruningPlan.from_specs(plan, depths), source="s", version="v"
+        )
+        assert not [
+            key for key in (*small["model"], *small["extra_state"]["ema"]) if "layerdrop" in key
+        ]
         assert set(small["cfg"]["model"]) & set(fresh) == set()
         assert small["cfg"]["model"]["encoder_layerdrop"] == 0.0
         assert small["extra_state"]["layerdrop"]["rates"] == {"encoder": 0.5, "decoder": 0.25}
@@ -178,7 +199,9 @@ def test_running_means_are_no_parameters() -> None:
     state = learned_checkpoint()["model"]
     sizes = parameter_sizes(state)
     assert not [key for key in sizes if key.endswith("activation")]
-    assert sum(sizes.values()) - sum(parameter_sizes(without_gates(state)).values()) == 12 * (DIM + 1)
+    assert sum(sizes.values()) - sum(parameter_sizes(without_gates(state)).values()) == 12 * (
+        DIM + 1
+    )
 
 
 # The optimizer
@@ -217,9 +240,15 @@ def test_the_moments_that_are_kept_are_those_of_the_layers_by_name(name: str, sh
     """Of a model with gates; into an optimizer of the parameters of the depth that is left."""
     model = built(name, layerdrop_schedule="learned", share_layers=share)
     optimizer = trained(model)
-    moments = {key: optimizer.state[parameter] for key, parameter in model.named_parameters(remove_duplicate=False)}
+    moments = {
+        key: optimizer.state[parameter]
+        for key, parameter in model.named_parameters(remove_duplicate=False)
+    }
     assert any(moments[key]["exp_avg"].any() for key in moments if "layerdrop_gate" in key)
-    kept = {"encoder": (2, 3) if share == 2 else (1, 3), "decoder": (0, 1) if share == 2 else (0, 3)}
+    kept = {
+        "encoder": (2, 3) if share == 2 else (1, 3),
+        "decoder": (0, 1) if share == 2 else (0, 3),
+    }
     if name == "layerdrop_roberta":
         del kept["decoder"]
     plan = PruningPlan.from_specs({s: list(k) for s, k in kept.items()}, dict.fromkeys(kept, 4))
@@ -232,7 +261,10 @@ def test_the_moments_that_are_kept_are_those_of_the_layers_by_name(name: str, sh
             place = parts.index("layers") + 1
             parts[place] = str(kept[parts[0]][int(parts[place])])
         for moment in ("exp_avg", "exp_avg_sq", "step"):
-            assert torch.equal(fresh.state[parameter][moment], moments[".".join(parts)][moment]), (key, moment)
+            assert torch.equal(fresh.state[parameter][moment], moments[".".join(parts)][moment]), (
+                key,
+                moment,
+            )
     assert len(fresh.state) == len(list(small.parameters()))
 
 

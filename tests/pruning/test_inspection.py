@@ -40,7 +40,11 @@ def prune(checkpoint: dict[str, Any], text: str) -> dict[str, Any]:
 def test_parameters_are_counted_once_and_buffers_never(tied: bool, tables: int) -> None:
     parameters = describe(training_checkpoint(6, 3, tied=tied))["parameters"]
     embeddings, layers = tables * WORDS * DIM, 6 * ENCODER_LAYER + 3 * DECODER_LAYER
-    assert parameters == {"embeddings": embeddings, "layers": layers, "total": embeddings + layers + 2 * NORM}
+    assert parameters == {
+        "embeddings": embeddings,
+        "layers": layers,
+        "total": embeddings + layers + 2 * NORM,
+    }
 
 
 def test_the_stacks() -> None:
@@ -70,7 +74,11 @@ def test_a_model_of_one_stack() -> None:
 @pytest.mark.parametrize("namespace", [False, True])
 def test_names_and_updates(namespace: bool) -> None:
     facts = describe(training_checkpoint(namespace=namespace))
-    assert (facts["architecture"], facts["task"], facts["updates"]) == ("transformer", "translation", 1200)
+    assert (facts["architecture"], facts["task"], facts["updates"]) == (
+        "transformer",
+        "translation",
+        1200,
+    )
 
 
 def test_what_training_left_in_it() -> None:
@@ -117,7 +125,10 @@ def test_the_rates_are_those_of_the_training_after_pruning_too() -> None:
 
 
 def test_facts_are_json() -> None:
-    for checkpoint in (training_checkpoint(namespace=True, ema=True), prune(training_checkpoint(), "0/0")):
+    for checkpoint in (
+        training_checkpoint(namespace=True, ema=True),
+        prune(training_checkpoint(), "0/0"),
+    ):
         facts = describe(checkpoint)
         assert json.loads(json.dumps(facts)) == facts
 
@@ -138,7 +149,11 @@ def test_the_stacks_of_any_family(family: str) -> None:
     for stack, modules in WHERE[family].items():
         about = facts["stacks"].pop(stack)
         assert about["parameters_per_layer"] == [layer[stack] * len(modules)] * depths[stack]
-        assert (about["depth"], about["layerdrop"], about["shared"]) == (depths[stack], rates[stack], [])
+        assert (about["depth"], about["layerdrop"], about["shared"]) == (
+            depths[stack],
+            rates[stack],
+            [],
+        )
     assert facts["stacks"] == {}
     assert facts["architecture"] == family
     assert sorted(facts["other_lists"].values()) == [7] * (family in SPEECH)
@@ -148,18 +163,26 @@ def test_the_stacks_of_any_family(family: str) -> None:
 @pytest.mark.parametrize("family", WHERE)
 def test_the_original_layers_of_any_family_are_known(family: str) -> None:
     checkpoint = family_checkpoint(family)
-    plan = PruningPlan.from_specs(dict.fromkeys(WHERE[family], "1,4"), stack_depths(checkpoint["model"]))
+    plan = PruningPlan.from_specs(
+        dict.fromkeys(WHERE[family], "1,4"), stack_depths(checkpoint["model"])
+    )
     small = prune_checkpoint(checkpoint, plan, source="digest", version="0")
     stacks = describe(small)["stacks"]
     for stack, modules in WHERE[family].items():
-        assert stacks[stack]["layers_of_the_original"] == layer_values(small["model"], modules[0]) == [1, 4]
+        assert (
+            stacks[stack]["layers_of_the_original"]
+            == layer_values(small["model"], modules[0])
+            == [1, 4]
+        )
         assert stacks[stack]["layerdrop"] == (0.2 if stack == "encoder" else 0.3)
 
 
 def test_a_stack_that_languages_share_counts_once() -> None:
     checkpoint = family_checkpoint("multilingual_transformer")
     state = checkpoint["model"]
-    state |= {key: state[key.replace("fr-en", "de-en")] for key in state if ".fr-en.encoder." in key}
+    state |= {
+        key: state[key.replace("fr-en", "de-en")] for key in state if ".fr-en.encoder." in key
+    }
     stacks = describe(checkpoint)["stacks"]
     assert stacks["encoder"]["parameters_per_layer"] == [ENCODER_LAYER] * 6
     assert stacks["decoder"]["parameters_per_layer"] == [2 * DECODER_LAYER] * 6
@@ -172,13 +195,22 @@ def test_layers_that_share_their_weights_are_named_and_count_once() -> None:
     facts = json.loads(json.dumps(describe(checkpoint)))
     assert facts["stacks"]["encoder"]["shared"] == [[0, 2, 4], [1, 3]]
     assert facts["stacks"]["decoder"]["shared"] == []
-    assert facts["stacks"]["encoder"]["parameters_per_layer"] == [ENCODER_LAYER, ENCODER_LAYER, 0, 0, 0, ENCODER_LAYER]
+    assert facts["stacks"]["encoder"]["parameters_per_layer"] == [
+        ENCODER_LAYER,
+        ENCODER_LAYER,
+        0,
+        0,
+        0,
+        ENCODER_LAYER,
+    ]
     assert facts["parameters"]["layers"] == 3 * ENCODER_LAYER + 4 * DECODER_LAYER
 
 
 def test_lists_of_layers_that_are_no_stacks_are_named_with_their_length() -> None:
     checkpoint = training_checkpoint()
-    checkpoint["model"] |= {f"encoder.adaptor.layers.{i}.0.weight": torch.zeros(2) for i in range(3)}
+    checkpoint["model"] |= {
+        f"encoder.adaptor.layers.{i}.0.weight": torch.zeros(2) for i in range(3)
+    }
     assert describe(checkpoint)["other_lists"] == {"encoder.adaptor.layers": 3}
 
 

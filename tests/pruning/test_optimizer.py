@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The optimizer's state of a pruned model, held against fairseq's own optimizers over fairseq's own models."""
+"""The optimizer's state of a pruned model, held against fairseq's own optimizers over fairseq's own
+models.
+"""
 
 import copy
 import functools
@@ -22,7 +24,15 @@ from fairseq_layerdrop.pruning.upgrade import tie, upgrade_state
 
 SIZES = [*STYLE[:-1], "--encoder-layers", "4", "--decoder-layers", "4"]
 STOCK = ["--arch", "transformer", *SIZES]
-LM = ["--arch", "transformer_lm", "--task", "language_modeling", *WIDTH[6:], "--decoder-layers", "4"]
+LM = [
+    "--arch",
+    "transformer_lm",
+    "--task",
+    "language_modeling",
+    *WIDTH[6:],
+    "--decoder-layers",
+    "4",
+]
 LM_WIDTH = ["--decoder-input-dim", "32", "--decoder-output-dim", "32"]
 CUTOFFS = ["--adaptive-input-cutoff", "8,16", "--adaptive-softmax-cutoff", "8,16"]
 CUTOFFS += ["--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp"]
@@ -30,13 +40,32 @@ MODELS = {
     "untied": STOCK,
     "decoder tied": [*STOCK, "--share-decoder-input-output-embed"],
     "all tied": [*STOCK, "--share-all-embeddings"],
-    "more norms": [*STOCK, "--share-all-embeddings", "--layernorm-embedding", "--encoder-learned-pos"],
+    "more norms": [
+        *STOCK,
+        "--share-all-embeddings",
+        "--layernorm-embedding",
+        "--encoder-learned-pos",
+    ],
     "bart": ["--arch", "bart_base", *SIZES],
     "ours": ["--arch", "layerdrop_transformer", *SIZES, "--share-all-embeddings"],
     "lm": [*LM, *LM_WIDTH],
     "lm tied": [*LM, *LM_WIDTH, "--share-decoder-input-output-embed"],
-    "lm projected": [*LM, "--decoder-input-dim", "16", "--decoder-output-dim", "8", "--decoder-normalize-before"],
-    "lm adaptive": [*LM, *LM_WIDTH, "--adaptive-input", *CUTOFFS, "--tie-adaptive-weights", "--tie-adaptive-proj"],
+    "lm projected": [
+        *LM,
+        "--decoder-input-dim",
+        "16",
+        "--decoder-output-dim",
+        "8",
+        "--decoder-normalize-before",
+    ],
+    "lm adaptive": [
+        *LM,
+        *LM_WIDTH,
+        "--adaptive-input",
+        *CUTOFFS,
+        "--tie-adaptive-weights",
+        "--tie-adaptive-proj",
+    ],
 }
 OPTIMIZERS = {
     "adam": ["--optimizer", "adam"],
@@ -46,13 +75,16 @@ OPTIMIZERS = {
     "sgd": ["--optimizer", "sgd"],
 }
 PLANS = {"encoder": ["0,3", "1-3", "2"], "decoder": ["1,3", "all", "0,2,3"]}
-# Each model with a plan, and each plan with a model: to parse fairseq's flags is what takes the time here.
+# Each model with a plan, and each plan with a model: to parse fairseq's flags is what takes the
+# time here.
 CASES = [*((name, i % 3) for i, name in enumerate(MODELS)), ("untied", 1), ("untied", 2)]
 every_case = pytest.mark.parametrize(("name", "choice"), CASES)
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds of a model and its optimizer, and the moments of each parameter by name."""
+    """What a checkpoint holds of a model and its optimizer, and the moments of each parameter by
+    name.
+    """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -68,7 +100,9 @@ def built(name: str, *flags: str) -> tuple[Any, Any]:
 
 def build(name: str, **depths: int) -> tuple[Any, Any]:
     """A model of these depths, 4 where none is named, and its criterion."""
-    model, criterion = built(name, *(f"--{stack}-layers={depth}" for stack, depth in depths.items()))
+    model, criterion = built(
+        name, *(f"--{stack}-layers={depth}" for stack, depth in depths.items())
+    )
     return copy.deepcopy(model), criterion
 
 
@@ -82,7 +116,9 @@ def options(kind: str) -> Any:
 
 
 def build_optimizer(model: Any, kind: str) -> Any:
-    """fairseq's optimizer as its trainer builds it; ``flat`` and ``not flat`` are those of --fp16 on a GPU."""
+    """fairseq's optimizer as its trainer builds it; ``flat`` and ``not flat`` are those of --fp16
+    on a GPU.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if kind == "amsgrad":  # torch's own, whose steps are tensors
         return torch.optim.Adam(parameters, lr=0.01, amsgrad=True)
@@ -91,8 +127,12 @@ def build_optimizer(model: Any, kind: str) -> Any:
     return optim.FP16Optimizer.build_optimizer(options(kind), parameters)
 
 
-def update(model: Any, criterion: Any, optimizer: Any, seed: int, *, without: str = "nothing") -> None:
-    """One update on one batch; the parameters of one layer may go without a gradient, as with LayerDrop."""
+def update(
+    model: Any, criterion: Any, optimizer: Any, seed: int, *, without: str = "nothing"
+) -> None:
+    """One update on one batch; the parameters of one layer may go without a gradient, as with
+    LayerDrop.
+    """
     optimizer.zero_grad()
     sample = batch(seed=seed)
     if not hasattr(model, "encoder"):
@@ -122,14 +162,24 @@ def inner(optimizer: Any) -> Any:
 
 @functools.cache
 def trained(name: str, kind: str = "adam", *, skips: bool = True) -> Saved:
-    """A model after four updates; the decoder's layer 1 misses the third, so that steps differ. Not to be changed."""
+    """A model after four updates; the decoder's layer 1 misses the third, so that steps differ. Not
+    to be changed.
+    """
     model, criterion = build(name)
     optimizer = build_optimizer(model, kind)
     for seed in range(4):
-        update(model, criterion, optimizer, seed, without="decoder.layers.1." if skips and seed == 2 else "nothing")
+        update(
+            model,
+            criterion,
+            optimizer,
+            seed,
+            without="decoder.layers.1." if skips and seed == 2 else "nothing",
+        )
     file = stored({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     named = model.named_parameters(remove_duplicate=False)
-    moments = {name: copy.deepcopy(inner(optimizer).state.get(parameter, {})) for name, parameter in named}
+    moments = {
+        name: copy.deepcopy(inner(optimizer).state.get(parameter, {})) for name, parameter in named
+    }
     return Saved(dict(file["model"]), file["optimizer"], moments)
 
 
@@ -140,18 +190,28 @@ def both(state: dict[str, Tensor], choice: int) -> PruningPlan:
 
 
 def origin(name: str, plan: PruningPlan) -> str:
-    """Where a parameter of the pruned model comes from, told apart from the package's own way to find it."""
+    """Where a parameter of the pruned model comes from, told apart from the package's own way to
+    find it.
+    """
     match = re.match(r"(encoder|decoder)\.layers\.(\d+)\.", name)
     if not match:
         return name
-    return f"{match[1]}.layers.{plan.selections[match[1]].kept[int(match[2])]}.{name[match.end() :]}"
+    return (
+        f"{match[1]}.layers.{plan.selections[match[1]].kept[int(match[2])]}.{name[match.end() :]}"
+    )
 
 
 def small_model(name: str, saved: Saved, plan: PruningPlan) -> tuple[Any, Any]:
-    """The stock model that is built as small as the plan leaves it, with the weights that the plan keeps."""
+    """The stock model that is built as small as the plan leaves it, with the weights that the plan
+    keeps.
+    """
     stock = name if name != "ours" else "all tied"
-    model, criterion = build(stock, **{stack: len(selection.kept) for stack, selection in plan.selections.items()})
-    model.load_state_dict({key: tensor.clone() for key, tensor in prune_state(saved.model, plan).items()})
+    model, criterion = build(
+        stock, **{stack: len(selection.kept) for stack, selection in plan.selections.items()}
+    )
+    model.load_state_dict(
+        {key: tensor.clone() for key, tensor in prune_state(saved.model, plan).items()}
+    )
     return model, criterion
 
 
@@ -192,7 +252,9 @@ def assert_trains_on_alike(name: str, kind: str, saved: Saved, plan: PruningPlan
 
 
 @every_case
-def test_training_goes_on_as_if_the_other_layers_had_never_been_there(name: str, choice: int) -> None:
+def test_training_goes_on_as_if_the_other_layers_had_never_been_there(
+    name: str, choice: int
+) -> None:
     saved = trained(name)
     assert_trains_on_alike(name, "adam", saved, both(saved.model, choice))
 
@@ -210,8 +272,12 @@ def test_a_kept_layer_has_its_own_moments_and_steps(name: str, choice: int) -> N
     small = prune_optimizer(saved.optimizer, saved.model, plan)
     names = [key for key, _ in small_model(name, saved, plan)[0].named_parameters()]
     assert small["param_groups"][0]["params"] == list(range(len(names)))
-    assert same(small["state"], {i: saved.moments[origin(key, plan)] for i, key in enumerate(names)})
-    assert {entry["step"] for entry in small["state"].values()} == ({3, 4} if 1 in plan.decoder.kept else {4})
+    assert same(
+        small["state"], {i: saved.moments[origin(key, plan)] for i, key in enumerate(names)}
+    )
+    assert {entry["step"] for entry in small["state"].values()} == (
+        {3, 4} if 1 in plan.decoder.kept else {4}
+    )
 
 
 @every_case
@@ -225,16 +291,26 @@ def test_a_file_from_a_gpu_that_has_lost_its_ties_gives_the_same(name: str, choi
 
 @pytest.mark.parametrize("name", ["decoder tied", "lm adaptive"])
 @pytest.mark.parametrize("ties", ["as they were", "lost"])
-def test_a_flat_state_is_cut_where_the_parameters_lie(name: str, ties: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of a parameter's device on a CPU
+def test_a_flat_state_is_cut_where_the_parameters_lie(
+    name: str, ties: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "current_device", lambda: None
+    )  # the index of a parameter's device on a CPU
     one_by_one, flat = (trained(name, kind, skips=False) for kind in ("not flat", "flat"))
     assert len(flat.optimizer["state"]) == 1 < len(one_by_one.optimizer["state"])
     plan = both(flat.model, 2)
-    model = flat.model if ties != "lost" else tie({key: tensor.clone() for key, tensor in flat.model.items()})
+    model = (
+        flat.model
+        if ties != "lost"
+        else tie({key: tensor.clone() for key, tensor in flat.model.items()})
+    )
     expected = prune_optimizer(one_by_one.optimizer, one_by_one.model, plan)["state"].values()
     small = prune_optimizer(flat.optimizer, model, plan)
     for moment in ("exp_avg", "exp_avg_sq"):
-        assert torch.equal(small["state"][0][moment], torch.cat([entry[moment].flatten() for entry in expected]))
+        assert torch.equal(
+            small["state"][0][moment], torch.cat([entry[moment].flatten() for entry in expected])
+        )
     assert (small["state"][0]["step"], small["param_groups"][0]["params"]) == (4, [0])
     assert small["loss_scale"] == flat.optimizer["loss_scale"] == 128.0
 
@@ -244,8 +320,12 @@ def test_a_flat_state_is_cut_where_the_parameters_lie(name: str, ties: str, monk
     assert_trains_on_alike_flat(name, one_by_one, flat._replace(model=model), plan)
 
 
-def assert_trains_on_alike_flat(name: str, one_by_one: Saved, flat: Saved, plan: PruningPlan) -> None:
-    """One more update of the small model, from the flat state and from the state that goes one by one."""
+def assert_trains_on_alike_flat(
+    name: str, one_by_one: Saved, flat: Saved, plan: PruningPlan
+) -> None:
+    """One more update of the small model, from the flat state and from the state that goes one by
+    one.
+    """
     models = []
     for kind, saved in (("flat", flat), ("not flat", one_by_one)):
         model, criterion = small_model(name, one_by_one, plan)
@@ -262,7 +342,9 @@ def untied(encoder: int, decoder: int) -> dict[str, Tensor]:
 
 
 def with_stale(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with a stale copy at the head of each encoder layer, where fairseq 0.12.2 wrote them."""
+    """The state with a stale copy at the head of each encoder layer, where fairseq 0.12.2 wrote
+    them.
+    """
     stale = {}
     for key, tensor in state.items():
         if key.startswith("encoder.layers.") and key.endswith("self_attn.k_proj.weight"):
@@ -272,12 +354,23 @@ def with_stale(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def counted(state: dict[str, Tensor], *, flat: bool) -> dict[str, Any]:
-    """Adam's state over a state dict, as if there were no ties; each parameter's moments are its number."""
-    sizes = [tensor.shape for key, tensor in state.items() if not key.endswith(("version", "_float_tensor"))]
+    """Adam's state over a state dict, as if there were no ties; each parameter's moments are its
+    number.
+    """
+    sizes = [
+        tensor.shape
+        for key, tensor in state.items()
+        if not key.endswith(("version", "_float_tensor"))
+    ]
     values = [torch.full(shape, float(i)) for i, shape in enumerate(sizes)]
     values = [torch.cat([value.flatten() for value in values])] if flat else values
-    entries = {i: {"step": i, "exp_avg": value, "exp_avg_sq": -value} for i, value in enumerate(values)}
-    return {"state": entries, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.98), "params": list(entries)}]}
+    entries = {
+        i: {"step": i, "exp_avg": value, "exp_avg_sq": -value} for i, value in enumerate(values)
+    }
+    return {
+        "state": entries,
+        "param_groups": [{"lr": 0.1, "betas": (0.9, 0.98), "params": list(entries)}],
+    }
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -286,19 +379,29 @@ def test_stale_parameters_go_and_leave_no_number(flat: bool) -> None:
     plan = PruningPlan.parse("0,2/1", stack_depths(state))
     small = prune_optimizer(counted(state, flat=flat), state, plan)
     keys = [key for key in state if not key.endswith(("version", "_float_tensor"))]
-    stay = [key for key in keys if not re.match(r"encoder\.layers\.(1\.|\d\.fc1_bias)|decoder\.layers\.[02]\.", key)]
+    stay = [
+        key
+        for key in keys
+        if not re.match(r"encoder\.layers\.(1\.|\d\.fc1_bias)|decoder\.layers\.[02]\.", key)
+    ]
     expected = [torch.full(state[key].shape, float(keys.index(key))) for key in stay]
     entries = small["state"].values()
     if flat:
-        assert [entry["exp_avg"].tolist() for entry in entries] == [torch.cat([e.flatten() for e in expected]).tolist()]
+        assert [entry["exp_avg"].tolist() for entry in entries] == [
+            torch.cat([e.flatten() for e in expected]).tolist()
+        ]
     else:
         assert same([entry["exp_avg"] for entry in entries], expected)
         assert [entry["step"] for entry in entries] == [keys.index(key) for key in stay]
-    assert small["param_groups"] == [{"lr": 0.1, "betas": (0.9, 0.98), "params": list(range(1 if flat else len(stay)))}]
+    assert small["param_groups"] == [
+        {"lr": 0.1, "betas": (0.9, 0.98), "params": list(range(1 if flat else len(stay)))}
+    ]
 
 
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize(("first", "second"), [("0,1,3,5/1-4", "1,3/0,2"), ("even:4/all", "last:1/every:3")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("0,1,3,5/1-4", "1,3/0,2"), ("even:4/all", "last:1/every:3")]
+)
 def test_pruning_twice_is_pruning_once(first: str, second: str, flat: bool) -> None:
     state = with_stale(untied(6, 6))
     optimizer = counted(state, flat=flat)
@@ -311,12 +414,28 @@ def test_pruning_twice_is_pruning_once(first: str, second: str, flat: bool) -> N
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_lost_ties_are_told_from_biases_and_norms_that_are_all_alike(flat: bool) -> None:
-    names = ["sentence_encoder.embed_tokens.weight", *(f"sentence_encoder.layers.{i}.fc1.bias" for i in range(3))]
-    names += [f"lm_head.{name}" for name in ("weight", "bias", "dense.weight", "dense.bias", "layer_norm.bias")]
-    shapes = {"embed_tokens.weight": (5, 3), "lm_head.weight": (5, 3), "dense.weight": (3, 3), "lm_head.bias": (5,)}
-    state = {f"encoder.{n}": torch.ones(next((s for end, s in shapes.items() if n.endswith(end)), (3,))) for n in names}
+    names = [
+        "sentence_encoder.embed_tokens.weight",
+        *(f"sentence_encoder.layers.{i}.fc1.bias" for i in range(3)),
+    ]
+    names += [
+        f"lm_head.{name}"
+        for name in ("weight", "bias", "dense.weight", "dense.bias", "layer_norm.bias")
+    ]
+    shapes = {
+        "embed_tokens.weight": (5, 3),
+        "lm_head.weight": (5, 3),
+        "dense.weight": (3, 3),
+        "lm_head.bias": (5,),
+    }
+    state = {
+        f"encoder.{n}": torch.ones(next((s for end, s in shapes.items() if n.endswith(end)), (3,)))
+        for n in names
+    }
     owners = {key: tensor for key, tensor in state.items() if key != "encoder.lm_head.weight"}
-    small = prune_optimizer(counted(owners, flat=flat), tie(state), PruningPlan.parse("0,2", {"encoder": 3}))
+    small = prune_optimizer(
+        counted(owners, flat=flat), tie(state), PruningPlan.parse("0,2", {"encoder": 3})
+    )
     moments = torch.cat([entry["exp_avg"].flatten() for entry in small["state"].values()])
     assert moments.unique_consecutive().tolist() == [0, 1, 3, 4, 5, 6, 7]
 
@@ -331,8 +450,12 @@ def test_the_step_of_a_flat_state_may_be_a_tensor() -> None:
 
 def test_layers_that_share_their_weights_are_counted_where_they_come_first() -> None:
     state = {f"encoder.layers.{i}.fc1.bias": torch.full((2,), float(i)) for i in range(4)}
-    state["encoder.layers.1.fc1.bias"], state["encoder.layers.3.fc1.bias"] = list(state.values())[0::2]
-    optimizer = torch.optim.Adam([torch.nn.Parameter(state[f"encoder.layers.{i}.fc1.bias"]) for i in (0, 2)])
+    state["encoder.layers.1.fc1.bias"], state["encoder.layers.3.fc1.bias"] = list(state.values())[
+        0::2
+    ]
+    optimizer = torch.optim.Adam(
+        [torch.nn.Parameter(state[f"encoder.layers.{i}.fc1.bias"]) for i in (0, 2)]
+    )
     for number, parameter in enumerate(inner(optimizer).param_groups[0]["params"]):
         parameter.grad = torch.full((2,), float(number + 1))
     optimizer.step()
@@ -352,16 +475,23 @@ def test_what_has_no_state_yet_gets_none() -> None:
     small = prune_optimizer(optimizer, state, plan)
     lacks = [new for new, entry in whole["state"].items() if entry["step"] == 20]
     assert len(lacks) == 1
-    assert same(small["state"], {new: entry for new, entry in whole["state"].items() if new not in lacks})
+    assert same(
+        small["state"], {new: entry for new, entry in whole["state"].items() if new not in lacks}
+    )
     for flat in (False, True):
         none = prune_optimizer({**counted(state, flat=flat), "state": {}}, state, plan)
-        assert (none["state"], len(none["param_groups"][0]["params"])) == ({}, 1 if flat else len(whole["state"]))
+        assert (none["state"], len(none["param_groups"][0]["params"])) == (
+            {},
+            1 if flat else len(whole["state"]),
+        )
 
 
 def test_the_optimizers_own_values_stay_and_the_source_is_not_changed() -> None:
     state = untied(2, 2)
     optimizer = counted(state, flat=False) | {"loss_scale": 64.0}
-    optimizer["state"] = {number + 10**14: entry for number, entry in optimizer["state"].items()}  # as before torch 1.5
+    optimizer["state"] = {
+        number + 10**14: entry for number, entry in optimizer["state"].items()
+    }  # as before torch 1.5
     optimizer["param_groups"][0]["params"] = list(optimizer["state"])
     before = copy.deepcopy(optimizer)
     small = prune_optimizer(optimizer, state, PruningPlan.parse("0/1", stack_depths(state)))
@@ -454,7 +584,9 @@ def tied_in_2019(optimizer: dict[str, Any], state: dict[str, Tensor]) -> dict[st
 
 
 def order_of_2019(optimizer: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
-    """``layer_norm`` was registered after the softmax, to be found as such in the files of adaptive models."""
+    """``layer_norm`` was registered after the softmax, to be found as such in the files of adaptive
+    models.
+    """
     state["decoder.layer_norm.weight"] = state.pop("decoder.layer_norm.weight")
     return optimizer
 
@@ -465,7 +597,8 @@ def order_of_2019(optimizer: dict[str, Any], state: dict[str, Tensor]) -> dict[s
         (lambda *_: None, "there must be an optimizer's state in the checkpoint, got none"),
         (
             composite,
-            "the optimizer must be one, with a dict state and a list param_groups, got default: dict, decoder: dict",
+            "the optimizer must be one, with a dict state and a list param_groups, got default: "
+            "dict, decoder: dict",
         ),
         (shards, "with a dict state and a list param_groups, got state: list, param_groups: list"),
         (zero, "the optimizer's state must be whole, got a sharded one (partition)"),
@@ -473,23 +606,45 @@ def order_of_2019(optimizer: dict[str, Any], state: dict[str, Tensor]) -> dict[s
         (unknown, "the optimizer must hold state for its parameters alone, got some for 999"),
         (
             adafactor,
-            "the optimizer's values for encoder.embed_tokens.weight must be numbers or of its shape, (24, 32), "
+            "the optimizer's values for encoder.embed_tokens.weight must be numbers or of its "
+            "shape, (24, 32), "
             "got exp_avg_sq_row: (10,)",
         ),
         (history, "numbers or of its shape, (24, 32), got old: list"),
-        (criterion, "the optimizer must have each of the model's 49 parameters, or one that is all of them, got 50"),
-        (frozen, "the optimizer must have each of the model's 49 parameters, or one that is all of them, got 48"),
-        (pipeline, "the optimizer must have each of the model's 49 parameters, or one that is all of them, got 2"),
+        (
+            criterion,
+            "the optimizer must have each of the model's 49 parameters, or one that is all of "
+            "them, got 50",
+        ),
+        (
+            frozen,
+            "the optimizer must have each of the model's 49 parameters, or one that is all of "
+            "them, got 48",
+        ),
+        (
+            pipeline,
+            "the optimizer must have each of the model's 49 parameters, or one that is all of "
+            "them, got 2",
+        ),
         (shifted, "must be numbers or of its shape, (24, 32), got exp_avg: (32, 32)"),
-        (too_long, "the optimizer's values for all parameters end to end must be numbers or of its shape, (19648,)"),
-        (of_2019, "the model must have the keys that fairseq writes since 0.10, got decoder.embed_out"),
+        (
+            too_long,
+            "the optimizer's values for all parameters end to end must be numbers or of its "
+            "shape, (19648,)",
+        ),
+        (
+            of_2019,
+            "the model must have the keys that fairseq writes since 0.10, got decoder.embed_out",
+        ),
         (
             tied_in_2019,
-            "must have the keys that fairseq writes since 0.10, got none for decoder.output_projection.weight",
+            "must have the keys that fairseq writes since 0.10, got none for "
+            "decoder.output_projection.weight",
         ),
         (
             order_of_2019,
-            "the model's keys must be in the order of fairseq since 0.10, got output_projection before layer_norm in "
+            "the model's keys must be in the order of fairseq since 0.10, got output_projection "
+            "before layer_norm in "
             "decoder",
         ),
     ],
@@ -530,7 +685,11 @@ def test_official_files_give_every_parameter_of_the_model_that_fairseq_builds_it
     path = fixtures / folder / "checkpoint.pt"
     full = load(path)
     plan = PruningPlan.from_specs(specs, stack_depths(full["model"]))
-    state = tie({key: tensor.clone() for key, tensor in full["model"].items()}) if lost else full["model"]
+    state = (
+        tie({key: tensor.clone() for key, tensor in full["model"].items()})
+        if lost
+        else full["model"]
+    )
     small = prune_optimizer(full["last_optimizer_state"], state, plan)
     flags = [flag for stack, spec in specs.items() for flag in (f"--{stack}-keep", spec)]
     pruned = prune(path, tmp_path / "small.pt", *flags)
@@ -540,12 +699,18 @@ def test_official_files_give_every_parameter_of_the_model_that_fairseq_builds_it
     numbers = numbered(full["model"])
     old = full["last_optimizer_state"]["state"]
     assert small["param_groups"][0]["params"] == list(range(len(parameters)))
-    assert [entry["exp_avg"].shape for entry in small["state"].values()] == [p.shape for p in parameters.values()]
-    assert same(small["state"], {i: old[numbers[origin(key, plan)]] for i, key in enumerate(parameters)})
+    assert [entry["exp_avg"].shape for entry in small["state"].values()] == [
+        p.shape for p in parameters.values()
+    ]
+    assert same(
+        small["state"], {i: old[numbers[origin(key, plan)]] for i, key in enumerate(parameters)}
+    )
 
 
 def test_the_official_file_of_2019_is_refused(fixtures: Path) -> None:
     full = load(fixtures / "translation-0.6.2" / "checkpoint.pt")
     plan = PruningPlan.from_specs({}, stack_depths(full["model"]))
-    with pytest.raises(ValueError, match=r"since 0\.10, got encoder\.layers\.0\.self_attn\.in_proj_weight; leave"):
+    with pytest.raises(
+        ValueError, match=r"since 0\.10, got encoder\.layers\.0\.self_attn\.in_proj_weight; leave"
+    ):
         prune_optimizer(full["last_optimizer_state"], full["model"], plan)

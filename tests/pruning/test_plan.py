@@ -73,7 +73,9 @@ def selections(draw: st.DrawFn) -> LayerSelection:
     return LayerSelection(depth, tuple(draw(st.sets(st.integers(0, depth - 1), min_size=1))))
 
 
-@pytest.mark.parametrize(("spec", "kept"), FORMS, ids=lambda value: f"{type(value).__name__} {value}")
+@pytest.mark.parametrize(
+    ("spec", "kept"), FORMS, ids=lambda value: f"{type(value).__name__} {value}"
+)
 def test_every_form_of_a_spec(spec: Any, kept: tuple[int, ...]) -> None:
     assert LayerSelection.parse(spec, depth=6).kept == kept
 
@@ -149,7 +151,9 @@ def test_a_stack_that_the_model_lacks_is_refused() -> None:
 )
 def test_the_text_of_a_plan(text: str, encoder: str, decoder: str) -> None:
     plan = PruningPlan.parse(text, BOTH)
-    kept = {stack: " ".join(map(str, selection.kept)) for stack, selection in plan.selections.items()}
+    kept = {
+        stack: " ".join(map(str, selection.kept)) for stack, selection in plan.selections.items()
+    }
     assert kept == {"encoder": encoder, "decoder": decoder}
 
 
@@ -203,7 +207,9 @@ def test_plans_of_different_models_do_not_compose() -> None:
 
 @given(selections() | st.none(), selections())
 @settings(deadline=None)
-def test_a_plan_survives_json_and_its_own_text(encoder: LayerSelection | None, decoder: LayerSelection) -> None:
+def test_a_plan_survives_json_and_its_own_text(
+    encoder: LayerSelection | None, decoder: LayerSelection
+) -> None:
     plan = PruningPlan(encoder, decoder)
     depths = {stack: selection.depth for stack, selection in plan.selections.items()}
     assert PruningPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

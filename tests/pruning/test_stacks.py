@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Where the layers are, in every family, and which of them are one: what may be pruned, and what may not be parted."""
+"""Where the layers are, in every family, and which of them are one: what may be pruned, and what
+may not be parted.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -37,7 +39,14 @@ from fairseq_layerdrop.pruning.stacks import (
 from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
 
 every_family = pytest.mark.parametrize("family", WHERE)
-PATHS = sorted({f"{module}.layers" for stacks in WHERE.values() for modules in stacks.values() for module in modules})
+PATHS = sorted(
+    {
+        f"{module}.layers"
+        for stacks in WHERE.values()
+        for modules in stacks.values()
+        for module in modules
+    }
+)
 
 
 def plan_of(text: str, state: dict[str, Tensor]) -> PruningPlan:
@@ -51,14 +60,42 @@ def plan_of(text: str, state: dict[str, Tensor]) -> PruningPlan:
     ("key", "place", "stack"),
     [
         ("encoder.layers.3.fc1.weight", ("encoder.layers", 3, "fc1.weight"), "encoder"),
-        ("decoder.layers.11.self_attn.k_proj.bias", ("decoder.layers", 11, "self_attn.k_proj.bias"), "decoder"),
-        ("encoder.sentence_encoder.layers.0.fc2.bias", ("encoder.sentence_encoder.layers", 0, "fc2.bias"), "encoder"),
+        (
+            "decoder.layers.11.self_attn.k_proj.bias",
+            ("decoder.layers", 11, "self_attn.k_proj.bias"),
+            "decoder",
+        ),
+        (
+            "encoder.sentence_encoder.layers.0.fc2.bias",
+            ("encoder.sentence_encoder.layers", 0, "fc2.bias"),
+            "encoder",
+        ),
         ("models.de-en.encoder.layers.5.x", ("models.de-en.encoder.layers", 5, "x"), "encoder"),
-        ("models.fr-en.decoder.layers.10.x.y", ("models.fr-en.decoder.layers", 10, "x.y"), "decoder"),
-        ("w2v_encoder.w2v_model.encoder.layers.23.x", ("w2v_encoder.w2v_model.encoder.layers", 23, "x"), "encoder"),
-        ("encoder.w2v_model.encoder.layers.7.x", ("encoder.w2v_model.encoder.layers", 7, "x"), "encoder"),
-        ("encoder.layers.4.experts.layers.3.w", ("encoder.layers", 4, "experts.layers.3.w"), "encoder"),
-        ("decoder.layers.4.encoder.layers.3.w", ("decoder.layers", 4, "encoder.layers.3.w"), "decoder"),
+        (
+            "models.fr-en.decoder.layers.10.x.y",
+            ("models.fr-en.decoder.layers", 10, "x.y"),
+            "decoder",
+        ),
+        (
+            "w2v_encoder.w2v_model.encoder.layers.23.x",
+            ("w2v_encoder.w2v_model.encoder.layers", 23, "x"),
+            "encoder",
+        ),
+        (
+            "encoder.w2v_model.encoder.layers.7.x",
+            ("encoder.w2v_model.encoder.layers", 7, "x"),
+            "encoder",
+        ),
+        (
+            "encoder.layers.4.experts.layers.3.w",
+            ("encoder.layers", 4, "experts.layers.3.w"),
+            "encoder",
+        ),
+        (
+            "decoder.layers.4.encoder.layers.3.w",
+            ("decoder.layers", 4, "encoder.layers.3.w"),
+            "decoder",
+        ),
     ],
 )
 def test_the_place_of_a_key(key: str, place: tuple[str, int, str], stack: str) -> None:
@@ -93,7 +130,11 @@ def test_what_belongs_to_no_stack(key: str) -> None:
     assert locate(key) is None
 
 
-@given(path=st.sampled_from(PATHS), layer=st.integers(0, 200), name=st.from_regex(r"\w+(\.\w+)*", fullmatch=True))
+@given(
+    path=st.sampled_from(PATHS),
+    layer=st.integers(0, 200),
+    name=st.from_regex(r"\w+(\.\w+)*", fullmatch=True),
+)
 def test_a_place_and_its_key_are_the_same_thing(path: str, layer: int, name: str) -> None:
     place = Place(path, layer, name)
     assert locate(place.key) == place
@@ -104,7 +145,9 @@ def test_the_layers_of_every_family_are_found_and_nothing_else(family: str) -> N
     state = family_state(family)
     for stack, modules in WHERE[family].items():
         found = [key for key in state if (place := locate(key)) and place.stack == stack]
-        assert found == [key for key in state if key.startswith(tuple(f"{module}.layers." for module in modules))]
+        assert found == [
+            key for key in state if key.startswith(tuple(f"{module}.layers." for module in modules))
+        ]
         assert found != []
 
 
@@ -119,7 +162,9 @@ def test_the_depths_of_every_family(family: str) -> None:
 def test_every_family_is_pruned_where_its_layers_are_and_nowhere_else(family: str) -> None:
     state = family_state(family)
     specs = {"encoder": "1,2,5", "decoder": "0,4"}
-    plan = PruningPlan.from_specs({stack: specs[stack] for stack in WHERE[family]}, stack_depths(state))
+    plan = PruningPlan.from_specs(
+        {stack: specs[stack] for stack in WHERE[family]}, stack_depths(state)
+    )
     small = prune_state(state, plan)
     kept = {"encoder": [1, 2, 5], "decoder": [0, 4]}
     for stack, modules in WHERE[family].items():
@@ -133,12 +178,16 @@ def test_every_family_is_pruned_where_its_layers_are_and_nowhere_else(family: st
 @every_family
 def test_a_pruned_checkpoint_of_every_family_has_the_depths_that_it_says(family: str) -> None:
     checkpoint = family_checkpoint(family)
-    plan = PruningPlan.from_specs(dict.fromkeys(WHERE[family], "0,3"), stack_depths(checkpoint["model"]))
+    plan = PruningPlan.from_specs(
+        dict.fromkeys(WHERE[family], "0,3"), stack_depths(checkpoint["model"])
+    )
     small = prune_checkpoint(checkpoint, plan, source="", version="")
     model = small["cfg"]["model"]
     inner = model.get("w2v_args", {"model": model})["model"]
     told = {"encoder": inner.get("encoder_layers"), "decoder": model.get("decoder_layers")}
-    assert {stack: depth for stack, depth in told.items() if depth is not None} == stack_depths(small["model"])
+    assert {stack: depth for stack, depth in told.items() if depth is not None} == stack_depths(
+        small["model"]
+    )
     assert set(stack_depths(small["model"]).values()) == {2}
 
 
@@ -148,11 +197,18 @@ def test_the_encoder_comes_first_wherever_it_is_in_the_file() -> None:
 
 
 def without(state: dict[str, Tensor], *layers: str) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if not key.startswith(tuple(f"{layer}." for layer in layers))}
+    return {
+        key: value
+        for key, value in state.items()
+        if not key.startswith(tuple(f"{layer}." for layer in layers))
+    }
 
 
 def test_a_gap_in_one_language_is_named_with_its_language() -> None:
-    state = without(family_state("multilingual_transformer"), *(f"models.fr-en.encoder.layers.{i}" for i in (1, 3)))
+    state = without(
+        family_state("multilingual_transformer"),
+        *(f"models.fr-en.encoder.layers.{i}" for i in (1, 3)),
+    )
     with pytest.raises(ValueError, match=r"models\.fr-en\.encoder\.layers lacks its layers 1,3$"):
         stack_depths(state)
 
@@ -166,14 +222,20 @@ def test_a_gap_is_named_with_its_stack(family: str) -> None:
 
 
 def test_languages_of_different_depths_are_refused_by_name() -> None:
-    state = without(family_state("multilingual_transformer"), *(f"models.fr-en.decoder.layers.{i}" for i in (4, 5)))
+    state = without(
+        family_state("multilingual_transformer"),
+        *(f"models.fr-en.decoder.layers.{i}" for i in (4, 5)),
+    )
     with pytest.raises(
-        ValueError, match=r"one depth.*models\.de-en\.decoder\.layers 6.*models\.fr-en\.decoder\.layers 4"
+        ValueError,
+        match=r"one depth.*models\.de-en\.decoder\.layers 6.*models\.fr-en\.decoder\.layers 4",
     ):
         stack_depths(state)
 
 
-@pytest.mark.parametrize("state", [{}, {"w": 0}, {"encoder.adaptor.layers.0.w": 0}, {"encoder.layers": 0}], ids=str)
+@pytest.mark.parametrize(
+    "state", [{}, {"w": 0}, {"encoder.adaptor.layers.0.w": 0}, {"encoder.layers": 0}], ids=str
+)
 def test_a_model_without_stacks_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no layers"):
         stack_depths(state)
@@ -185,12 +247,29 @@ def test_a_model_without_stacks_is_refused(state: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("keys", "lists"),
     [
-        (["encoder.adaptor.layers.0.0.weight", "encoder.adaptor.layers.1.0.weight"], {"encoder.adaptor.layers": 2}),
-        ([f"feature_extractor.conv_layers.{i}.0.weight" for i in range(12)], {"feature_extractor.conv_layers": 12}),
+        (
+            ["encoder.adaptor.layers.0.0.weight", "encoder.adaptor.layers.1.0.weight"],
+            {"encoder.adaptor.layers": 2},
+        ),
+        (
+            [f"feature_extractor.conv_layers.{i}.0.weight" for i in range(12)],
+            {"feature_extractor.conv_layers": 12},
+        ),
         (["layers.0.weight", "conv_layers.0.weight"], {"layers": 1, "conv_layers": 1}),
-        (["encoder.adaptor.layers.0.layers.0.w", "encoder.adaptor.layers.0.layers.1.w"], {"encoder.adaptor.layers": 1}),
+        (
+            ["encoder.adaptor.layers.0.layers.0.w", "encoder.adaptor.layers.0.layers.1.w"],
+            {"encoder.adaptor.layers": 1},
+        ),
         (["encoder.layers.0.experts.layers.0.w", "encoder.layers.0.experts.layers.1.w"], {}),
-        (["encoder.layers_norm.5.weight", "encoder.layer_norm.weight", "heads.0.weight", "encoder.layers.0.w"], {}),
+        (
+            [
+                "encoder.layers_norm.5.weight",
+                "encoder.layer_norm.weight",
+                "heads.0.weight",
+                "encoder.layers.0.w",
+            ],
+            {},
+        ),
     ],
     ids=str,
 )
@@ -212,10 +291,21 @@ def test_of_every_family_only_the_convolutions_of_speech_are_another_list(family
 
 
 @pytest.mark.parametrize(
-    "groups", [[(0, 1, 2, 3, 4, 5)], [(0, 1), (2, 3), (4, 5)], [(0, 3), (1, 4), (2, 5)], [(0, 2), (1, 3)], [(1, 5)]]
+    "groups",
+    [
+        [(0, 1, 2, 3, 4, 5)],
+        [(0, 1), (2, 3), (4, 5)],
+        [(0, 3), (1, 4), (2, 5)],
+        [(0, 2), (1, 3)],
+        [(1, 5)],
+    ],
 )
-@pytest.mark.parametrize("family", ["transformer", "roberta", "wav2vec_seq2seq", "multilingual_transformer"])
-def test_layers_that_share_all_their_weights_are_a_chunk(family: str, groups: list[tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(
+    "family", ["transformer", "roberta", "wav2vec_seq2seq", "multilingual_transformer"]
+)
+def test_layers_that_share_all_their_weights_are_a_chunk(
+    family: str, groups: list[tuple[int, ...]]
+) -> None:
     state = family_state(family)
     for module in WHERE[family]["encoder"]:
         state = share(state, f"{module}.layers", groups)
@@ -227,7 +317,9 @@ def test_each_stack_has_its_own_chunks() -> None:
     assert chunks(state) == {"encoder": [(0, 1)], "decoder": [(2, 3, 4)]}
 
 
-@pytest.mark.parametrize("part", ["self_attn.", "fc1.weight", "self_attn_layer_norm.bias", "final_layer_norm."])
+@pytest.mark.parametrize(
+    "part", ["self_attn.", "fc1.weight", "self_attn_layer_norm.bias", "final_layer_norm."]
+)
 def test_layers_that_share_some_of_their_weights_are_no_chunk(part: str) -> None:
     assert chunks(share(model_state(), "encoder.layers", [(0, 1), (2, 3)], part)) == {}
 
@@ -246,7 +338,9 @@ def test_layers_of_equal_weights_are_no_chunk() -> None:
 
 def one_encoder_for_all(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The languages of a multilingual model share their encoder."""
-    return {key: state[key.replace("models.fr-en.encoder", "models.de-en.encoder")] for key in state}
+    return {
+        key: state[key.replace("models.fr-en.encoder", "models.de-en.encoder")] for key in state
+    }
 
 
 def test_a_stack_that_languages_share_is_no_chunk() -> None:
@@ -293,8 +387,16 @@ def test_a_plan_may_keep_or_drop_whole_chunks(groups: list[tuple[int, ...]], spe
     ("groups", "spec", "named"),
     [
         (PAIRS, "0,1,2", ["the layers 2,3 share their weights, keep all or none of them; got 2"]),
-        (PAIRS, "every:2", ["the layers 0,1 share", "the layers 2,3 share", "the layers 4,5 share"]),
-        (CYCLES, "0,1,3,4,5", ["the layers 0,2,4 share their weights, keep all or none of them; got 0,4"]),
+        (
+            PAIRS,
+            "every:2",
+            ["the layers 0,1 share", "the layers 2,3 share", "the layers 4,5 share"],
+        ),
+        (
+            CYCLES,
+            "0,1,3,4,5",
+            ["the layers 0,2,4 share their weights, keep all or none of them; got 0,4"],
+        ),
         ([(0, 1, 2, 3, 4, 5)], "first:3", ["the layers 0,1,2,3,4,5 share", "got 0,1,2"]),
     ],
 )
@@ -311,7 +413,8 @@ def test_a_plan_that_parts_chunks_is_refused_naming_each(
 def test_chunks_parted_in_both_stacks_are_one_message() -> None:
     state = share(share(model_state(), "encoder.layers", [(0, 1)]), "decoder.layers", [(2, 3, 4)])
     with pytest.raises(
-        ValueError, match=r"encoder: the layers 0,1 share.*; decoder: the layers 2,3,4 share.* got 3,4$"
+        ValueError,
+        match=r"encoder: the layers 0,1 share.*; decoder: the layers 2,3,4 share.* got 3,4$",
     ):
         check_chunks(state, plan_of("1/3,4", state))
 
@@ -326,17 +429,23 @@ def test_surgery_parts_no_chunk() -> None:
     checkpoint = training_checkpoint()
     checkpoint["model"] = share(checkpoint["model"], "encoder.layers", PAIRS)
     with pytest.raises(ValueError, match="encoder: the layers 2,3 share"):
-        prune_checkpoint(checkpoint, plan_of("0,1,3/all", checkpoint["model"]), source="", version="")
+        prune_checkpoint(
+            checkpoint, plan_of("0,1,3/all", checkpoint["model"]), source="", version=""
+        )
 
 
 def old_format(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The attentions' projections in one matrix each, as in 2019; shared by the layers that share them."""
+    """The attentions' projections in one matrix each, as in 2019; shared by the layers that share
+    them.
+    """
     packed: dict[int, Tensor] = {}
     old = {}
     for key, tensor in state.items():
         if "encoder.layers" in key and ".self_attn.q_proj." in key:
             parts = [state[key.replace("q_proj", f"{name}_proj")] for name in "qkv"]
-            old[key.replace("q_proj.", "in_proj_")] = packed.setdefault(tensor.data_ptr(), torch.cat(parts))
+            old[key.replace("q_proj.", "in_proj_")] = packed.setdefault(
+                tensor.data_ptr(), torch.cat(parts)
+            )
         elif not ("encoder.layers" in key and "_proj." in key and "out_proj" not in key):
             old[key] = tensor
     return old
@@ -344,29 +453,44 @@ def old_format(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unique_bytes(state: dict[str, Tensor]) -> int:
     return sum(
-        {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state.values()}.values()
+        {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in state.values()
+        }.values()
     )
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("of_2019", [False, True])
-def test_what_was_shared_is_shared_in_the_pruned_file(tmp_path: Path, of_2019: bool, zipped: bool) -> None:
+def test_what_was_shared_is_shared_in_the_pruned_file(
+    tmp_path: Path, of_2019: bool, zipped: bool
+) -> None:
     shared = share(model_state(), "encoder.layers", PAIRS)
     source = training_checkpoint() | {"model": old_format(shared) if of_2019 else shared}
     torch.save(source, tmp_path / "full.pt", _use_new_zipfile_serialization=zipped)
     plan = plan_of("0,1,4,5/0", model_state())
-    save(prune_checkpoint(load(tmp_path / "full.pt"), plan, source="", version=""), tmp_path / "small.pt")
+    save(
+        prune_checkpoint(load(tmp_path / "full.pt"), plan, source="", version=""),
+        tmp_path / "small.pt",
+    )
     small = load(tmp_path / "small.pt")["model"]
     assert layer_values(small, "encoder") == [0, 0, 4, 4]
     assert chunks(small) == {"encoder": [(0, 1), (2, 3)]}
     assert unique_bytes(small) == unique_bytes(model_state(2, 1))
-    assert small["decoder.embed_tokens.weight"].data_ptr() == small["decoder.output_projection.weight"].data_ptr()
+    assert (
+        small["decoder.embed_tokens.weight"].data_ptr()
+        == small["decoder.output_projection.weight"].data_ptr()
+    )
 
 
 def from_a_gpu(of: int) -> dict[str, Any]:
-    """A file in which every key has a tensor of its own, of a model whose layers are shared in pairs."""
+    """A file in which every key has a tensor of its own, of a model whose layers are shared in
+    pairs.
+    """
     shared = share(model_state(), "encoder.layers", PAIRS)
-    full = training_checkpoint() | {"model": {key: tensor.clone() for key, tensor in shared.items()}}
+    full = training_checkpoint() | {
+        "model": {key: tensor.clone() for key, tensor in shared.items()}
+    }
     full["cfg"]["model"]["share_layers"] = of
     full["extra_state"]["ema"] = {key: tensor.clone() for key, tensor in shared.items()}
     return full
@@ -380,8 +504,13 @@ def test_ties_that_a_file_from_a_gpu_has_lost_are_found_again() -> None:
     for state in (small["model"], small["extra_state"]["ema"]):
         assert chunks(state) == {"encoder": [(0, 1), (2, 3)]}
         assert unique_bytes(state) == unique_bytes(model_state(2, 1))
-        assert state["decoder.embed_tokens.weight"].data_ptr() == state["decoder.output_projection.weight"].data_ptr()
-    assert {key: t.tolist() for key, t in full["model"].items()} == {k: t.tolist() for k, t in before["model"].items()}
+        assert (
+            state["decoder.embed_tokens.weight"].data_ptr()
+            == state["decoder.output_projection.weight"].data_ptr()
+        )
+    assert {key: t.tolist() for key, t in full["model"].items()} == {
+        k: t.tolist() for k, t in before["model"].items()
+    }
     with pytest.raises(ValueError, match="encoder: the layers 0,1 share their weights"):
         prune_checkpoint(full, plan_of("0/0", model_state()), source="", version="")
 

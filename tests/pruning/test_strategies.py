@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Strategies: known answers for the depths that people train, and what holds for every one of them."""
+"""Strategies: known answers for the depths that people train, and what holds for every one of
+them.
+"""
 
 from itertools import pairwise
 
@@ -51,7 +53,9 @@ def test_known_answers(depth: int, name: str, target: int, indices: str) -> None
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(targets())
 @settings(deadline=None, max_examples=200)
-def test_indices_ascend_in_range_and_are_as_many_as_asked(name: str, target: tuple[int, int]) -> None:
+def test_indices_ascend_in_range_and_are_as_many_as_asked(
+    name: str, target: tuple[int, int]
+) -> None:
     depth, n = target
     if name == "spread" and n == 1 < depth:
         return  # it cannot hold the first and the last: refused, see below
@@ -68,7 +72,9 @@ def test_the_whole_depth_is_every_layer(name: str) -> None:
 
 @given(targets())
 @settings(deadline=None)
-def test_spread_holds_both_ends_with_gaps_that_differ_by_one_at_most(target: tuple[int, int]) -> None:
+def test_spread_holds_both_ends_with_gaps_that_differ_by_one_at_most(
+    target: tuple[int, int],
+) -> None:
     depth, n = target
     if n == 1:
         return
@@ -93,8 +99,12 @@ def test_spread_of_one_layer_is_refused() -> None:
 @pytest.mark.parametrize("depth", [6, 12, 16, 24])
 @pytest.mark.parametrize("step", [2, 3, 4])
 def test_every_other_drops_the_depths_divisible_by_the_inverse_rate(depth: int, step: int) -> None:
-    dropped = {d for d in range(1, depth + 1) if d % step == 0}  # Fan et al. 2019, 3.2, with depths from 1
-    assert every_other(depth, 1 / step) == tuple(d - 1 for d in range(1, depth + 1) if d not in dropped)
+    dropped = {
+        d for d in range(1, depth + 1) if d % step == 0
+    }  # Fan et al. 2019, 3.2, with depths from 1
+    assert every_other(depth, 1 / step) == tuple(
+        d - 1 for d in range(1, depth + 1) if d not in dropped
+    )
 
 
 @pytest.mark.parametrize("depth", [6, 12, 16, 24])
@@ -123,7 +133,9 @@ def test_every_other_refuses_a_rate_at_which_no_layer_goes(depth: int, rate: flo
 @pytest.mark.parametrize(
     ("depth", "keep", "rate"), [(6, 6, 0), (6, 3, 0.5), (12, 9, 0.25), (16, 8, 0.5), (24, 6, 0.75)]
 )
-def test_the_training_rate_has_the_target_as_expected_depth(depth: int, keep: int, rate: float) -> None:
+def test_the_training_rate_has_the_target_as_expected_depth(
+    depth: int, keep: int, rate: float
+) -> None:
     assert training_rate(depth, keep) == rate
 
 

@@ -51,7 +51,9 @@ def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
         ("0,1,5/3", [0, 1, 5], [3]),
     ],
 )
-def test_the_layers_of_the_plan_survive_in_order(text: str, encoder: list[int], decoder: list[int]) -> None:
+def test_the_layers_of_the_plan_survive_in_order(
+    text: str, encoder: list[int], decoder: list[int]
+) -> None:
     small = prune_state(model_state(), plan_of(text))
     assert layer_values(small, "encoder") == encoder
     assert layer_values(small, "decoder") == decoder
@@ -121,7 +123,10 @@ def test_the_layer_that_a_key_belongs_to(key: str, at: tuple[str, int] | None) -
 
 
 def test_depths_are_read_off_the_keys_encoder_first() -> None:
-    assert list(stack_depths(reversed(list(model_state(12, 3)))).items()) == [("encoder", 12), ("decoder", 3)]
+    assert list(stack_depths(reversed(list(model_state(12, 3)))).items()) == [
+        ("encoder", 12),
+        ("decoder", 3),
+    ]
 
 
 def test_a_state_without_layers_is_refused() -> None:
@@ -139,7 +144,9 @@ def test_a_stack_with_gaps_is_refused() -> None:
         stack_depths(state)
 
 
-@pytest.mark.parametrize("name", ["in_proj_weight", "in_proj_bias", "out_proj_weight", "fc1_weight", "fc2_bias"])
+@pytest.mark.parametrize(
+    "name", ["in_proj_weight", "in_proj_bias", "out_proj_weight", "fc1_weight", "fc2_bias"]
+)
 def test_stale_copies_of_0_12_2_are_left_out(name: str) -> None:
     state = model_state()
     stale = {f"encoder.layers.{i}.{name}": torch.zeros(2) for i in range(6)}
@@ -169,10 +176,16 @@ def test_the_full_models_scores_are_not_passed_on() -> None:
     assert extra.keys() == {"previous_training_time", "train_iterator", "layerdrop"}
 
 
-@pytest.mark.parametrize("options", [{}, {"namespace": True}, {"ours": True}, {"ema": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"namespace": True}, {"ours": True}, {"ema": True}], ids=str
+)
 def test_the_source_is_not_changed(options: dict[str, bool]) -> None:
     checkpoint = training_checkpoint(**options)
-    before, keys, cfg = copy.deepcopy(checkpoint), list(checkpoint["model"]), copy.deepcopy(checkpoint["cfg"])
+    before, keys, cfg = (
+        copy.deepcopy(checkpoint),
+        list(checkpoint["model"]),
+        copy.deepcopy(checkpoint["cfg"]),
+    )
     prune(checkpoint, "0,2/5", style="namespace")
     assert checkpoint["cfg"] == cfg
     assert list(checkpoint["model"]) == keys
@@ -182,7 +195,9 @@ def test_the_source_is_not_changed(options: dict[str, bool]) -> None:
 def test_the_kept_tensors_are_not_copied() -> None:
     checkpoint = training_checkpoint()
     small = prune(checkpoint, "2/2")["model"]
-    assert small["encoder.layers.0.fc1.weight"] is checkpoint["model"]["encoder.layers.2.fc1.weight"]
+    assert (
+        small["encoder.layers.0.fc1.weight"] is checkpoint["model"]["encoder.layers.2.fc1.weight"]
+    )
 
 
 def test_provenance_says_what_was_done_to_what() -> None:
@@ -220,7 +235,10 @@ def test_pruning_twice_is_pruning_once(namespace: bool) -> None:
 
 def test_ties_stay_ties() -> None:
     small = prune(training_checkpoint(tied=True), "0/0")["model"]
-    assert small["decoder.embed_tokens.weight"].data_ptr() == small["decoder.output_projection.weight"].data_ptr()
+    assert (
+        small["decoder.embed_tokens.weight"].data_ptr()
+        == small["decoder.output_projection.weight"].data_ptr()
+    )
 
 
 def test_ties_between_views_of_a_large_storage_stay_ties_too() -> None:
@@ -261,14 +279,18 @@ def test_the_check_passes_what_is_right_however_it_came_about() -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
-def test_the_check_passes_a_copy_of_a_slice_wherever_it_began(start: int, dtype: torch.dtype) -> None:
+def test_the_check_passes_a_copy_of_a_slice_wherever_it_began(
+    start: int, dtype: torch.dtype
+) -> None:
     source = model_state()
     source["encoder.layer_norm.weight"] = torch.arange(40).to(dtype)[start : start + 8]
     written = compact(prune_state(source, plan_of("0,2/5")))
     check_surgery(source, written, plan_of("0,2/5"))
 
 
-@pytest.mark.parametrize("tensor", [torch.tensor(3.0), torch.zeros(0, 4), torch.ones(3, 5).t(), torch.tensor([True])])
+@pytest.mark.parametrize(
+    "tensor", [torch.tensor(3.0), torch.zeros(0, 4), torch.ones(3, 5).t(), torch.tensor([True])]
+)
 def test_the_check_takes_tensors_of_any_shape_and_kind(tensor: Tensor) -> None:
     source = model_state() | {"encoder.extra": tensor}
     check_surgery(source, copy.deepcopy(prune_state(source, plan_of("0,2/5"))), plan_of("0,2/5"))
@@ -303,13 +325,17 @@ def test_the_check_names_what_differs(key: str, tensor: Tensor | None) -> None:
 
 def test_the_check_names_everything_that_differs() -> None:
     written = damaged(encoder__layers__0__fc1__bias=None, decoder__layer_norm__bias=torch.ones(4))
-    with pytest.raises(ValueError, match=r"encoder\.layers\.0\.fc1\.bias.*decoder\.layer_norm\.bias"):
+    with pytest.raises(
+        ValueError, match=r"encoder\.layers\.0\.fc1\.bias.*decoder\.layer_norm\.bias"
+    ):
         check_surgery(model_state(), written, plan_of("0,2/5"))
 
 
 def test_the_check_notices_a_lost_tie() -> None:
     written = damaged()
-    written["decoder.output_projection.weight"] = written["decoder.output_projection.weight"].clone()
+    written["decoder.output_projection.weight"] = written[
+        "decoder.output_projection.weight"
+    ].clone()
     with pytest.raises(ValueError, match="ties"):
         check_surgery(model_state(), written, plan_of("0,2/5"))
 
@@ -321,7 +347,9 @@ ROBERTA_LAYER = "encoder.sentence_encoder.layers.1.fc1.weight"
 
 def family_plan(family: str, encoder: str, decoder: str, depth: int = 6) -> PruningPlan:
     specs = {"encoder": encoder, "decoder": decoder}
-    return PruningPlan.from_specs({s: specs[s] for s in WHERE[family]}, dict.fromkeys(WHERE[family], depth))
+    return PruningPlan.from_specs(
+        {s: specs[s] for s in WHERE[family]}, dict.fromkeys(WHERE[family], depth)
+    )
 
 
 def prune_family(checkpoint: dict[str, Any], plan: PruningPlan) -> dict[str, Any]:
@@ -364,7 +392,9 @@ def test_the_check_names_what_differs_in_another_family(key: str, tensor: Tensor
     source, plan = family_state("roberta"), PruningPlan.parse("0,4", {"encoder": 6})
     written = prune_state(source, plan)
     check_surgery(source, written, plan)
-    written = {k: v for k, v in written.items() if k != key} | ({} if tensor is None else {key: tensor})
+    written = {k: v for k, v in written.items() if k != key} | (
+        {} if tensor is None else {key: tensor}
+    )
     with pytest.raises(ValueError, match=rf"differs from its source in {re.escape(key)};"):
         check_surgery(source, written, plan)
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Old checkpoints: keys of 2019, options in ``args``; upgraded over the full depth, whatever is pruned after."""
+"""Old checkpoints: keys of 2019, options in ``args``; upgraded over the full depth, whatever is
+pruned after.
+"""
 
 import copy
 from argparse import Namespace
@@ -21,7 +23,9 @@ DEPTH, DIM = 6, 2
 
 
 def old_state() -> dict[str, torch.Tensor]:
-    """A model as fairseq wrote it in 2019; in layer i every projection is 10 i + 1, 2, 3 for q, k, v, every norm i."""
+    """A model as fairseq wrote it in 2019; in layer i every projection is 10 i + 1, 2, 3 for q, k,
+    v, every norm i.
+    """
     state = {"encoder.version": torch.tensor([2.0]), "decoder.version": torch.tensor([2.0])}
     for stack, norms in (("encoder", 2), ("decoder", 3)):
         state[f"{stack}.embed_tokens.weight"] = torch.full((4, DIM), 0.5)
@@ -37,16 +41,28 @@ def old_state() -> dict[str, torch.Tensor]:
 
 def old_checkpoint() -> dict[str, Any]:
     """A checkpoint as fairseq wrote it in 2019."""
-    options = {"encoder_layers": DEPTH, "decoder_layers": DEPTH, "arch": "transformer", "task": "translation"}
+    options = {
+        "encoder_layers": DEPTH,
+        "decoder_layers": DEPTH,
+        "arch": "transformer",
+        "task": "translation",
+    }
     args = Namespace(**options, data=["bin"], criterion="cross_entropy", user_dir="/home/somebody")
-    return {"args": args, "model": old_state(), "optimizer_history": [{"num_updates": 3}], "extra_state": {}}
+    return {
+        "args": args,
+        "model": old_state(),
+        "optimizer_history": [{"num_updates": 3}],
+        "extra_state": {},
+    }
 
 
 def test_the_three_projections_of_an_attention_come_apart() -> None:
     state = upgrade_state(old_state())
     for name, value in zip("qkv", (41.0, 42.0, 43.0), strict=True):
         for kind in ("weight", "bias"):
-            assert state[f"decoder.layers.4.self_attn.{name}_proj.{kind}"].unique().tolist() == [value]
+            assert state[f"decoder.layers.4.self_attn.{name}_proj.{kind}"].unique().tolist() == [
+                value
+            ]
     assert not [key for key in state if "in_proj" in key]
 
 
@@ -97,9 +113,15 @@ def test_todays_keys_come_back_with_the_same_tensors() -> None:
 
 def test_an_old_checkpoint_is_pruned_at_layers_beyond_the_new_depth() -> None:
     """fairseq's own pruning upgrades the first two layers only, and fails on these."""
-    plan = PruningPlan.from_specs({"encoder": "1,5", "decoder": "3,4"}, {"encoder": DEPTH, "decoder": DEPTH})
+    plan = PruningPlan.from_specs(
+        {"encoder": "1,5", "decoder": "3,4"}, {"encoder": DEPTH, "decoder": DEPTH}
+    )
     small = prune_checkpoint(old_checkpoint(), plan, source="", version="")
-    queries = {key: value[0].item() for key, value in small["model"].items() if key.endswith("self_attn.q_proj.bias")}
+    queries = {
+        key: value[0].item()
+        for key, value in small["model"].items()
+        if key.endswith("self_attn.q_proj.bias")
+    }
     assert queries == {
         "encoder.layers.0.self_attn.q_proj.bias": 11.0,
         "encoder.layers.1.self_attn.q_proj.bias": 51.0,
@@ -113,7 +135,10 @@ def test_options_in_args_become_sections() -> None:
     upgraded = upgrade_checkpoint(checkpoint)
     assert upgraded["args"] is None
     assert model_section(upgraded)["_name"] == "transformer"
-    assert (upgraded["cfg"]["task"]["_name"], upgraded["cfg"]["task"]["data"]) == ("translation", "bin")
+    assert (upgraded["cfg"]["task"]["_name"], upgraded["cfg"]["task"]["data"]) == (
+        "translation",
+        "bin",
+    )
     assert checkpoint["args"] is not None and "cfg" not in checkpoint  # the source is not changed
 
 
@@ -130,12 +155,17 @@ def test_what_is_written_of_args_is_plain_and_of_no_machine() -> None:
 
 def test_parameters_alone_get_no_output_projection() -> None:
     """An EMA's own copies are the parameters, of which a shared one is there once."""
-    parameters = {"decoder.embed_tokens.weight": torch.ones(4, DIM), "decoder.layers.0.fc1.weight": torch.ones(1)}
+    parameters = {
+        "decoder.embed_tokens.weight": torch.ones(4, DIM),
+        "decoder.layers.0.fc1.weight": torch.ones(1),
+    }
     assert list(upgrade_state(parameters)) == list(parameters)
 
 
 def test_a_matrix_that_is_not_three_projections_is_named() -> None:
-    with pytest.raises(ValueError, match=r"self_attn\.in_proj_weight must hold three projections, got \(4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"self_attn\.in_proj_weight must hold three projections, got \(4, 2\)"
+    ):
         upgrade_state({"encoder.layers.0.self_attn.in_proj_weight": torch.zeros(4, 2)})
 
 
@@ -147,10 +177,15 @@ def prune(checkpoint: dict[str, Any], **specs: str) -> dict[str, Any]:
 
 
 def roberta_of_2019() -> dict[str, torch.Tensor]:
-    """RoBERTa's keys of 2019, when its encoder was called a decoder; in layer i every projection is 10 i + 1, 2, 3."""
+    """RoBERTa's keys of 2019, when its encoder was called a decoder; in layer i every projection is
+    10 i + 1, 2, 3.
+    """
     stack = "decoder.sentence_encoder"
     state = {f"{stack}.embed_tokens.weight": torch.full((4, DIM), 0.5)}
-    state |= {f"{stack}.embed_positions.weight": torch.ones(9, DIM), f"{stack}.emb_layer_norm.weight": torch.ones(DIM)}
+    state |= {
+        f"{stack}.embed_positions.weight": torch.ones(9, DIM),
+        f"{stack}.emb_layer_norm.weight": torch.ones(DIM),
+    }
     for i in range(DEPTH):
         values = torch.tensor([1.0, 2.0, 3.0]).repeat_interleave(DIM) + 10 * i
         state[f"{stack}.layers.{i}.self_attn.in_proj_weight"] = values[:, None].repeat(1, DIM)
@@ -169,21 +204,39 @@ def test_roberta_of_2019_gets_todays_keys() -> None:
     assert list(upgrade_state(roberta_of_2019())) == [
         *(
             f"{stack}.{name}"
-            for name in ("embed_tokens.weight", "embed_positions.weight", "layernorm_embedding.weight")
+            for name in (
+                "embed_tokens.weight",
+                "embed_positions.weight",
+                "layernorm_embedding.weight",
+            )
         ),
         *(f"{stack}.layers.{i}.{name}" for i in range(DEPTH) for name in names),
-        *("encoder.lm_head.weight", "encoder.lm_head.dense.bias", "classification_heads.mnli.dense.weight"),
+        *(
+            "encoder.lm_head.weight",
+            "encoder.lm_head.dense.bias",
+            "classification_heads.mnli.dense.weight",
+        ),
     ]
 
 
 def test_roberta_of_2019_is_pruned_at_layers_beyond_the_new_depth() -> None:
-    args = Namespace(encoder_layers=DEPTH, arch="roberta_base", task="masked_lm", criterion="masked_lm")
+    args = Namespace(
+        encoder_layers=DEPTH, arch="roberta_base", task="masked_lm", criterion="masked_lm"
+    )
     small = prune({"args": args, "model": roberta_of_2019()}, encoder="1,4,5")
     for name, value in zip("qkv", (1.0, 2.0, 3.0), strict=True):
         for kind in ("weight", "bias"):
-            keys = [f"encoder.sentence_encoder.layers.{i}.self_attn.{name}_proj.{kind}" for i in range(3)]
-            assert [small["model"][key].unique().tolist() for key in keys] == [[n + value] for n in (10.0, 40.0, 50.0)]
-    assert small["model"]["encoder.lm_head.weight"] is small["model"]["encoder.sentence_encoder.embed_tokens.weight"]
+            keys = [
+                f"encoder.sentence_encoder.layers.{i}.self_attn.{name}_proj.{kind}"
+                for i in range(3)
+            ]
+            assert [small["model"][key].unique().tolist() for key in keys] == [
+                [n + value] for n in (10.0, 40.0, 50.0)
+            ]
+    assert (
+        small["model"]["encoder.lm_head.weight"]
+        is small["model"]["encoder.sentence_encoder.embed_tokens.weight"]
+    )
     model = small["cfg"]["model"]
     assert (model["_name"], model["encoder_layers"]) == ("roberta_base", 3)
 
@@ -194,7 +247,11 @@ def test_a_decoder_with_a_norm_of_that_name_keeps_it_unless_it_is_a_roberta() ->
 
 
 def of_languages(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"models.{pair}.{key}": tensor for pair in ("de-en", "fr-en") for key, tensor in state.items()}
+    return {
+        f"models.{pair}.{key}": tensor
+        for pair in ("de-en", "fr-en")
+        for key, tensor in state.items()
+    }
 
 
 def test_a_multilingual_model_is_upgraded_language_by_language() -> None:
@@ -208,24 +265,38 @@ def test_a_multilingual_model_is_upgraded_language_by_language() -> None:
         *(f"models.fr-en.{key}" for key in upgrade_state(other)),
     }
     german, french = (f"models.{pair}.decoder" for pair in ("de-en", "fr-en"))
-    assert upgraded[f"{german}.output_projection.weight"] is upgraded[f"{german}.embed_tokens.weight"]
+    assert (
+        upgraded[f"{german}.output_projection.weight"] is upgraded[f"{german}.embed_tokens.weight"]
+    )
     assert upgraded[f"{french}.output_projection.weight"] is other["decoder.embed_out"]
-    assert (f"{german}.layer_norm.weight" in upgraded, f"{french}.layer_norm.weight" in upgraded) == (False, True)
-    assert upgraded["models.fr-en.decoder.layers.5.encoder_attn_layer_norm.weight"][0].item() == pytest.approx(5.1)
+    assert (
+        f"{german}.layer_norm.weight" in upgraded,
+        f"{french}.layer_norm.weight" in upgraded,
+    ) == (False, True)
+    assert upgraded["models.fr-en.decoder.layers.5.encoder_attn_layer_norm.weight"][
+        0
+    ].item() == pytest.approx(5.1)
 
 
 def test_an_old_multilingual_model_is_pruned_at_layers_beyond_the_new_depth() -> None:
     checkpoint = old_checkpoint()
     checkpoint["args"].arch = "multilingual_transformer"
-    small = prune(checkpoint | {"model": of_languages(old_state())}, encoder="2,5", decoder="0,3")["model"]
+    small = prune(checkpoint | {"model": of_languages(old_state())}, encoder="2,5", decoder="0,3")[
+        "model"
+    ]
     for pair in ("de-en", "fr-en"):
         kept = [
-            small[f"models.{pair}.{stack}.layers.1.self_attn.q_proj.bias"][0].item() for stack in ("encoder", "decoder")
+            small[f"models.{pair}.{stack}.layers.1.self_attn.q_proj.bias"][0].item()
+            for stack in ("encoder", "decoder")
         ]
         assert kept == [51.0, 31.0]
 
 
-STALE = [f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")]
+STALE = [
+    f"{name}_{kind}"
+    for name in ("in_proj", "out_proj", "fc1", "fc2")
+    for kind in ("weight", "bias")
+]
 
 
 @pytest.mark.parametrize("family", [family for family in WHERE if "encoder" in WHERE[family]])
@@ -272,13 +343,19 @@ def test_positions_of_old_options_are_those_of_source_and_target(section: str) -
 
 def test_positions_that_are_there_already_stay() -> None:
     checkpoint = old_checkpoint()
-    checkpoint["args"].__dict__ |= {"max_positions": 77, "max_source_positions": 55, "max_target_positions": 66}
+    checkpoint["args"].__dict__ |= {
+        "max_positions": 77,
+        "max_source_positions": 55,
+        "max_target_positions": 66,
+    }
     model = model_section(upgrade_checkpoint(checkpoint))
     assert (model["max_source_positions"], model["max_target_positions"]) == (55, 66)
 
 
 def test_a_model_without_positions_gets_none() -> None:
-    assert not [key for key in model_section(upgrade_checkpoint(old_checkpoint())) if "positions" in key]
+    assert not [
+        key for key in model_section(upgrade_checkpoint(old_checkpoint())) if "positions" in key
+    ]
 
 
 def test_the_oldest_options_name_no_task() -> None:
@@ -301,7 +378,10 @@ def test_the_options_of_a_model_within_become_sections(form: str) -> None:
     checkpoint = family_checkpoint("wav2vec_ctc")
     options = {"_name": "wav2vec_ctc", "arch": "wav2vec_ctc", "w2v_args": Namespace(**W2V_ARGS)}
     if form == "args":
-        checkpoint = checkpoint | {"cfg": None, "args": Namespace(**options, task="audio_finetuning")}
+        checkpoint = checkpoint | {
+            "cfg": None,
+            "args": Namespace(**options, task="audio_finetuning"),
+        }
     else:
         checkpoint["cfg"]["model"] = options if "dictionary" in form else Namespace(**options)
     before = copy.deepcopy(checkpoint["args"] if form == "args" else checkpoint["cfg"])
@@ -324,9 +404,14 @@ def history(checkpoint: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     return list(read["optimizer_history"])
 
 
-def test_the_oldest_files_kept_the_optimizers_state_in_its_history_and_there_it_goes(tmp_path: Path) -> None:
+def test_the_oldest_files_kept_the_optimizers_state_in_its_history_and_there_it_goes(
+    tmp_path: Path,
+) -> None:
     checkpoint = old_checkpoint()
-    entries = [{"criterion_name": "C", "best_loss": 2.5, "optimizer": {"state": torch.ones(1000)}} for _ in range(2)]
+    entries = [
+        {"criterion_name": "C", "best_loss": 2.5, "optimizer": {"state": torch.ones(1000)}}
+        for _ in range(2)
+    ]
     checkpoint["optimizer_history"] = copy.deepcopy(entries)
     small = prune(checkpoint, encoder="0")["optimizer_history"]
     assert small == [{"num_updates": 0, "criterion_name": "C", "best_loss": 2.5}] * 2
@@ -335,7 +420,9 @@ def test_the_oldest_files_kept_the_optimizers_state_in_its_history_and_there_it_
 
 
 @pytest.mark.parametrize("missing", ["no key", None, []], ids=str)
-def test_a_file_of_a_model_alone_gets_a_history_that_fairseq_can_read(tmp_path: Path, missing: Any) -> None:
+def test_a_file_of_a_model_alone_gets_a_history_that_fairseq_can_read(
+    tmp_path: Path, missing: Any
+) -> None:
     checkpoint = {key: training_checkpoint()[key] for key in ("cfg", "model")}
     if missing != "no key":
         checkpoint["optimizer_history"] = missing

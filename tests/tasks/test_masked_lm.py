@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_masked_lm``: plans in validation and depth on demand, through fairseq's own programs."""
+"""``layerdrop_masked_lm``: plans in validation and depth on demand, through fairseq's own
+programs.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,15 @@ fairseq_layerdrop.register()
 
 TASK = ["--user-dir", str(USER_DIR), "--task", "layerdrop_masked_lm", "--tokens-per-sample", "24"]
 MODEL = ["--arch", "layerdrop_roberta", *WIDTH[:6], "--encoder-layers", "4"]
-BATCHES = ["--batch-size", "3", "--required-batch-size-multiple", "1", "--cpu", "--num-workers", "0"]
+BATCHES = [
+    "--batch-size",
+    "3",
+    "--required-batch-size-multiple",
+    "1",
+    "--cpu",
+    "--num-workers",
+    "0",
+]
 PLANS = {"even-2": "even:2", "0-3": "0,3"}  # by the names that they have in metrics
 
 
@@ -39,7 +49,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A 4-layer RoBERTa trained with LayerDrop 0.5 for six epochs, validated with two plans after each."""
+    """A 4-layer RoBERTa trained with LayerDrop 0.5 for six epochs, validated with two plans after
+    each.
+    """
     folder = tmp_path_factory.mktemp("masked-lm")
     flags = ["--encoder-layerdrop", "0.5", "--mask-prob", "0.3", "--sample-break-mode", "complete"]
     flags += ["--optimizer", "adam", "--lr", "0.01", "--max-epoch", "6", "--criterion", "masked_lm"]
@@ -51,13 +63,25 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "--batch-size-valid",
         "2",
     ]
-    log = ["--no-epoch-checkpoints", "--no-progress-bar", "--log-format", "json", "--log-interval", "1"]
-    return Run(folder, fairseq("train", corpus, *TASK, *MODEL, *BATCHES, *flags, *log, "--save-dir", folder))
+    log = [
+        "--no-epoch-checkpoints",
+        "--no-progress-bar",
+        "--log-format",
+        "json",
+        "--log-interval",
+        "1",
+    ]
+    return Run(
+        folder,
+        fairseq("train", corpus, *TASK, *MODEL, *BATCHES, *flags, *log, "--save-dir", folder),
+    )
 
 
 @pytest.fixture(scope="module")
 def losses(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], float]:
-    """``losses("0,3")``: the validation loss of the pruned file, which is a stock one, in one batch."""
+    """``losses("0,3")``: the validation loss of the pruned file, which is a stock one, in one
+    batch.
+    """
     folder = tmp_path_factory.mktemp("pruned")
 
     def loss(spec: str) -> float:
@@ -68,7 +92,9 @@ def losses(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_plan_s_metrics_are_those_of_the_pruned_file(trained: Run, losses: Callable[[str], float], name: str) -> None:
+def test_a_plan_s_metrics_are_those_of_the_pruned_file(
+    trained: Run, losses: Callable[[str], float], name: str
+) -> None:
     valid = logged(trained.output, "valid")[-1]
     loss = losses(PLANS[name])
     assert float(valid[f"valid_loss_{name}"]) == pytest.approx(loss, abs=0.0006)  # it is logged so
@@ -96,8 +122,12 @@ def test_training_drops_layers_at_the_rate_asked_for(trained: Run) -> None:
     assert trained.output.count("LayerDrop, encoder: asked rate 0.5") == 1
 
 
-def test_depth_on_demand_by_override_has_the_pruned_file_s_loss(trained: Run, losses: Callable[[str], float]) -> None:
-    restricted = {spec: evaluate(trained.last, encoder_keep=spec)["loss"] for spec in ("0,2", "1", "last:3")}
+def test_depth_on_demand_by_override_has_the_pruned_file_s_loss(
+    trained: Run, losses: Callable[[str], float]
+) -> None:
+    restricted = {
+        spec: evaluate(trained.last, encoder_keep=spec)["loss"] for spec in ("0,2", "1", "last:3")
+    }
     for spec, loss in restricted.items():
         assert loss == pytest.approx(losses(spec), abs=1e-5)
     assert len(set(restricted.values())) == 3
@@ -114,7 +144,14 @@ def test_depth_on_demand_by_override_works_on_a_stock_file_too(
 def test_depth_on_demand_by_override_reaches_fairseq_validate(
     corpus: Path, trained: Run, losses: Callable[[str], float]
 ) -> None:
-    override = ["--path", trained.last, "--model-overrides", "{'encoder_keep': '0,2'}", "--log-format", "json"]
+    override = [
+        "--path",
+        trained.last,
+        "--model-overrides",
+        "{'encoder_keep': '0,2'}",
+        "--log-format",
+        "json",
+    ]
     output = fairseq("validate", corpus, *TASK, *BATCHES, *override, "--no-progress-bar")
     (valid,) = logged(output, "valid")
     assert float(valid["valid_loss"]) == pytest.approx(losses("0,2"), abs=0.0006)
@@ -124,11 +161,23 @@ def test_depth_on_demand_by_override_reaches_fairseq_validate(
 @pytest.mark.parametrize("arch", ["layerdrop_roberta", "roberta"])
 def test_plans_that_a_training_had_do_not_hinder_depth_on_demand(arch: str) -> None:
     """They are in the checkpoint; the second of them has a layer that is not kept."""
-    flags = [*TASK[2:], "--arch", arch, *MODEL[2:], "--criterion", "masked_lm", "--valid-plans", "0 3"]
+    flags = [
+        *TASK[2:],
+        "--arch",
+        arch,
+        *MODEL[2:],
+        "--criterion",
+        "masked_lm",
+        "--valid-plans",
+        "0 3",
+    ]
     cfg = config(*flags)
     cfg.task.encoder_keep = "0,1"
     task = build_task(cfg)
-    model, full = task.build_model(cfg.model, from_checkpoint=True).eval(), build_model(*flags).eval()
+    model, full = (
+        task.build_model(cfg.model, from_checkpoint=True).eval(),
+        build_model(*flags).eval(),
+    )
     model.load_state_dict(full.state_dict())
     criterion, sample = task.build_criterion(cfg.criterion), batch()
     with restricted(full, {"encoder": (0, 1)}):

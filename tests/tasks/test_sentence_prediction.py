@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_sentence_prediction``: a RoBERTa fine-tuned with plans, depth on demand, its head elsewhere."""
+"""``layerdrop_sentence_prediction``: a RoBERTa fine-tuned with plans, depth on demand, its head
+elsewhere.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,15 @@ fairseq_layerdrop.register()
 
 PLUGIN = ["--user-dir", str(USER_DIR)]
 TASK = ["--task", "layerdrop_sentence_prediction", "--num-classes", "2", "--max-positions", "24"]
-MODEL = ["--arch", "layerdrop_roberta", *WIDTH[:6], "--encoder-layers", "4", "--encoder-layerdrop", "0.5"]
+MODEL = [
+    "--arch",
+    "layerdrop_roberta",
+    *WIDTH[:6],
+    "--encoder-layers",
+    "4",
+    "--encoder-layerdrop",
+    "0.5",
+]
 BATCHES = ["--required-batch-size-multiple", "1", "--cpu", "--num-workers", "0"]
 LOG = ["--no-progress-bar", "--log-format", "json", "--log-interval", "1"]
 CRITERION = ["--criterion", "sentence_prediction"]
@@ -55,8 +65,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def pretrained(corpus: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 4-layer RoBERTa after two epochs of masked language modelling with LayerDrop."""
     folder = tmp_path_factory.mktemp("pretrained")
-    task = [*PLUGIN, "--task", "layerdrop_masked_lm", "--tokens-per-sample", "24", "--criterion", "masked_lm"]
-    flags = ["--optimizer", "adam", "--lr", "0.005", "--max-epoch", "2", "--batch-size", "3", "--disable-validation"]
+    task = [
+        *PLUGIN,
+        "--task",
+        "layerdrop_masked_lm",
+        "--tokens-per-sample",
+        "24",
+        "--criterion",
+        "masked_lm",
+    ]
+    flags = [
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.005",
+        "--max-epoch",
+        "2",
+        "--batch-size",
+        "3",
+        "--disable-validation",
+    ]
     flags += ["--no-epoch-checkpoints"]
     fairseq("train", corpus.text, *task, *MODEL, *BATCHES, *LOG, *flags, "--save-dir", folder)
     return folder / "checkpoint_last.pt"
@@ -66,20 +94,48 @@ def pretrained(corpus: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(corpus: Data, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """That model fine-tuned to tell two classes apart, with LayerDrop and two plans."""
     folder = tmp_path_factory.mktemp("fine-tuned")
-    flags = ["--restore-file", pretrained, "--reset-optimizer", "--reset-dataloader", "--reset-meters"]
-    flags += ["--optimizer", "adam", "--lr", "0.005", "--max-epoch", "10", "--batch-size", "10", "--init-token", "0"]
+    flags = [
+        "--restore-file",
+        pretrained,
+        "--reset-optimizer",
+        "--reset-dataloader",
+        "--reset-meters",
+    ]
+    flags += [
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.005",
+        "--max-epoch",
+        "10",
+        "--batch-size",
+        "10",
+        "--init-token",
+        "0",
+    ]
     flags += ["--valid-plans", " ".join(PLANS.values()), "--batch-size-valid", "4"]
     flags += ["--best-checkpoint-metric", "accuracy_even-2", "--maximize-best-checkpoint-metric"]
     flags += ["--no-epoch-checkpoints"]
     task = [*PLUGIN, *TASK, *CRITERION]
-    return Run(folder, fairseq("train", corpus.classes, *task, *MODEL, *BATCHES, *LOG, *flags, "--save-dir", folder))
+    return Run(
+        folder,
+        fairseq(
+            "train", corpus.classes, *task, *MODEL, *BATCHES, *LOG, *flags, "--save-dir", folder
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
-def metrics(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, float]]:
-    """``metrics("0,3")["accuracy"]``: what the pruned file, which is a stock one, has on the validation set."""
+def metrics(
+    trained: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, float]]:
+    """``metrics("0,3")["accuracy"]``: what the pruned file, which is a stock one, has on the
+    validation set.
+    """
     folder = tmp_path_factory.mktemp("pruned")
-    return lambda spec: evaluate(prune(trained.last, folder / "small.pt", "--encoder-keep", spec, "--force"))
+    return lambda spec: evaluate(
+        prune(trained.last, folder / "small.pt", "--encoder-keep", spec, "--force")
+    )
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -88,8 +144,14 @@ def test_a_plan_s_metrics_are_those_of_the_pruned_file(
 ) -> None:
     valid = logged(trained.output, "valid")[-1]  # 15 sentences in batches of 4, 4, 4 and 3
     own = metrics(PLANS[name])  # in one batch
-    for metric, precision in (("loss", 0.0006), ("nll_loss", 0.0006), ("accuracy", 0.06)):  # as they are logged
-        assert float(valid[f"valid_{metric}_{name}"]) == pytest.approx(own[metric], abs=precision), metric
+    for metric, precision in (
+        ("loss", 0.0006),
+        ("nll_loss", 0.0006),
+        ("accuracy", 0.06),
+    ):  # as they are logged
+        assert float(valid[f"valid_{metric}_{name}"]) == pytest.approx(
+            own[metric], abs=precision
+        ), metric
 
 
 def test_the_full_model_and_each_plan_have_metrics_of_their_own(
@@ -107,7 +169,9 @@ def test_a_plan_s_accuracy_chooses_the_best_checkpoint(trained: Run) -> None:
     assert best["best"] == best["val_loss"] == max(scores) > min(scores)
 
 
-def test_fine_tuning_starts_from_the_pretrained_weights_and_trains_a_new_head(trained: Run, pretrained: Path) -> None:
+def test_fine_tuning_starts_from_the_pretrained_weights_and_trains_a_new_head(
+    trained: Run, pretrained: Path
+) -> None:
     before, after = weights(pretrained), weights(trained.last)
     assert {name for name in after if name not in before} == {
         f"classification_heads.{HEAD}.{part}"
@@ -131,7 +195,11 @@ def test_a_plan_has_glue_s_metrics_too(trained: Run, tmp_path: Path, report: str
     """They are computed from all predictions at once, not from sums over batches."""
     both = evaluate(trained.last, **{f"report_{report}": True})
     small = prune(trained.last, tmp_path / "small.pt", "--encoder-keep", PLANS["0-3"])
-    assert both[f"{report}_0-3"] == evaluate(small, **{f"report_{report}": True})[report] != both[report]
+    assert (
+        both[f"{report}_0-3"]
+        == evaluate(small, **{f"report_{report}": True})[report]
+        != both[report]
+    )
 
 
 # Depth on demand
@@ -140,7 +208,9 @@ def test_a_plan_has_glue_s_metrics_too(trained: Run, tmp_path: Path, report: str
 def test_depth_on_demand_by_override_has_the_pruned_file_s_loss(
     trained: Run, metrics: Callable[[str], dict[str, float]]
 ) -> None:
-    restricted = {spec: evaluate(trained.last, encoder_keep=spec) for spec in ("0,2", "1", "last:3")}
+    restricted = {
+        spec: evaluate(trained.last, encoder_keep=spec) for spec in ("0,2", "1", "last:3")
+    }
     for spec, own in restricted.items():
         assert own["loss"] == pytest.approx(metrics(spec)["loss"], abs=1e-5)
         assert own["accuracy"] == metrics(spec)["accuracy"]
@@ -150,7 +220,14 @@ def test_depth_on_demand_by_override_has_the_pruned_file_s_loss(
 def test_depth_on_demand_by_override_reaches_fairseq_validate(
     corpus: Data, trained: Run, metrics: Callable[[str], dict[str, float]]
 ) -> None:
-    flags = ["--path", trained.last, "--model-overrides", "{'encoder_keep': '0,2'}", "--batch-size", "4"]
+    flags = [
+        "--path",
+        trained.last,
+        "--model-overrides",
+        "{'encoder_keep': '0,2'}",
+        "--batch-size",
+        "4",
+    ]
     output = fairseq("validate", corpus.classes, *PLUGIN, *TASK, *CRITERION, *BATCHES, *LOG, *flags)
     (valid,) = logged(output, "valid")
     assert float(valid["valid_loss"]) == pytest.approx(metrics("0,2")["loss"], abs=0.0006)
@@ -172,7 +249,9 @@ def test_training_refuses_layers_to_keep_by_the_mend() -> None:
 # The head elsewhere
 
 
-def test_the_hub_s_interface_predicts_with_the_trained_head(corpus: Data, trained: Run, tmp_path: Path) -> None:
+def test_the_hub_s_interface_predicts_with_the_trained_head(
+    corpus: Data, trained: Run, tmp_path: Path
+) -> None:
     """``from_pretrained`` of our model for its own file, of stock's for the pruned one."""
     from fairseq.models.roberta import RobertaModel
 
@@ -181,7 +260,9 @@ def test_the_hub_s_interface_predicts_with_the_trained_head(corpus: Data, traine
     prune(trained.last, tmp_path / "small.pt", "--encoder-keep", "0,3")
     sentences = torch.tensor([[0, 4, 5, 6, 2], [0, 9, 8, 7, 2]])
     place = {"data_name_or_path": str(corpus.classes), "bpe": None}
-    ours = LayerDropRoberta.from_pretrained(str(trained.folder), "checkpoint_last.pt", **place).eval()
+    ours = LayerDropRoberta.from_pretrained(
+        str(trained.folder), "checkpoint_last.pt", **place
+    ).eval()
     stock = RobertaModel.from_pretrained(str(tmp_path), "small.pt", **place).eval()
     assert type(stock.model) is RobertaModel
     whole = ours.predict(HEAD, sentences)
@@ -191,8 +272,18 @@ def test_the_hub_s_interface_predicts_with_the_trained_head(corpus: Data, traine
 
 
 def test_a_bart_is_fine_tuned_and_validated_with_plans_too() -> None:
-    model_flags = ["--arch", "layerdrop_bart", *WIDTH, "--encoder-layers", "4", "--decoder-layers", "4"]
-    cfg = config(*TASK, *CRITERION, *model_flags, "--add-prev-output-tokens", "--valid-plans", "0,3/1 4+2")
+    model_flags = [
+        "--arch",
+        "layerdrop_bart",
+        *WIDTH,
+        "--encoder-layers",
+        "4",
+        "--decoder-layers",
+        "4",
+    ]
+    cfg = config(
+        *TASK, *CRITERION, *model_flags, "--add-prev-output-tokens", "--valid-plans", "0,3/1 4+2"
+    )
     task = build_task(cfg)
     model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
     sample = {**batch(), "target": torch.tensor([[0], [1], [1]])}

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_translation``: depth on demand in generation, plans in validation, through fairseq's own programs."""
+"""``layerdrop_translation``: depth on demand in generation, plans in validation, through fairseq's
+own programs.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,16 @@ from fairseq_programs import (
 from fairseq_layerdrop.checkpoint import load
 
 TASK = ["--task", "layerdrop_translation"]
-MODEL = [*TASK, "--arch", "layerdrop_transformer", *WIDTH, "--encoder-layers", "4", "--decoder-layers", "4"]
+MODEL = [
+    *TASK,
+    "--arch",
+    "layerdrop_transformer",
+    *WIDTH,
+    "--encoder-layers",
+    "4",
+    "--decoder-layers",
+    "4",
+]
 PLANS = ["--valid-plans", "4+2 every:2/first:1"]
 
 
@@ -59,7 +70,16 @@ def test_a_model_from_a_checkpoint_is_restricted_once_its_weights_are_in() -> No
 
 
 def test_a_stock_model_from_a_checkpoint_is_restricted_too() -> None:
-    stock = [*TASK, "--arch", "transformer", *WIDTH, "--encoder-layers", "4", "--decoder-layers", "4"]
+    stock = [
+        *TASK,
+        "--arch",
+        "transformer",
+        *WIDTH,
+        "--encoder-layers",
+        "4",
+        "--decoder-layers",
+        "4",
+    ]
     full = build_model(*stock)
     cfg = config(*stock, "--decoder-keep", "0,2")
     model = build_task(cfg).build_model(cfg.model, from_checkpoint=True)
@@ -83,7 +103,15 @@ def test_a_bad_spec_is_refused_by_stack_and_range(flags: list[str], message: str
 
 
 def test_training_refuses_layers_to_keep_by_name(data: Path, tmp_path: Path) -> None:
-    flags = [*MODEL, "--user-dir", USER_DIR, "--encoder-keep", "0,1", "--save-dir", tmp_path / "run"]
+    flags = [
+        *MODEL,
+        "--user-dir",
+        USER_DIR,
+        "--encoder-keep",
+        "0,1",
+        "--save-dir",
+        tmp_path / "run",
+    ]
     needed = ["--optimizer", "adam", "--batch-size", "8", "--cpu", "--max-update", "1"]
     output = fairseq("train", data, *flags, *needed, fails=True)
     assert "ValueError: --encoder-keep" in output
@@ -115,14 +143,22 @@ def test_a_plan_s_metrics_are_those_of_the_pruned_file(
 
 def test_the_full_model_and_each_plan_have_losses_of_their_own(trained: Run) -> None:
     for valid in logged(trained.output, "valid"):
-        assert len({valid["valid_loss"], valid["valid_loss_4-2"], valid["valid_loss_every-2-first-1"]}) == 3
+        assert (
+            len({valid["valid_loss"], valid["valid_loss_4-2"], valid["valid_loss_every-2-first-1"]})
+            == 3
+        )
 
 
 def test_speeds_are_not_told_once_more_for_each_plan(trained: Run) -> None:
     valid = logged(trained.output, "valid")[-1]
     for name in ("4-2", "every-2-first-1"):
         metrics = {key.removesuffix(f"_{name}") for key in valid if key.endswith(f"_{name}")}
-        assert metrics - {"valid_best_bleu"} == {"valid_loss", "valid_nll_loss", "valid_ppl", "valid_bleu"}
+        assert metrics - {"valid_best_bleu"} == {
+            "valid_loss",
+            "valid_nll_loss",
+            "valid_ppl",
+            "valid_bleu",
+        }
 
 
 def test_a_plan_s_metric_chooses_the_best_checkpoint(trained: Run) -> None:
@@ -150,7 +186,9 @@ class Criterion(torch.nn.Module):
         self.seen: list[Any] = []
         self.fails_at = fails_at
 
-    def forward(self, model: Any, sample: dict[str, Any]) -> tuple[torch.Tensor, int, dict[str, Any]]:
+    def forward(
+        self, model: Any, sample: dict[str, Any]
+    ) -> tuple[torch.Tensor, int, dict[str, Any]]:
         self.seen.append((model.encoder.layers.draw().active, model.decoder.layers.draw().active))
         if len(self.seen) - 1 == self.fails_at:
             raise RuntimeError("out of memory")
