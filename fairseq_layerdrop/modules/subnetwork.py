@@ -27,9 +27,10 @@ PATHS = {
 
 def depths(model: nn.Module) -> dict[str, int]:
     """The model's stacks and their depths, encoder first: ``{"encoder": 6, "decoder": 6}``."""
-    return {
-        name: min(len(stack.layers) for stack in found) for name, found in stacks(model).items()
-    }  # type: ignore[arg-type]
+    found = {}
+    for name, holders in stacks(model).items():
+        found[name] = min(len(stack.layers) for stack in holders)  # type: ignore[arg-type]
+    return found
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
