@@ -40,11 +40,11 @@ from benchmarks.training_speed import on_cpu_time, timed
 from fairseq_layerdrop import checkpoint, cli
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
-from fairseq_layerdrop.evaluation.origin import origin
-from fairseq_layerdrop.evaluation.rows import Row, RowFile
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.texts import quality
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.reporting.origin import origin
+from fairseq_layerdrop.reporting.rows import Row, RowFile
 
 STOCK = "fairseq float32"
 EXPORTS = {"CTranslate2 float32": "float32", "CTranslate2 int8": "int8"}

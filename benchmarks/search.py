@@ -50,13 +50,13 @@ from benchmarks.training_speed import Variant, configuration, on_cpu_time, timed
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.objective import LossObjective
-from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.sweep import Measures, Results, sweep
 from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.modules.subnetwork import restricted, stacks
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import Screened, beam, exhaustive, space
+from fairseq_layerdrop.reporting.rows import RowFile
 
 SCREEN = 0.2
 Numbers = dict[PruningPlan, float]

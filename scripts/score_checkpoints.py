@@ -16,15 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from generation import run_generate
 from rich.console import Console
 from rich.progress import track
 
 from fairseq_layerdrop import checkpoint
-from fairseq_layerdrop.evaluation.generation import run_generate
-from fairseq_layerdrop.evaluation.origin import origin
-from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.evaluation.texts import quality
 from fairseq_layerdrop.pruning.inspection import describe
+from fairseq_layerdrop.reporting.origin import origin
+from fairseq_layerdrop.reporting.rows import RowFile
 
 
 def main() -> None:

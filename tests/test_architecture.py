@@ -21,13 +21,14 @@ FLOORS = {
     "pruning": 0,
     "modules": 0,
     "distributed": 0,
+    "reporting": 0,
     "models": 1,
     "tasks": 1,
     "criterions": 1,
     "checkpoint": 2,
-    "export": 2,
-    "evaluation": 2,
-    "cli": 3,
+    "export": 3,
+    "evaluation": 3,
+    "cli": 5,
 }
 FOR_REGISTRATION = {("tasks/__init__.py", "criterions")}
 
@@ -43,7 +44,8 @@ LIBRARIES = {
     "criterions": FAIRSEQ,
     "checkpoint": {"torch"},
     "export": {"torch", "fairseq", "ctranslate2", "safetensors"},
-    "evaluation": FAIRSEQ | {"matplotlib", "optuna", "rich", "rouge_score", "sacrebleu"},
+    "reporting": {"matplotlib"},
+    "evaluation": FAIRSEQ | {"optuna", "rouge_score", "sacrebleu"},
     "cli": {"rich"},
 }
 
@@ -173,6 +175,7 @@ def test_every_source_file_names_its_licence() -> None:
             "fairseq_layerdrop.checkpoint, fairseq_layerdrop.pruning, fairseq_layerdrop.modules",
             {"fairseq", "omegaconf"},
         ),
+        ("fairseq_layerdrop.reporting.report", {"torch", "fairseq", "numpy", "omegaconf"}),
     ],
 )
 def test_an_import_brings_no_more_than_it_needs(module: str, absent: set[str]) -> None:

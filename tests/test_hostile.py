@@ -25,11 +25,11 @@ from hypothesis import given, settings
 from texts import check_any_text, rubbish
 
 from fairseq_layerdrop.checkpoint import CheckpointError, digest, load
-from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+from fairseq_layerdrop.reporting.rows import RowFile
 
 CASES, SEED = (
     int(os.environ.get(name, default))

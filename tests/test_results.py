@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_layerdrop.evaluation.kinds import check_rows, sort_rows
-from fairseq_layerdrop.evaluation.report import markdown
+from fairseq_layerdrop.reporting.intake import check_rows, sort_rows
+from fairseq_layerdrop.reporting.report import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

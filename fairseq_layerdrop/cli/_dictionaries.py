@@ -5,7 +5,7 @@ them.
 
 from pathlib import Path
 
-from fairseq_layerdrop.evaluation.files import write_files
+from fairseq_layerdrop.reporting.files import write_files
 
 _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.txt, label/dict.txt
 

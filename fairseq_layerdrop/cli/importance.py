@@ -59,9 +59,9 @@ def run(args: Namespace) -> None:
 
 def _layers(args: Namespace) -> None:
     subject = load_subject(args)
-    from fairseq_layerdrop.evaluation.layers import layer_importance
-    from fairseq_layerdrop.evaluation.origin import origin
-    from fairseq_layerdrop.evaluation.rows import RowFile
+    from fairseq_layerdrop.evaluation.layer_importance import layer_importance
+    from fairseq_layerdrop.reporting.origin import origin
+    from fairseq_layerdrop.reporting.rows import RowFile
 
     batches, file = load_batches(args, subject), RowFile(args.output, origin(args.command))
     for measure in args.measure or MEASURES:
@@ -82,8 +82,8 @@ def _inside(args: Namespace, structures: list[str]) -> None:
     if args.batches < 1:
         raise ValueError(f"--batches must be at least 1, got {args.batches}")
     subject = load_subject(args)
-    from fairseq_layerdrop.evaluation.files import write_files
-    from fairseq_layerdrop.evaluation.importance import gradient_scores
+    from fairseq_layerdrop.evaluation.head_importance import gradient_scores
+    from fairseq_layerdrop.reporting.files import write_files
 
     batches = load_batches(args, subject)
     samples = batches.share(min(1.0, args.batches / len(batches)))

@@ -33,10 +33,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb."""
-    from fairseq_layerdrop.evaluation.files import write_files
-    from fairseq_layerdrop.evaluation.kinds import check_rows, sort_rows
-    from fairseq_layerdrop.evaluation.report import make_report
-    from fairseq_layerdrop.evaluation.rows import read_rows
+    from fairseq_layerdrop.reporting.files import write_files
+    from fairseq_layerdrop.reporting.intake import check_rows, sort_rows
+    from fairseq_layerdrop.reporting.report import make_report
+    from fairseq_layerdrop.reporting.rows import read_rows
 
     folder = Path(args.folder)
     if folder.is_file():

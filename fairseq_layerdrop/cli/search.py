@@ -13,7 +13,7 @@ from fairseq_layerdrop.cli._text import join, row_text
 
 if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.loading import Batches
-    from fairseq_layerdrop.evaluation.searching import Found, Request
+    from fairseq_layerdrop.evaluation.search import Found, Request
     from fairseq_layerdrop.evaluation.subject import Subject
     from fairseq_layerdrop.evaluation.sweep import Measures, Results
 
@@ -95,11 +95,11 @@ def run(args: Namespace) -> None:
     subject = load_subject(args)
     request.check(subject.depths)
     from fairseq_layerdrop.evaluation.latency import Stopwatch
-    from fairseq_layerdrop.evaluation.origin import origin
-    from fairseq_layerdrop.evaluation.searching import search
+    from fairseq_layerdrop.evaluation.search import search
     from fairseq_layerdrop.evaluation.sweep import Results
     from fairseq_layerdrop.evaluation.workers import Workers
     from fairseq_layerdrop.pruning.search import space_size
+    from fairseq_layerdrop.reporting.origin import origin
 
     batches, judged = load_batches(args, subject, half="first"), _judged(args, subject)
     # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
@@ -134,7 +134,7 @@ def _request(args: Namespace) -> "Request":
     texts = {"parameters": args.target_params, "memory": args.target_memory}
     amounts = {name: parse_amount(text) for name, text in texts.items() if text is not None}
     depths = {"encoder": args.encoder_depth, "decoder": args.decoder_depth}
-    from fairseq_layerdrop.evaluation.searching import Request
+    from fairseq_layerdrop.evaluation.search import Request
 
     return Request(
         method=args.method,
@@ -170,7 +170,7 @@ def _report(
     whole model.
     """
     from fairseq_layerdrop.evaluation.preflight import warnings
-    from fairseq_layerdrop.evaluation.searching import predict
+    from fairseq_layerdrop.evaluation.search import predict
     from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
 
     winner, evenly, plans = found.winner, found.evenly, list(found.losses)

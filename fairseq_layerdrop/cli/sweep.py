@@ -38,10 +38,10 @@ def run(args: Namespace) -> None:
     """Run the verb."""
     metrics = parse_metrics(args)
     subject = load_subject(args)
-    from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
     from fairseq_layerdrop.pruning.plan import PruningPlan
+    from fairseq_layerdrop.reporting.origin import origin
 
     plans = [
         subject.whole,

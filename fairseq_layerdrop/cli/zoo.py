@@ -43,13 +43,13 @@ def run(args: Namespace) -> None:
 
     metrics = sorted({*parse_metrics(args), "loss"})
     subject = load_subject(args)
-    from fairseq_layerdrop.evaluation.files import write_files
-    from fairseq_layerdrop.evaluation.origin import origin
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
     from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
     from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
+    from fairseq_layerdrop.reporting.files import write_files
+    from fairseq_layerdrop.reporting.origin import origin
 
     plans = list(
         dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.points.split())

@@ -1,4 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Results as rows: one JSON object a line, each with the signature of everything that its numbers
-depend on.
-"""
+"""Scores, costs and searches on data; each result a row with the signature of its numbers."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
-from fairseq_layerdrop.evaluation.rows import Row, RowFile
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.reporting.rows import Row, RowFile
 
 GROUP = 64
 """About so many plans are scored in one pass, and lost when a run is killed."""

@@ -7,7 +7,7 @@ import logging
 import statistics
 from collections.abc import Sequence
 
-from fairseq_layerdrop.evaluation.layers import leave_one_out
+from fairseq_layerdrop.evaluation.layer_importance import leave_one_out
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.pruning.plan import PruningPlan

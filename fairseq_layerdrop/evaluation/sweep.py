@@ -15,12 +15,12 @@ from fairseq_layerdrop.evaluation.latency import Stopwatch
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.memory import peak_of_forward
-from fairseq_layerdrop.evaluation.rows import Row, RowFile
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.texts import quality
 from fairseq_layerdrop.modules.subnetwork import restricted, stacks
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.reporting.rows import Row, RowFile
 
 TEXTS = ("bleu", "chrf", "rouge")
 UNITS = ("units", "sizes", "texts")

@@ -8,11 +8,11 @@ from sacrebleu.metrics import BLEU
 
 from fairseq_layerdrop.evaluation.loading import Batches, load
 from fairseq_layerdrop.evaluation.losses import score_losses
-from fairseq_layerdrop.evaluation.rows import Row
 from fairseq_layerdrop.evaluation.significance import SAMPLES, loss_interval
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.sweep import UNITS, Measures
 from fairseq_layerdrop.modules.subnetwork import depths
+from fairseq_layerdrop.reporting.rows import Row
 
 CLOSE = 1e-5
 

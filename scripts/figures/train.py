@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fairseq_layerdrop.evaluation.origin import origin
+from fairseq_layerdrop.reporting.origin import origin
 
 DEFAULTS = (
     *(

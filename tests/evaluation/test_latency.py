@@ -14,7 +14,7 @@ from planted import count_calls, subject
 from fairseq_layerdrop.evaluation.latency import WARM_UP, Latency, LatencyModel, Stopwatch
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.memory import peak_of_forward
-from fairseq_layerdrop.evaluation.searching import predict
+from fairseq_layerdrop.evaluation.search import predict
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.pruning.plan import PruningPlan
 

@@ -20,13 +20,13 @@ from fairseq_layerdrop.evaluation.evolution import POPULATION, evolve
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.objective import GROUP, LossObjective, _groups
-from fairseq_layerdrop.evaluation.rows import RowFile
-from fairseq_layerdrop.evaluation.searching import Request
+from fairseq_layerdrop.evaluation.search import Request
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import Screened, beam, exhaustive, space
+from fairseq_layerdrop.reporting.rows import RowFile
 
 DEPTHS = {"encoder": 6, "decoder": 6}
 

@@ -4,8 +4,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fairseq_layerdrop.evaluation.kinds import STACKS, by_curve, depth
-from fairseq_layerdrop.evaluation.rows import Row
+from fairseq_layerdrop.reporting.intake import STACKS, by_curve, depth
+from fairseq_layerdrop.reporting.rows import Row
 
 SIGNIFICANT = 0.05
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 from html import escape
 
-from fairseq_layerdrop.evaluation.figures import Drawing
-from fairseq_layerdrop.evaluation.tables import Cell, Table
+from fairseq_layerdrop.reporting.figures import Drawing
+from fairseq_layerdrop.reporting.tables import Cell, Table
 
 _NAME = "fairseq-layerdrop report"
 _STYLE = """

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fairseq_layerdrop.evaluation.quality import (
+from fairseq_layerdrop.reporting.quality import (
     LOSS,
     QUALITIES,
     Point,

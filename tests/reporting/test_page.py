@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from fairseq_layerdrop.evaluation.kinds import sort_rows
-from fairseq_layerdrop.evaluation.report import make_report
+from fairseq_layerdrop.reporting.intake import sort_rows
+from fairseq_layerdrop.reporting.report import make_report
 
 EVIL = "\"'><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>&amp;--><!--"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -8,8 +8,8 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from fairseq_layerdrop.evaluation import canvas, figures
-from fairseq_layerdrop.evaluation.kinds import sort_rows
+from fairseq_layerdrop.reporting import canvas, figures
+from fairseq_layerdrop.reporting.intake import sort_rows
 
 Row = dict[str, Any]
 SVG = b'<?xml version="1.0"'

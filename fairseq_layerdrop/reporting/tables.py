@@ -6,9 +6,9 @@ same ones.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fairseq_layerdrop.evaluation.kinds import Kinds, by_curve, depth, in_order, layers
-from fairseq_layerdrop.evaluation.quality import SIGNIFICANT, best_trials, smallest_not_worse
-from fairseq_layerdrop.evaluation.rows import Row
+from fairseq_layerdrop.reporting.intake import Kinds, by_curve, depth, in_order, layers
+from fairseq_layerdrop.reporting.quality import SIGNIFICANT, best_trials, smallest_not_worse
+from fairseq_layerdrop.reporting.rows import Row
 
 
 class Cell(NamedTuple):

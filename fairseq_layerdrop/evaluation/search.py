@@ -10,7 +10,6 @@ from fairseq_layerdrop.evaluation.evolution import evolve
 from fairseq_layerdrop.evaluation.latency import LatencyModel, Stopwatch
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.objective import LossObjective
-from fairseq_layerdrop.evaluation.rows import RowFile
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -23,6 +22,7 @@ from fairseq_layerdrop.pruning.search import (
     exhaustive,
     space_size,
 )
+from fairseq_layerdrop.reporting.rows import RowFile
 
 LARGEST = 20_000
 """The largest space that is searched whole unless it is asked for."""

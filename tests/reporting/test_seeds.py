@@ -3,9 +3,9 @@
 
 import pytest
 
-from fairseq_layerdrop.evaluation.kinds import sort_rows
-from fairseq_layerdrop.evaluation.report import make_report
-from fairseq_layerdrop.evaluation.seeds import over_seeds
+from fairseq_layerdrop.reporting.intake import sort_rows
+from fairseq_layerdrop.reporting.report import make_report
+from fairseq_layerdrop.reporting.seeds import over_seeds
 
 
 def row(seed, loss, **more):

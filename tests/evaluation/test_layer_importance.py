@@ -13,8 +13,8 @@ import pytest
 import torch
 from planted import plant, poison, subject
 
-from fairseq_layerdrop.evaluation import layers as layers_module
-from fairseq_layerdrop.evaluation.layers import MEASURES, SUBSETS, layer_importance
+from fairseq_layerdrop.evaluation import layer_importance as layers_module
+from fairseq_layerdrop.evaluation.layer_importance import MEASURES, SUBSETS, layer_importance
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import Losses, score_losses
 from fairseq_layerdrop.evaluation.preflight import warnings

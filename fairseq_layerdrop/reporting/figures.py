@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fairseq_layerdrop.evaluation.canvas import (
+from fairseq_layerdrop.reporting.canvas import (
     as_png,
     as_svg,
     draw_curve,
@@ -14,8 +14,8 @@ from fairseq_layerdrop.evaluation.canvas import (
     style,
     whole_numbers,
 )
-from fairseq_layerdrop.evaluation.kinds import Kinds, by_curve, depth, in_order, layers
-from fairseq_layerdrop.evaluation.quality import (
+from fairseq_layerdrop.reporting.intake import Kinds, by_curve, depth, in_order, layers
+from fairseq_layerdrop.reporting.quality import (
     LOSS,
     Axis,
     Point,
@@ -25,7 +25,7 @@ from fairseq_layerdrop.evaluation.quality import (
     pareto_front,
     quality_of,
 )
-from fairseq_layerdrop.evaluation.rows import Row
+from fairseq_layerdrop.reporting.rows import Row
 
 Curves = dict[
     str, tuple[list[Point], list[Point]]

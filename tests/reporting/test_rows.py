@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_layerdrop.evaluation.rows import RowFile, read_rows
+from fairseq_layerdrop.reporting.rows import RowFile, read_rows
 
 
 def row(bleu: float, **signature: object) -> dict[str, object]:

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
-from fairseq_layerdrop.evaluation.rows import Row
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.modules.subnetwork import stacks
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.reporting.rows import Row
 
 SUBSETS = 20
 

@@ -16,8 +16,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fairseq_layerdrop.evaluation.rows import Row
-from fairseq_layerdrop.evaluation.seeds import over_seeds
+from fairseq_layerdrop.reporting.rows import Row
+from fairseq_layerdrop.reporting.seeds import over_seeds
 
 STACKS = ("encoder_layers", "decoder_layers")
 _TEXTS = ("curve", "plan", "stack", "measure", "run", "machine", "commit")

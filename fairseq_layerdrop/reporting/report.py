@@ -3,10 +3,10 @@
 
 import re
 
-from fairseq_layerdrop.evaluation.figures import draw
-from fairseq_layerdrop.evaluation.kinds import Kinds, clean
-from fairseq_layerdrop.evaluation.page import page
-from fairseq_layerdrop.evaluation.tables import Table, notes, tables
+from fairseq_layerdrop.reporting.figures import draw
+from fairseq_layerdrop.reporting.intake import Kinds, clean
+from fairseq_layerdrop.reporting.page import page
+from fairseq_layerdrop.reporting.tables import Table, notes, tables
 
 
 def make_report(rows: Kinds, *, title: str = "") -> dict[str, bytes]:

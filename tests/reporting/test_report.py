@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fairseq_layerdrop.cli import main
-from fairseq_layerdrop.evaluation.kinds import sort_rows
-from fairseq_layerdrop.evaluation.report import make_report, markdown
+from fairseq_layerdrop.reporting.intake import sort_rows
+from fairseq_layerdrop.reporting.report import make_report, markdown
 
 Row = dict[str, Any]
 
@@ -210,9 +210,9 @@ def test_the_command_writes_and_names_every_file(
 
 def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     code = (
-        "import json, sys; from pathlib import Path; from fairseq_layerdrop.evaluation import "
-        "files, kinds, report\n"
-        "made = report.make_report(kinds.sort_rows(json.load(sys.stdin)), title='t')\n"
+        "import json, sys; from pathlib import Path; from fairseq_layerdrop.reporting import "
+        "files, intake, report\n"
+        "made = report.make_report(intake.sort_rows(json.load(sys.stdin)), title='t')\n"
         "files.write_files(Path(sys.argv[1]), made)"
     )
     for name in ("a", "b"):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
-from fairseq_layerdrop.evaluation.quality import Point
+from fairseq_layerdrop.reporting.quality import Point
 
 # Seven markers and four lines, turned together, give 28 pairs that are told apart without colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from fairseq_layerdrop.evaluation.rows import Row
+from fairseq_layerdrop.reporting.rows import Row
 
 SCORES = ("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy")
 _DATA = ("subset", "half", "data", "metrics")
