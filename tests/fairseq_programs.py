@@ -20,7 +20,7 @@ from unittest import mock
 
 REPOSITORY = Path(__file__).parents[1]
 USER_DIR = REPOSITORY / "fairseq_layerdrop"
-FIXTURES = REPOSITORY.parent / "shared" / "fixtures"
+FIXTURES = REPOSITORY / "tests" / "fixtures"
 _WORDS = "abcdefghij"
 LANGUAGES = ["--source-lang", "src", "--target-lang", "tgt"]
 
