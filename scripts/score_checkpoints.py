@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from fairseq_layerdrop import checkpoint
-from fairseq_layerdrop.evaluation.texts import quality
+from fairseq_layerdrop.evaluation.texts import score_texts
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.reporting.origin import origin
 from fairseq_layerdrop.reporting.rows import RowFile
@@ -63,7 +63,7 @@ def make_row(
 ) -> dict[str, Any]:
     """Generate, score, and put everything that is known into one row."""
     generation = run_generate(command)
-    scores = quality(generation.hypotheses, references, ["bleu", "chrf"])
+    scores = score_texts(generation.hypotheses, references, ["bleu", "chrf"])
     facts = describe(checkpoint.load(path))
     steps = (facts["provenance"] or {}).get("steps", [])
     kept = {

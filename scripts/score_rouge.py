@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from fairseq_layerdrop.evaluation.texts import quality
+from fairseq_layerdrop.evaluation.texts import score_texts
 
 
 def main(path: str) -> None:
@@ -25,7 +25,7 @@ def main(path: str) -> None:
             f"{path}: {len(targets)} targets and {len(hypotheses)} hypotheses; let "
             "fairseq-generate end"
         )
-    scores = quality([hypotheses[i] for i in numbers], [targets[i] for i in numbers], ["rouge"])
+    scores = score_texts([hypotheses[i] for i in numbers], [targets[i] for i in numbers], ["rouge"])
     signature = scores.pop("metrics")["rouge"]
     print(
         path,

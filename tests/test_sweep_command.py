@@ -21,7 +21,7 @@ from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
 from fairseq_layerdrop.evaluation.sweep import Measures, Results, measure
-from fairseq_layerdrop.evaluation.texts import quality
+from fairseq_layerdrop.evaluation.texts import score_texts
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 Outcome = Callable[..., tuple[int, str, str]]
@@ -327,7 +327,7 @@ def test_a_plan_that_runs_other_layers_is_an_error(
 
 def test_a_score_that_did_not_see_every_sentence_is_an_error() -> None:
     with pytest.raises(ValueError, match="every one of the 3 sentences must be scored, got 2"):
-        quality(["a", "b"], ["a", "b", "c"], ["bleu"])
+        score_texts(["a", "b"], ["a", "b", "c"], ["bleu"])
 
 
 def test_a_sweep_s_row_is_there_only_with_its_units(tmp_path: Path) -> None:

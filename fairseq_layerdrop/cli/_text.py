@@ -13,13 +13,13 @@ def join(indices: Iterable[int]) -> str:
 def row_text(row: Mapping[str, Any]) -> str:
     """A row of results in one line."""
     parts = [f"{row['plan']}:"]
-    for name, form in _FORMS.items():
+    for name, form in ROW_FORMATS.items():
         if name in row:
             parts.append(form.format(row[name]))
     return " ".join(parts)
 
 
-_FORMS = {
+ROW_FORMATS = {
     "parameters": "{:,} parameters,",
     "loss": "loss {:.4f} bits,",
     "ppl": "ppl {:.2f},",

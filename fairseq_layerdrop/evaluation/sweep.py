@@ -17,7 +17,7 @@ from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.memory import peak_of_forward
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
 from fairseq_layerdrop.evaluation.subject import Subject
-from fairseq_layerdrop.evaluation.texts import quality
+from fairseq_layerdrop.evaluation.texts import score_texts
 from fairseq_layerdrop.modules.subnetwork import restricted, stacks
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.reporting.rows import Row, RowFile
@@ -159,7 +159,7 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
         **subject.describe(plan),
         "sentences": measures.batches.sentences,
     }
-    with only(subject, plan):
+    with checked_layers(subject, plan):
         if "loss" in measures.metrics:
             (losses,) = score_losses(subject.loaded, measures.batches.samples, [plan.kept])
             row |= {"loss": losses.loss, "ppl": 2**losses.loss, "tokens": losses.tokens}
@@ -189,7 +189,7 @@ def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Mea
         start = time.perf_counter()
         texts, tokens = decoder.texts(measures.batches)
         seconds = time.perf_counter() - start
-    scores = quality(
+    scores = score_texts(
         texts, measures.references, [name for name in TEXTS if name in measures.metrics]
     )
     speeds = {"sentences_per_second": len(texts) / seconds, "tokens_per_second": tokens / seconds}
@@ -197,7 +197,7 @@ def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Mea
 
 
 @contextmanager
-def only(subject: Subject, plan: PruningPlan) -> Iterator[None]:
+def checked_layers(subject: Subject, plan: PruningPlan) -> Iterator[None]:
     """A scope in which all layers that the plan names must run, and no other.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
-def quality(
+def score_texts(
     hypotheses: Sequence[str], references: Sequence[str], metrics: Iterable[str]
 ) -> dict[str, Any]:
     """The scores of whole texts that are asked for, and the signature of each metric.

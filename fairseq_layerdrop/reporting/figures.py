@@ -14,14 +14,20 @@ from fairseq_layerdrop.reporting.canvas import (
     style,
     whole_numbers,
 )
-from fairseq_layerdrop.reporting.intake import Kinds, by_curve, depth, in_order, layers
+from fairseq_layerdrop.reporting.intake import (
+    SortedRows,
+    by_curve,
+    depth_label,
+    in_order,
+    total_depth,
+)
 from fairseq_layerdrop.reporting.quality import (
     LOSS,
     Axis,
     Point,
     Quality,
     best_at_each,
-    depths,
+    depth_axis,
     pareto_front,
     quality_of,
 )
@@ -41,7 +47,7 @@ class Drawing(NamedTuple):
     svg: bytes
 
 
-def draw(rows: Kinds, *, title: str = "") -> list[Drawing]:
+def draw(rows: SortedRows, *, title: str = "") -> list[Drawing]:
     """Every figure that these rows have enough for."""
     with settings():
         found = [_depth(rows, title), _latency(rows, title), _importance(rows, title)]
@@ -55,11 +61,11 @@ def draw(rows: Kinds, *, title: str = "") -> list[Drawing]:
 _Found = tuple[str, str, Any] | None
 
 
-def _depth(rows: Kinds, title: str) -> _Found:
+def _depth(rows: SortedRows, title: str) -> _Found:
     plans, quality = _with_quality(rows.plans)
     if quality is None:
         return None
-    axis = depths(plans)
+    axis = depth_axis(plans)
     figure, axes = _figure_of_depth(title, axis.label, quality, _curves_of_depth(axis, quality))
     if quality.from_zero:
         axes.set_ylim(bottom=0)
@@ -70,7 +76,7 @@ def _depth(rows: Kinds, title: str) -> _Found:
     return "figure", caption + (f" Rows in the table only: {missing}." if missing else ""), figure
 
 
-def _latency(rows: Kinds, title: str) -> _Found:
+def _latency(rows: SortedRows, title: str) -> _Found:
     plans, quality = _with_quality([row for row in rows.plans if "latency_ms" in row])
     if quality is None:
         return None
@@ -87,7 +93,7 @@ def _latency(rows: Kinds, title: str) -> _Found:
         0
     ]:  # the choices there are; all depths would hide each other
         axes.annotate(
-            layers(point.row),
+            depth_label(point.row),
             point[:2],
             (-4, 4),
             textcoords="offset points",
@@ -105,7 +111,7 @@ def _latency(rows: Kinds, title: str) -> _Found:
     )
 
 
-def _importance(rows: Kinds, title: str) -> _Found:
+def _importance(rows: SortedRows, title: str) -> _Found:
     measures, stacks = (
         [*dict.fromkeys(row[key] for row in rows.importance)] for key in ("measure", "stack")
     )
@@ -153,13 +159,13 @@ def _importance_panel(axes: Any, rows: Sequence[Row], names: Sequence[str]) -> d
     return handles
 
 
-def _rates(rows: Kinds, title: str) -> _Found:
+def _rates(rows: SortedRows, title: str) -> _Found:
     plans, quality = _with_quality([row for row in rows.plans if "rate" in row])
     if quality is None or len({row["rate"] for row in plans}) < 2:
         return None
     pruned: dict[str, list[Point]] = {}
-    for row in sorted(in_order(plans), key=depth, reverse=True):
-        pruned.setdefault(f"{layers(row)} layers", []).append(
+    for row in sorted(in_order(plans), key=total_depth, reverse=True):
+        pruned.setdefault(f"{depth_label(row)} layers", []).append(
             Point(row["rate"], row[quality.key], row)
         )
     curves = {name: best_at_each(points, quality) for name, points in pruned.items()}
@@ -171,7 +177,7 @@ def _rates(rows: Kinds, title: str) -> _Found:
     )
 
 
-def _speed(rows: Kinds, title: str) -> _Found:
+def _speed(rows: SortedRows, title: str) -> _Found:
     plans = [
         row
         for row in rows.plans
@@ -187,11 +193,11 @@ def _speed(rows: Kinds, title: str) -> _Found:
     return "speed", "Tokens a second in training against the LayerDrop rate.", figure
 
 
-def _search(rows: Kinds, title: str) -> _Found:
+def _search(rows: SortedRows, title: str) -> _Found:
     if not rows.trials:
         return None
     members = {
-        name: [(depth(row), row) for row in trials]
+        name: [(total_depth(row), row) for row in trials]
         for name, trials in by_curve(rows.trials).items()
     }
     axis = Axis("layers kept", members)

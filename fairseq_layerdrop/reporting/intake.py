@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from fairseq_layerdrop.reporting.rows import Row
 from fairseq_layerdrop.reporting.seeds import over_seeds
 
-STACKS = ("encoder_layers", "decoder_layers")
+DEPTH_KEYS = ("encoder_layers", "decoder_layers")
 _TEXTS = ("curve", "plan", "stack", "measure", "run", "machine", "commit")
-_COUNTS = (*STACKS, "layer", "parameters", "memory_bytes", "sentences", "seed", "updates")
+_COUNTS = (*DEPTH_KEYS, "layer", "parameters", "memory_bytes", "sentences", "seed", "updates")
 _NUMBERS = (
     *("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy"),
     *(
@@ -45,7 +45,7 @@ _NEEDED = {
 _SHOWN = ("plan", "importance", "trial")
 
 
-class Kinds(NamedTuple):
+class SortedRows(NamedTuple):
     """Rows by kind; of the others only their names are kept."""
 
     plans: list[Row]
@@ -75,7 +75,7 @@ def check_rows(rows: Sequence[Row], source: str) -> None:
         raise ValueError(f"{source}, line {wrong[0][0]}: {wrong[0][1]}{more}")
 
 
-def sort_rows(rows: Sequence[Row]) -> Kinds:
+def sort_rows(rows: Sequence[Row]) -> SortedRows:
     """Checked rows, cleaned, by kind.
 
     Raises:
@@ -91,7 +91,9 @@ def sort_rows(rows: Sequence[Row]) -> Kinds:
             f"there are no rows to report: need rows of kind {', '.join(_SHOWN)}, got none{found}"
         )
     trials = [{"curve": "search", **row} for row in kinds["trial"]]
-    return Kinds(over_seeds(kinds["plan"]), kinds["importance"], trials, kinds["training"], others)
+    return SortedRows(
+        over_seeds(kinds["plan"]), kinds["importance"], trials, kinds["training"], others
+    )
 
 
 def with_tests(rows: Sequence[Row]) -> list[Row]:
@@ -109,21 +111,21 @@ def with_tests(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def depth(row: Row) -> int:
+def total_depth(row: Row) -> int:
     """The layers of all stacks together."""
-    return sum(row.get(stack, 0) for stack in STACKS)
+    return sum(row.get(stack, 0) for stack in DEPTH_KEYS)
 
 
-def layers(row: Row) -> str:
+def depth_label(row: Row) -> str:
     """The depth of each stack: ``6+3``, or ``6`` where there is one stack."""
-    return "+".join(str(row[stack]) for stack in STACKS if stack in row)
+    return "+".join(str(row[stack]) for stack in DEPTH_KEYS if stack in row)
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Curves as they came first; in each the deepest encoder first, then the deepest decoder."""
     names = {name: i for i, name in enumerate(dict.fromkeys(row["curve"] for row in rows))}
     return sorted(
-        rows, key=lambda row: (names[row["curve"]], *(-row.get(stack, 0) for stack in STACKS))
+        rows, key=lambda row: (names[row["curve"]], *(-row.get(stack, 0) for stack in DEPTH_KEYS))
     )
 
 
@@ -171,8 +173,8 @@ def _problems(row: Row) -> Iterator[str]:
             f"a row of kind {kind} must have {', '.join(_NEEDED[kind])}; it lacks "
             f"{', '.join(lacking)}"
         )
-    if kind in ("plan", "trial") and not any(stack in row for stack in STACKS):
-        yield f"a row of kind {kind} must have {' or '.join(STACKS)}, or both"
+    if kind in ("plan", "trial") and not any(stack in row for stack in DEPTH_KEYS):
+        yield f"a row of kind {kind} must have {' or '.join(DEPTH_KEYS)}, or both"
     for key, rule, fits in _RULES:
         if key in row and not fits(row[key]):
             yield f"{key} must be {rule}, got {json.dumps(row[key])[:40]}"

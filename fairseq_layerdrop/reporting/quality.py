@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fairseq_layerdrop.reporting.intake import STACKS, by_curve, depth
+from fairseq_layerdrop.reporting.intake import DEPTH_KEYS, by_curve, total_depth
 from fairseq_layerdrop.reporting.rows import Row
 
 SIGNIFICANT = 0.05
@@ -51,16 +51,16 @@ def quality_of(rows: Sequence[Row]) -> Quality | None:
     return next((quality for quality in QUALITIES if any(quality.key in row for row in rows)), None)
 
 
-def depths(rows: Sequence[Row]) -> Axis:
+def depth_axis(rows: Sequence[Row]) -> Axis:
     """What the rows' depth is best shown by.
 
     It is the one stack's, where all rows have the same one; the decoder's, among the rows whose
     encoder is whole, if some curve has several such (the paper's Figure 2); else that of both
     stacks together.
     """
-    stacks = {tuple(stack for stack in STACKS if stack in row) for row in rows}
+    stacks = {tuple(stack for stack in DEPTH_KEYS if stack in row) for row in rows}
     curves = by_curve(rows)
-    if stacks == {STACKS}:
+    if stacks == {DEPTH_KEYS}:
         whole = {name: _with_whole_encoder(members) for name, members in curves.items()}
         if any(len({row["decoder_layers"] for row in members}) > 1 for members in whole.values()):
             return _axis("layers kept in the decoder", whole, "decoder_layers")
@@ -69,7 +69,7 @@ def depths(rows: Sequence[Row]) -> Axis:
         return _axis(f"layers kept in the {stack.removesuffix('_layers')}", curves, stack)
     return Axis(
         "layers kept",
-        {name: [(depth(row), row) for row in members] for name, members in curves.items()},
+        {name: [(total_depth(row), row) for row in members] for name, members in curves.items()},
     )
 
 
@@ -98,7 +98,7 @@ def best_trials(rows: Sequence[Row]) -> list[Row]:
     """The trial with the lowest loss at each depth, of each curve, the deepest first."""
     found: list[Row] = []
     for trials in by_curve(rows).values():
-        best, _ = best_at_each([Point(depth(row), row["loss"], row) for row in trials], LOSS)
+        best, _ = best_at_each([Point(total_depth(row), row["loss"], row) for row in trials], LOSS)
         found += [point.row for point in reversed(best)]
     return found
 
@@ -109,11 +109,11 @@ def smallest_not_worse(rows: Sequence[Row]) -> Row | None:
 
     The full model is the deepest row. Among equally shallow rows it is the best.
     """
-    full = max(rows, key=depth)
+    full = max(rows, key=total_depth)
     tested = [row for row in rows if "p_holm" in row and row is not full]
     passed = [row for row in tested if row["p_holm"] >= SIGNIFICANT or _is_better(row, full)]
     quality = quality_of(rows)
-    return min(passed, key=lambda row: (depth(row), -_score(row, quality)), default=None)
+    return min(passed, key=lambda row: (total_depth(row), -_score(row, quality)), default=None)
 
 
 def _score(row: Row, quality: Quality | None) -> float:

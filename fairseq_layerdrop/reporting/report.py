@@ -4,12 +4,12 @@
 import re
 
 from fairseq_layerdrop.reporting.figures import draw
-from fairseq_layerdrop.reporting.intake import Kinds, clean
+from fairseq_layerdrop.reporting.intake import SortedRows, clean
 from fairseq_layerdrop.reporting.page import page
 from fairseq_layerdrop.reporting.tables import Table, notes, tables
 
 
-def make_report(rows: Kinds, *, title: str = "") -> dict[str, bytes]:
+def make_report(rows: SortedRows, *, title: str = "") -> dict[str, bytes]:
     """The files of a report by name. The same rows give the same bytes."""
     title = clean(title)
     drawings = draw(rows, title=title)
@@ -19,7 +19,7 @@ def make_report(rows: Kinds, *, title: str = "") -> dict[str, bytes]:
     return {**files, "report.html": page(tables(rows), notes(rows), drawings, title=title).encode()}
 
 
-def markdown(rows: Kinds) -> str:
+def markdown(rows: SortedRows) -> str:
     """The tables, deepest plan first within each model, and below them the notes."""
     parts = [_markdown_table(table) for table in tables(rows)]
     if under := [f"- {_escaped(note)}" for note in notes(rows)]:

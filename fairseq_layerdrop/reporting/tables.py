@@ -6,7 +6,13 @@ same ones.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fairseq_layerdrop.reporting.intake import Kinds, by_curve, depth, in_order, layers
+from fairseq_layerdrop.reporting.intake import (
+    SortedRows,
+    by_curve,
+    depth_label,
+    in_order,
+    total_depth,
+)
 from fairseq_layerdrop.reporting.quality import SIGNIFICANT, best_trials, smallest_not_worse
 from fairseq_layerdrop.reporting.rows import Row
 
@@ -44,7 +50,7 @@ def _text(title: str, key: str) -> _Column:
     return _Column(title, key, lambda row: row[key], is_number=False)
 
 
-def tables(rows: Kinds) -> list[Table]:
+def tables(rows: SortedRows) -> list[Table]:
     """The table of sub-networks, of the layers' importance and of the trainings, where there are
     rows for them.
 
@@ -60,7 +66,7 @@ def tables(rows: Kinds) -> list[Table]:
     return [table for table in found if table.lines]
 
 
-def notes(rows: Kinds) -> list[str]:
+def notes(rows: SortedRows) -> list[str]:
     """What stands under the table: what the tests say, then what the scores were computed on and
     how.
     """
@@ -80,7 +86,7 @@ def _verdicts(plans: Sequence[Row]) -> list[str]:
         if any("p_holm" in row for row in rows):
             row = smallest_not_worse(rows)
             found = (
-                f"{row.get('plan', 'plan unnamed')}, {layers(row)} layers"
+                f"{row.get('plan', 'plan unnamed')}, {depth_label(row)} layers"
                 if row
                 else "none of those tested"
             )
@@ -104,7 +110,7 @@ def _cell(row: Row, column: _Column) -> Cell:
 
 def _with_derived(row: Row) -> Row:
     p = [row[key] for key in ("p_holm", "p_value") if key in row][:1]
-    return {**row, "_depth": depth(row), **({"_p": p[0]} if p else {})}
+    return {**row, "_depth": total_depth(row), **({"_p": p[0]} if p else {})}
 
 
 def _p_and_holm(row: Row) -> str:
@@ -123,7 +129,7 @@ def _latency(row: Row) -> str:
 
 _COLUMNS = (
     _text("model", "curve"),
-    _Column("layers", "_depth", layers),
+    _Column("layers", "_depth", depth_label),
     _text("plan", "plan"),
     _number("LayerDrop rate", "rate", "{:g}"),
     _number("parameters", "parameters", "{:,}"),

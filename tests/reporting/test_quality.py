@@ -10,7 +10,7 @@ from fairseq_layerdrop.reporting.quality import (
     QUALITIES,
     Point,
     best_at_each,
-    depths,
+    depth_axis,
     pareto_front,
     quality_of,
     smallest_not_worse,
@@ -76,7 +76,7 @@ def test_depth_is_the_decoder_s_among_rows_with_the_encoder_whole() -> None:
         plan("6", encoder=6, decoder=2),
         plan("6", encoder=3, decoder=2),
     ]
-    axis = depths(rows)
+    axis = depth_axis(rows)
     assert axis.label == "layers kept in the decoder"
     assert axis.curves == {
         "12": [(6, deep[0]), (3, deep[1])],
@@ -98,7 +98,7 @@ def test_depth_is_the_decoder_s_among_rows_with_the_encoder_whole() -> None:
     ],
 )
 def test_what_depth_is_counted_of(rows: list[Row], label: str, counted: list[int]) -> None:
-    axis = depths(rows)
+    axis = depth_axis(rows)
     assert (axis.label, [depth for depth, _ in axis.curves["a"]]) == (label, counted)
 
 
