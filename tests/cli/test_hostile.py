@@ -35,7 +35,7 @@ CASES, SEED = (
     int(os.environ.get(name, default))
     for name, default in (("FUZZ_CASES", 1000), ("FUZZ_SEED", 100))
 )
-"""Of the slow tests here: ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow tests/test_hostile.py``
+"""Of the slow tests here: ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow tests/cli/test_hostile.py``
 runs for a night.
 """
 
