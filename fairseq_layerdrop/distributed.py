@@ -18,9 +18,21 @@ import socket
 from typing import Any
 
 import torch
-from fairseq.distributed import utils
+from fairseq.distributed import (
+    DistributedTimeoutWrapper,
+    LegacyDistributedDataParallel,
+    ModuleProxyWrapper,
+    utils,
+)
 from fairseq.models import distributed_fairseq_model
 from torch.nn.parallel import DistributedDataParallel
+
+_WRAPPERS = (
+    DistributedDataParallel,
+    DistributedTimeoutWrapper,
+    LegacyDistributedDataParallel,
+    ModuleProxyWrapper,
+)
 
 TORCHRUN = {"MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"}
 """What torchrun tells its processes."""
@@ -116,3 +128,12 @@ def _on_this_machine(training: Any) -> None:
             free.bind(("localhost", 0))
             training.distributed_port = free.getsockname()[1]
     training.distributed_init_method = f"tcp://localhost:{training.distributed_port}"
+
+
+def unwrapped(model: Any) -> Any:
+    """The model without its data-parallel wrappers, to which every forward is one to prepare for a
+    backward of its own.
+    """
+    while isinstance(model, _WRAPPERS):
+        model = model.module
+    return model

@@ -26,12 +26,9 @@ nothing to learn here, and a warning says so.
 
 import logging
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from fairseq import utils
 from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion, register_criterion
 from fairseq.criterions.adaptive_loss import AdaptiveLossConfig
@@ -40,25 +37,21 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.criterions.masked_lm import MaskedLmConfig
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 from fairseq.dataclass import ChoiceEnum
-from fairseq.distributed import (
-    DistributedTimeoutWrapper,
-    LegacyDistributedDataParallel,
-    ModuleProxyWrapper,
-)
 from fairseq.logging import metrics
 from fairseq.modules import LayerDropModuleList
-from torch.nn.parallel import DistributedDataParallel
 
+from fairseq_layerdrop.criterions._distributions import (
+    distribution,
+    divergence,
+    full_path,
+    lesson_of,
+    log_probs,
+    recorded,
+)
+from fairseq_layerdrop.distributed import unwrapped
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 
 logger = logging.getLogger(__name__)
-
-_WRAPPERS = (
-    DistributedDataParallel,
-    DistributedTimeoutWrapper,
-    LegacyDistributedDataParallel,
-    ModuleProxyWrapper,
-)
 
 
 @dataclass
@@ -100,14 +93,6 @@ class LayerDropDistillConfig(
             "(default: 1)"
         },
     )
-
-
-class Forward(NamedTuple):
-    """One call of a model."""
-
-    inputs: tuple[Any, ...]
-    named: dict[str, Any]
-    output: Any
 
 
 @register_criterion("layerdrop_distill", dataclass=LayerDropDistillConfig)
@@ -156,22 +141,60 @@ class LayerDropDistill(FairseqCriterion):
         with recorded(model) as forwards:
             loss, sample_size, logging_output = super().forward(model, sample)
         (student,) = forwards
-        distance = self.distill_temperature**2 * self._divergence(model, sample, student)
+        distance = self._divergence(model, sample, student)
         logging_output["distill_loss"] = distance.data
         return loss + self.distill_weight * distance, sample_size, logging_output
 
+    def whole_loss(self, model, sample):
+        """The task's loss of the whole model, and what the plans trained beside it learn from.
+
+        Returns:
+            What :meth:`forward` returns, without distillation; and the whole model's distribution,
+            the logarithm of each word's probability, a row a position.
+        """
+        with recorded(model) as forwards:
+            loss, sample_size, log = super().forward(model, sample)
+        if not self.distill_weight:
+            return (loss, sample_size, log), None
+        (whole,) = forwards
+        with torch.no_grad():
+            lesson = lesson_of(distribution(unwrapped(model), whole, self.distill_temperature))
+        return (loss, sample_size, log), lesson
+
+    def plan_loss(self, model, sample, lesson, weight):
+        """The loss of a sub-network: ``weight`` times the task's, and the distillation's share.
+
+        Args:
+            model: restricted to the plan.
+            sample: that of the whole model.
+            lesson: what :meth:`whole_loss` gave.
+            weight: of the task's loss, i.e. of the labels.
+        """
+        with recorded(model) as forwards:
+            loss, sample_size, log = super().forward(model, sample)
+        loss = weight * loss
+        log["distill_loss"] = torch.zeros_like(log["loss"])
+        if lesson is not None:
+            (student,) = forwards
+            own = distribution(model, student, self.distill_temperature)
+            counted = self._counted(model, sample, student)
+            distance = divergence(lesson, own, counted, self.distill_temperature)
+            log["distill_loss"] = distance.data
+            loss = loss + self.distill_weight * distance
+        return loss, sample_size, log
+
     def _divergence(self, model, sample, student):
-        """KL(teacher ‖ student), summed over what the task's loss counts."""
+        """T² · KL(teacher ‖ student), summed over what the task's loss counts."""
         # fairseq's own list of layers draws in evaluation, too; an adaptive softmax may have
         # dropout.
         random_numbers = utils.get_rng_state()
         with full_path(model), torch.no_grad():
-            output = _unwrapped(model)(*student.inputs, **student.named)
-            teacher = log_probs(model, output, self.distill_temperature)
-        own = log_probs(model, student.output, self.distill_temperature)
+            output = unwrapped(model)(*student.inputs, **student.named)
+            lesson = lesson_of(log_probs(model, output, self.distill_temperature))
+        own = distribution(unwrapped(model), student, self.distill_temperature)
         utils.set_rng_state(random_numbers)
-        divergences = F.kl_div(own, teacher, reduction="none", log_target=True).sum(-1)
-        return divergences.masked_fill(~self._counted(model, sample, student), 0).sum()
+        counted = self._counted(model, sample, student)
+        return divergence(lesson, own, counted, self.distill_temperature)
 
     def _counted(self, model, sample, student):
         """Which rows of the model's output the task's loss counts."""
@@ -216,79 +239,6 @@ def _check(cfg):
         raise ValueError(
             "distillation needs classes, and --regression-target has none; leave one of them out"
         )
-
-
-@contextmanager
-def recorded(model):
-    """Note the calls of the model in this scope."""
-    forwards = []
-
-    def note(_, inputs, named, output):
-        forwards.append(Forward(inputs, named, output))
-
-    hook = model.register_forward_hook(note, with_kwargs=True)
-    try:
-        yield forwards
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def full_path(model):
-    """In this scope all layers run and nothing is dropped, dropout included; then each module is as
-    it was before.
-
-    The flags are set one by one: ``model.eval()`` and ``train()`` are overridden by those who count
-    the calls.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    kept = [
-        (module, module.keep) for module in model.modules() if isinstance(module, LayerDropList)
-    ]
-    try:
-        for module, _ in modes:
-            module.training = False
-        for layers, _ in kept:
-            layers.keep = None
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for layers, keep in kept:
-            layers.keep = keep
-
-
-def log_probs(model, output, temperature=1.0):
-    """What a model's output says of each word, a row a position, in float32."""
-    softmax = getattr(getattr(model, "decoder", None), "adaptive_softmax", None)
-    if softmax is None:
-        rows = model.get_normalized_probs(output, log_probs=True).float().flatten(0, -2)
-    else:
-        rows = adaptive_log_probs(softmax, output[0].flatten(0, -2))
-    # The logits but for a number a row, which the softmax does not see.
-    return rows if temperature == 1 else F.log_softmax(rows / temperature, dim=-1)
-
-
-def adaptive_log_probs(softmax, x):
-    """The same from an adaptive softmax; fairseq's own works in place and cannot be gone backward
-    through.
-    """
-    head = F.log_softmax(softmax.head(x), dim=-1, dtype=torch.float32)
-    words = softmax.cutoff[0]  # behind those that the head knows it has a number for each tail
-    tails = [F.log_softmax(tail(x), dim=-1, dtype=torch.float32) for tail in softmax.tail]
-    return torch.cat(
-        [head[:, :words], *(tail + head[:, words + i, None] for i, tail in enumerate(tails))],
-        dim=-1,
-    )
-
-
-def _unwrapped(model):
-    """The model without its data-parallel wrappers, for which a forward without gradients would be
-    one to prepare.
-    """
-    while isinstance(model, _WRAPPERS):
-        model = model.module
-    return model
 
 
 def _drops(module):

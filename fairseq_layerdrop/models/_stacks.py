@@ -208,7 +208,7 @@ def _draw(layers):
     on.
     """
     step = layers.draw()
-    if layers.training and layers.drops:
+    if layers.training and layers.drops and layers.keep is None:
         metrics.log_scalar(f"{layers.stack}_keep", len(step.active) / len(layers), round=3)
         for i, keep in enumerate([] if step.keep is None else step.keep.tolist()):
             metrics.log_scalar(f"{layers.stack}_rate_{i}", 1 - keep, round=3)

@@ -22,7 +22,7 @@ _NO_ARCHITECTURE = {
     "bart": "bart_base"
 }  # fairseq's model of this name has no architecture of this name
 _OUR_FIELD = re.compile(
-    r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|valid_plans"
+    r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|(valid|train)_plans.*"
     r"|distill_.*"
 )
 _DISTILLATION = "layerdrop_distill"

@@ -3,18 +3,19 @@
 training.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import numpy
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, MetersDict
+from omegaconf import II
 
-from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted
+from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted, stacks
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.upgrade import is_stale
+from fairseq_layerdrop.tasks._plans import named_after, parse_plans, reduce_plans
+from fairseq_layerdrop.tasks._sandwich import TrainedPlans
 
 
 @dataclass
@@ -40,9 +41,33 @@ class DepthConfig(FairseqDataclass):
         metadata={
             "help": "in training, validate these sub-networks too: plans separated by blanks, "
             "e.g. '6+3 all/first:1'; "
-            "each has metrics of its own, e.g. loss_6-3, for --best-checkpoint-metric"
+            "each has metrics of its own, e.g. loss_6-3, for --best-checkpoint-metric "
+            "(default: those of --train-plans)"
         },
     )
+    train_plans: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "train these sub-networks beside the whole model in every step: plans "
+            "separated by blanks, e.g. '6+5 6+3 6+1'"
+        },
+    )
+    train_plans_per_update: int = field(
+        default=1,
+        metadata={
+            "help": "how many of --train-plans run in a step: 1 is drawn at random, of 2 and more "
+            "the smallest is always one (default: 1)"
+        },
+    )
+    train_plans_weight: float = field(
+        default=1.0,
+        metadata={"help": "weight of each plan's loss beside the whole model's (default: 1)"},
+    )
+    train_plans_warmup_updates: int = field(
+        default=0,
+        metadata={"help": "the first N updates train the whole model only (default: 0)"},
+    )
+    train_plans_seed: int = II("common.seed")
 
 
 class DepthOnDemand:
@@ -61,7 +86,9 @@ class DepthOnDemand:
                 f"{_flags(named)} restricts a finished model in generation and evaluation; "
                 "to train a smaller one, `fairseq-layerdrop prune` the checkpoint first"
             )
-        self.plans = {} if named else _parse_plans(options.valid_plans, depths(model))
+        self.trained = None if named or from_checkpoint else _trained_plans(options, model)
+        valid = options.valid_plans or options.train_plans
+        self.plans = {} if named else parse_plans("--valid-plans", valid, depths(model))
         if from_checkpoint:
             model.register_load_state_dict_pre_hook(_leave_out_stale_keys)
         if named:
@@ -78,6 +105,11 @@ class DepthOnDemand:
             model.register_load_state_dict_post_hook(restrict_once_loaded)
         return model
 
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """As in fairseq; with plans to train, some of them run beside the whole model."""
+        step = self.trained.step(criterion, update_num) if self.trained else criterion
+        return super().train_step(sample, model, step, optimizer, update_num, ignore_grad)
+
     def valid_step(self, sample, model, criterion):
         """Validate the full model, then each plan; a plan's numbers travel beside the full
         model's.
@@ -86,9 +118,7 @@ class DepthOnDemand:
         for name, plan in self.plans.items():
             with restricted(model, plan.kept):
                 _, _, partial = super().valid_step(sample, model, criterion)
-            output.update(
-                {_PLAN_PREFIX.format(name) + key: value for key, value in partial.items()}
-            )
+            output.update(named_after(name, partial))
         return loss, sample_size, output
 
     def reduce_metrics(self, logging_outputs, criterion):
@@ -96,16 +126,12 @@ class DepthOnDemand:
         plan's.
         """
         super().reduce_metrics(logging_outputs, criterion)
-        for name in self.plans:
-            prefix = _PLAN_PREFIX.format(name)
-            partial = [
-                {k[len(prefix) :]: v for k, v in log.items() if k.startswith(prefix)}
-                for log in logging_outputs
-            ]
-            if any(partial):
-                with metrics.aggregate(new_root=True) as meters:
-                    super().reduce_metrics(partial, criterion)
-                _log_again(meters, name)
+        names = [*self.plans, *(self.trained.plans if self.trained else ())]
+
+        def reduce(partial):
+            super(DepthOnDemand, self).reduce_metrics(partial, criterion)
+
+        reduce_plans(dict.fromkeys(names), logging_outputs, reduce)
 
     def post_validate(self, model, stats, agg):
         """Turn the arrays in the meters of --eval-bleu into lists: torch's safe loading refuses
@@ -117,23 +143,46 @@ class DepthOnDemand:
                     setattr(meter, name, value.tolist())
 
 
-_PLAN_PREFIX = "_plan_{}_"
-_SPEEDS = ("wpb", "bsz")  # the batch's size, not the plan's result
+def _trained_plans(options, model):
+    """What ``--train-plans`` names, checked against the model before anything is trained."""
+    plans = parse_plans("--train-plans", options.train_plans, depths(model))
+    if not plans:
+        return None
+    _check_plans(plans, model)
+    return TrainedPlans(
+        plans,
+        per_update=options.train_plans_per_update,
+        weight=options.train_plans_weight,
+        warmup=options.train_plans_warmup_updates,
+        seed=options.train_plans_seed,
+    )
 
 
-def _parse_plans(text, model_depths):
-    plans = {}
-    for plan in (text or "").split():
-        name = re.sub(r"[^0-9A-Za-z]+", "-", plan)  # it becomes part of metric and file names
-        if name in plans:
-            raise ValueError(
-                f"--valid-plans: every plan must have a metric name of its own, got {name} twice"
-            )
-        try:
-            plans[name] = PruningPlan.parse(plan, model_depths)
-        except ValueError as error:
-            raise ValueError(f"--valid-plans: {plan}: {error}") from None
-    return plans
+def _check_plans(plans, model):
+    wrong, names = [], {}
+    for name, plan in plans.items():
+        if not any(selection.removed for selection in plan.selections.values()):
+            wrong.append(f"{name} is the whole model, which is trained anyway")
+        same = names.setdefault(tuple(sorted(plan.kept.items())), name)
+        if same != name:
+            wrong.append(f"{same} and {name} are the same plan")
+        for stack, holders in stacks(model).items():
+            chunk = getattr(holders[0].layers, "chunk", 1)
+            if parted := _parted_chunks(plan.kept.get(stack, ()), chunk):
+                wrong.append(f"{name} parts layers of the {stack} that share weights, {parted}")
+    if wrong:
+        raise ValueError(f"--train-plans: {'; '.join(wrong)}")
+
+
+def _parted_chunks(kept, chunk):
+    """Of layers that share their weights, ``chunk`` neighbours each, those kept only in part."""
+    parted = [i for i in kept if any(j not in kept for j in _chunk_of(i, chunk))]
+    return ", ".join(map(str, parted))
+
+
+def _chunk_of(layer, chunk):
+    first = layer - layer % chunk
+    return range(first, first + chunk)
 
 
 def _flags(named):
@@ -146,28 +195,3 @@ def _leave_out_stale_keys(module, state_dict, *_):
     """
     for key in [key for key in state_dict if is_stale(key)]:
         del state_dict[key]
-
-
-def _log_again(meters, name):
-    """Log what ``meters`` holds once more, each key with the plan's name behind it."""
-
-    def unsuffixed(all_meters):
-        ours = MetersDict()
-        for key in meters:
-            if f"{key}_{name}" in all_meters:
-                ours.add_meter(key, all_meters[f"{key}_{name}"], 0)
-        return ours
-
-    for priority, _, key in meters.priorities:
-        meter = meters[key]
-        if isinstance(meter, AverageMeter) and key not in _SPEEDS:
-            value = meter.sum / meter.count if meter.count else 0
-            metrics.log_scalar(f"{key}_{name}", value, meter.count, priority, meter.round)
-        elif isinstance(meter, ConcatTensorMeter):
-            metrics.log_concat_tensor(f"{key}_{name}", meter.tensor, priority)
-        elif isinstance(meter, MetersDict._DerivedMeter):
-            metrics.log_derived(
-                f"{key}_{name}",
-                lambda all_meters, derive=meter.fn: derive(unsuffixed(all_meters)),
-                priority,
-            )

@@ -17,6 +17,12 @@ score() {
   grep -qsFf "$WORK/$3/training.json" "$OUT/rows.jsonl" || cat "$WORK/$3/training.json" >> "$OUT/rows.jsonl"
 }
 
+# reuse FIGURE: the rows of another figure, for the curves that both have.
+reuse() {
+  mkdir -p "$OUT"
+  [ -f "$OUT/rows.jsonl" ] || cp "results/$1/rows.jsonl" "$OUT/rows.jsonl"
+}
+
 draw() { fairseq-layerdrop report "$OUT/rows.jsonl" "$OUT" --title "$1" "${@:2}"; }
 
 # language_model RUN FLAGS...: 16 layers, d 64, adaptive input and softmax, 3 epochs of WikiText-2 in blocks of 128 words.

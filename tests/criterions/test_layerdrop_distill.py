@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from torch.nn.parallel import DistributedDataParallel
 
 import fairseq_layerdrop
-from fairseq_layerdrop.criterions.layerdrop_distill import LayerDropDistill, adaptive_log_probs
+from fairseq_layerdrop.criterions._distributions import adaptive_log_probs
+from fairseq_layerdrop.criterions.layerdrop_distill import LayerDropDistill
 from fairseq_layerdrop.pruning.config import stock_config
 from fairseq_layerdrop.pruning.plan import PruningPlan
 

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Any depth, translation: one training of all depths (--train-plans, with the whole model as the teacher of the same step)
+# beside the curves of figure 2. Eleven epochs cost at most 2.5 times the CPU time of the eight of one ordinary training.
+#   scripts/figures/any_depth_translation.sh [WORK [OUT]]       SEEDS="1 2 3" chooses the seeds
+OUT=${2:-results/any_depth/translation}
+set -- "${1:-runs/figures}" "$OUT"
+. "$(dirname "$0")/models.sh"
+POINTS="6+5 6+4 6+3 6+2 6+1"
+
+reuse figure2_translation
+for seed in ${SEEDS:-1 2 3}; do
+  translation "plans-s$seed" --encoder-layerdrop 0 --decoder-layerdrop 0 --seed "$seed" \
+    --train-plans "$POINTS" --criterion layerdrop_distill --distill-weight 1 --max-epoch 11 --total-num-update 2860
+  score_translation "train plans" "plans-s$seed" "$POINTS"
+done
+draw "Multi30k en-de, test2016: one training of all depths, and the others"
