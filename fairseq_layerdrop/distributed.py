@@ -137,3 +137,12 @@ def unwrapped(model: Any) -> Any:
     while isinstance(model, _WRAPPERS):
         model = model.module
     return model
+
+
+def counts_gradients(model: Any) -> bool:
+    """Whether a wrapper of the model wants each gradient once a backward, as torch's own does."""
+    while isinstance(model, _WRAPPERS):
+        if isinstance(model, DistributedDataParallel):
+            return True
+        model = model.module
+    return False

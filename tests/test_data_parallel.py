@@ -60,6 +60,7 @@ MODEL = [
 HALF = ["--encoder-layerdrop", "0.5", "--decoder-layerdrop", "0.5"]
 SGD = ["--optimizer", "sgd", "--lr", "0.5", "--clip-norm", "0"]
 DISTILL = ["--criterion", "layerdrop_distill"]
+PLANS = ["--train-plans", "4+2 2+1"]
 LEARNED = ["--layerdrop-schedule", "learned"]
 OWN = ["--layerdrop-ranks", "own"]
 CHECKPOINTED = ["--checkpoint-activations"]
@@ -265,6 +266,16 @@ def test_what_cannot_train_is_refused_by_name_within_seconds(
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
+def test_plans_with_checkpointing_are_refused_where_hooks_count_gradients(
+    data: Path, tmp_path: Path
+) -> None:
+    flags = [*BRIEF, *TWO, *PLANS, *CHECKPOINTED]
+    output = run_ranks(data, tmp_path, *flags, fails=True)
+    assert "--train-plans with --checkpoint-activations: in several processes" in output
+    assert "--ddp-backend legacy_ddp" in output
+
+
 def test_torchrun_needs_no_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "MASTER_ADDR": "localhost",
@@ -313,16 +324,21 @@ def test_shared_layers_and_checkpointing_are_refused_in_several_processes_only(
 # Whole: as one process
 
 
+@pytest.mark.parametrize(
+    "more",
+    [[], [*PLANS, "--lr", "0.2"], [*PLANS, *DISTILL, "--lr", "0.2"]],
+    ids=["layers", "plans", "taught"],
+)
 def test_two_processes_with_half_the_batch_each_train_the_weights_of_one(
-    data: Path, tmp_path: Path
+    more: list[str], data: Path, tmp_path: Path
 ) -> None:
     """The data set is one global batch, so that the batches are the same whatever their order."""
-    flags = [*HALF, *SGD, "--layerdrop-min-layers", "0"]
+    flags = [*HALF, *SGD, "--layerdrop-min-layers", "0", *more]
     one = together(data, tmp_path / "one", *flags, "--batch-size", "60", ranks=1, updates=20)
     two = together(data, tmp_path / "two", *flags, "--batch-size", "30", updates=20)
     assert_close(one.states[0], two.states[0])
     assert one.draws[0] == two.draws[0] == two.draws[1]
-    assert len(two.draws[0]) == 40
+    assert len(two.draws[0]) == 40 if not more else len(two.draws[0]) > 40
     assert len({tuple(draw["active"]) for draw in two.draws[0]}) > 5
     losses = [float(step["loss"]) for step in logged(one.output, "train_inner")]
     assert losses[-1] < losses[0] - 0.5  # it did learn
@@ -458,6 +474,9 @@ def test_checkpointing_fails_where_unused_parameters_are_looked_for(
         [*DISTILL],
         [*DISTILL, *CHECKPOINTED],
         [*DISTILL, *CHECKPOINTED, "--update-freq", "2", *OWN],
+        [*PLANS, "--update-freq", "2"],
+        [*PLANS, *DISTILL, *LEARNED],
+        [*PLANS, *CHECKPOINTED, "--ddp-backend", "legacy_ddp"],
         [*LEARNED, *CHECKPOINTED, "--update-freq", "2"],
         [*LEARNED],
         [*OWN],

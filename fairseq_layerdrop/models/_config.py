@@ -39,9 +39,9 @@ class LayerDropConfig(FairseqDataclass):
         default="uniform",
         metadata={
             "help": "uniform: one rate for all layers (the paper); linear: it grows with depth "
-            "to the rate at the last "
-            "layer; learned: each layer learns its own, their mean is the rate (Data Driven "
-            "Pruning)"
+            "to the rate at the last layer; exponential: it does so from 0 at the first layer, "
+            "ever faster (LayerSkip); learned: each layer learns its own, their mean is the rate "
+            "(Data Driven Pruning)"
         },
     )
     layerdrop_warmup_updates: int = field(

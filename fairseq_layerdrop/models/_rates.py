@@ -6,10 +6,16 @@ dropped.
 import torch
 
 from fairseq_layerdrop.modules.learned import LearnedRates
-from fairseq_layerdrop.modules.masks import linear_rates, uniform_rates
+from fairseq_layerdrop.modules.masks import exponential_rates, linear_rates, uniform_rates
 from fairseq_layerdrop.modules.structures import StructureRates
 
-SCHEDULES = ("uniform", "linear", "learned")
+PROFILES = {
+    "uniform": uniform_rates,
+    "linear": linear_rates,
+    "exponential": exponential_rates,
+    "learned": uniform_rates,  # of their mean
+}
+SCHEDULES = tuple(PROFILES)
 RANKS = ("global", "own")
 
 
@@ -25,10 +31,8 @@ def stack_rates(cfg, name, depth):
     parts = [float(part) for part in str(value).strip("[]() ").split(",")]
     if len(parts) > 1:
         rates = _listed(parts, groups, cfg.layerdrop_schedule)
-    elif cfg.layerdrop_schedule == "linear":
-        rates = linear_rates(groups, parts[0])
     else:
-        rates = uniform_rates(groups, parts[0])
+        rates = PROFILES[cfg.layerdrop_schedule](groups, parts[0])
     if cfg.layerdrop_schedule == "learned":
         LearnedRates(groups, 1, target=rates[0])  # refuses a target that rates cannot have
     return tuple(rate for rate in rates for _ in range(cfg.share_layers))

@@ -40,6 +40,19 @@ def linear_rates(depth: int, rate: float) -> tuple[float, ...]:
     return tuple(r * (i + 1) / depth for i, r in enumerate(uniform_rates(depth, rate)))
 
 
+def exponential_rates(depth: int, rate: float) -> tuple[float, ...]:
+    """Rates that grow exponentially with depth, from 0 at the first layer to ``rate`` at the last.
+
+    LayerSkip's profile (Elhoushi et al. 2024, arXiv 2404.16710, section 4.1): layer l of L (from 0)
+    has ``rate * (exp(l * ln 2 / (L - 1)) - 1)``. A single layer is the last one.
+
+    Raises:
+        ValueError: if the rate is not a probability.
+    """
+    shares = [2 ** (i / (depth - 1)) - 1 for i in range(depth)] if depth > 1 else [1.0] * depth
+    return tuple(r * share for r, share in zip(uniform_rates(depth, rate), shares, strict=True))
+
+
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator whose stream depends on ``key`` alone (hashed, so that near keys share
     nothing).

@@ -3,6 +3,7 @@
 training.
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -86,9 +87,13 @@ class DepthOnDemand:
                 f"{_flags(named)} restricts a finished model in generation and evaluation; "
                 "to train a smaller one, `fairseq-layerdrop prune` the checkpoint first"
             )
-        self.trained = None if named or from_checkpoint else _trained_plans(options, model)
+        self.trained = None if named or from_checkpoint else _trained_plans(options, model, cfg)
         valid = options.valid_plans or options.train_plans
         self.plans = {} if named else parse_plans("--valid-plans", valid, depths(model))
+        if from_checkpoint and "--train-plans" in sys.argv:  # not what a checkpoint's own task says
+            raise ValueError(
+                "--train-plans is for fairseq-train; here, --encoder-keep and --decoder-keep"
+            )
         if from_checkpoint:
             model.register_load_state_dict_pre_hook(_leave_out_stale_keys)
         if named:
@@ -143,7 +148,7 @@ class DepthOnDemand:
                     setattr(meter, name, value.tolist())
 
 
-def _trained_plans(options, model):
+def _trained_plans(options, model, cfg):
     """What ``--train-plans`` names, checked against the model before anything is trained."""
     plans = parse_plans("--train-plans", options.train_plans, depths(model))
     if not plans:
@@ -155,6 +160,7 @@ def _trained_plans(options, model):
         weight=options.train_plans_weight,
         warmup=options.train_plans_warmup_updates,
         seed=options.train_plans_seed,
+        checkpointed=getattr(cfg, "checkpoint_activations", False),
     )
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from fairseq_layerdrop.distributed import unwrapped
+from fairseq_layerdrop.distributed import counts_gradients, unwrapped
 from fairseq_layerdrop.modules.masks import keyed_generator
 from fairseq_layerdrop.modules.shared_encoder import SharedEncoder
 from fairseq_layerdrop.modules.subnetwork import restricted
@@ -36,12 +36,14 @@ class TrainedPlans:
         weight: of each plan's loss beside the whole model's.
         warmup: so many updates train the whole model only.
         seed: with the update and the micro-batch, the key of the draws; all processes draw alike.
+        checkpointed: whether the model recomputes activations, which goes through a layer's
+            backward once for every sub-network that ran it.
 
     Raises:
         ValueError: if a number is out of range.
     """
 
-    def __init__(self, plans, *, per_update=1, weight=1.0, warmup=0, seed=0):
+    def __init__(self, plans, *, per_update=1, weight=1.0, warmup=0, seed=0, checkpointed=False):
         if not 1 <= per_update <= len(plans):
             raise ValueError(
                 f"--train-plans-per-update must lie in 1-{len(plans)}, the number of plans, "
@@ -53,6 +55,7 @@ class TrainedPlans:
             raise ValueError(f"--train-plans-warmup-updates must be at least 0, got {warmup}")
         self.plans = plans
         self.per_update, self.weight, self.warmup, self.seed = per_update, weight, warmup, seed
+        self.checkpointed = checkpointed
         self._update, self._draws = None, 0
 
     def draw(self, update):
@@ -85,6 +88,11 @@ class TrainedPlans:
         return sandwich
 
     def _run(self, drawn, criterion, model, sample):
+        if self.checkpointed and counts_gradients(model):
+            raise ValueError(
+                "--train-plans with --checkpoint-activations: in several processes this needs "
+                "--ddp-backend legacy_ddp"
+            )
         inner = unwrapped(model)
         encoder = SharedEncoder(inner)
         teaches = hasattr(criterion, "plan_loss")

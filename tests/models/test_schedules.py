@@ -186,7 +186,10 @@ def test_hydra_takes_lists_and_schedules() -> None:
             {"encoder_layerdrop": 0.97, "layerdrop_schedule": "learned"},
             "--encoder-layerdrop: .*0.95.*0.97",
         ),
-        ({"layerdrop_schedule": "quadratic"}, "uniform, linear, learned, got 'quadratic'"),
+        (
+            {"layerdrop_schedule": "quadratic"},
+            "uniform, linear, exponential, learned, got 'quadratic'",
+        ),
         ({"layerdrop_warmup_updates": -1}, "--layerdrop-warmup-updates: .*-1"),
         ({"share_layers": 3}, "--share-layers must divide the depth, 4, got 3"),
         (

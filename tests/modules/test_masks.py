@@ -14,6 +14,7 @@ import torch
 from fairseq_layerdrop.modules.masks import (
     draw_active,
     expected_depth,
+    exponential_rates,
     keyed_generator,
     linear_rates,
     uniform_rates,
@@ -142,6 +143,14 @@ def test_the_mean_of_linear_rates_and_their_ends(depth: int) -> None:
     assert linear_rates(depth, 0) == (0.0,) * depth
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 6, 24])
+def test_exponential_rates_are_layerskip_s(depth: int) -> None:
+    rates = exponential_rates(depth, 0.5)
+    assert rates[-1] == pytest.approx(0.5)
+    for layer, rate in enumerate(rates[:-1]):
+        assert rate == pytest.approx(0.5 * (math.exp(layer * math.log(2) / (depth - 1)) - 1))
+
+
 @pytest.mark.parametrize("min_layers", [0, 1, 3])
 def test_every_set_of_layers_comes_as_often_at_linear_rates(min_layers: int) -> None:
     rates = linear_rates(4, 0.8)
@@ -154,7 +163,7 @@ def test_every_set_of_layers_comes_as_often_at_linear_rates(min_layers: int) -> 
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf")])
-@pytest.mark.parametrize("schedule", [uniform_rates, linear_rates])
+@pytest.mark.parametrize("schedule", [uniform_rates, linear_rates, exponential_rates])
 def test_what_is_no_probability_is_refused(
     schedule: Callable[[int, float], tuple[float, ...]], rate: float
 ) -> None:
