@@ -64,7 +64,7 @@ def make_row(
     """Generate, score, and put everything that is known into one row."""
     generation = run_generate(command)
     scores = score_texts(generation.hypotheses, references, ["bleu", "chrf"])
-    facts = describe(checkpoint.load(path))
+    facts = describe(checkpoint.open_source(path))
     steps = (facts["provenance"] or {}).get("steps", [])
     kept = {
         stack: about["layers_of_the_original"] or "all" for stack, about in facts["stacks"].items()

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+
 DIM, FFN, WORDS = 4, 8, 10
 RATES = {"encoder": 0.2, "decoder": 0.3}
 
@@ -259,3 +263,15 @@ def layer_values(state: dict[str, Tensor], stack: str) -> list[int]:
     assert sorted(layers) == list(range(len(layers))), "the numbering has a gap"
     assert all(len(values) == 1 for values in layers.values()), "a layer holds weights of several"
     return [int(layers[i].pop()) for i in range(len(layers))]
+
+
+def cut(
+    checkpoint: Mapping[str, Any],
+    plan: PruningPlan,
+    *,
+    source: str = "digest",
+    version: str = "0",
+    **options: Any,
+) -> dict[str, Any]:
+    """A checkpoint's dictionary, opened and pruned."""
+    return prune_checkpoint(Source.of(checkpoint, digest=source), plan, version=version, **options)

@@ -28,6 +28,7 @@ FLOORS = {
     "checkpoint": 2,
     "export": 3,
     "evaluation": 3,
+    "operations": 4,
     "cli": 5,
 }
 FOR_REGISTRATION = {("tasks/__init__.py", "criterions")}
@@ -46,6 +47,7 @@ LIBRARIES = {
     "export": {"torch", "fairseq", "ctranslate2", "safetensors"},
     "reporting": {"matplotlib"},
     "evaluation": FAIRSEQ | {"optuna", "rouge_score", "sacrebleu"},
+    "operations": set(),
     "cli": {"rich"},
 }
 

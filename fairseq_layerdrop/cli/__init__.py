@@ -23,6 +23,7 @@ from fairseq_layerdrop.cli import (
     user_dir,
     zoo,
 )
+from fairseq_layerdrop.cli._text import as_flags
 
 VERBS = {
     "user-dir": user_dir,
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(args.verb, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     except ValueError as error:
-        return _fail(args.verb, str(error))
+        return _fail(args.verb, as_flags(str(error), args))
     return 0
 
 

@@ -56,15 +56,16 @@ def load_subject(args: Namespace) -> "Subject":
     for folder in args.data.split(":"):
         if not Path(folder).is_dir():
             raise ValueError(f"there is no directory {folder} for DATA")
-    facts = describe(checkpoint.load(args.path))  # says in one line what is wrong with a file
+    source = checkpoint.open_source(args.path)  # says in one line what is wrong with a file
+    facts = describe(source)
     quiet()
     from fairseq_layerdrop.evaluation.loading import load
     from fairseq_layerdrop.evaluation.subject import Subject
 
     loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     rates = {stack: about["layerdrop"] for stack, about in facts["stacks"].items()}
-    name, digest = args.curve or Path(args.path).stem, checkpoint.digest(args.path)
-    return Subject(loaded, digest=digest, curve=name, rates=rates, seed=facts["seed"])
+    name = args.curve or Path(args.path).stem
+    return Subject(loaded, digest=source.digest, curve=name, rates=rates, seed=facts["seed"])
 
 
 def quiet() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What several verbs print alike."""
 
+import re
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,6 +10,26 @@ from typing import Any
 def join(indices: Iterable[int]) -> str:
     """Indices as a layer list: ``0,2,4``."""
     return ",".join(map(str, indices))
+
+
+def keep_flags(kept: Mapping[str, Iterable[int]]) -> str:
+    """The flags that keep these layers: ``--encoder-keep 0,2 --decoder-keep 1``."""
+    return " ".join(f"--{stack}-keep {join(layers)}" for stack, layers in kept.items())
+
+
+def as_flags(message: str, args: Namespace) -> str:
+    """A message in which the flags of a verb are named as such.
+
+    What the command calls names its arguments as Python does: ``target_params=``, ``force=True``.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        known = name in vars(args)
+        text = f"--{name.replace('_', '-')}"
+        return (text if value == "True" else f"{text} {value}".rstrip()) if known else found[0]
+
+    return re.sub(r"\b([a-z_]+)=(\w*)", flag, message)
 
 
 def row_text(row: Mapping[str, Any]) -> str:

@@ -7,13 +7,16 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 import fairseq_layerdrop
-from fairseq_layerdrop.cli._dictionaries import copy, plan_copies
 from fairseq_layerdrop.cli._evaluation import quiet
+from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.pruning.source import Source
 
 SUMMARY = "write a model as a folder for CTranslate2, a fast inference engine, or as safetensors"
 EXAMPLE = "fairseq-layerdrop export small.pt DATA small.ct2 --to ctranslate2 --quantization int8"
@@ -83,33 +86,25 @@ def run(args: Namespace) -> None:
     checkpoint.check_folder(args.output, ours=export.FILES, force=args.force)
     plan_copies(args.data, Path(args.output) / "model", force=True, of="DATA")
     quiet()
-    full = checkpoint.load(args.checkpoint)
-    try:
-        stock, depths = _stock(full, checkpoint.digest(args.checkpoint))
-        write = _FORMS[args.to](args, stock)
-    except ValueError as error:
-        raise ValueError(f"{args.checkpoint}: {error}") from error
+    full = checkpoint.open_source(args.checkpoint)
+    with checkpoint.naming_file(args.checkpoint):
+        write = _FORMS[args.to](args, _stock(full))
     with (
         Console(stderr=True).status(f"writing {args.output}"),
         checkpoint.new_folder(args.output, ours=export.FILES, force=args.force) as scratch,
     ):
         write(scratch)
-    facts = _facts(args, depths)
+    facts = _facts(args, full.depths)
     print(json.dumps(facts, indent=2)) if args.json else _print(facts)
 
 
-def _stock(full: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The whole model as a stock checkpoint, whatever wrote it, and its depths."""
+def _stock(full: "Source") -> dict[str, Any]:
+    """The whole model as a stock checkpoint, whatever wrote it."""
     from fairseq_layerdrop.pruning.plan import PruningPlan
-    from fairseq_layerdrop.pruning.stacks import stack_depths
     from fairseq_layerdrop.pruning.surgery import prune_checkpoint
-    from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
-    depths = stack_depths(upgrade_state(full["model"]))
-    whole = PruningPlan.from_specs({}, depths)
-    return prune_checkpoint(
-        full, whole, source=source, version=fairseq_layerdrop.__version__, style="plain"
-    ), depths
+    whole = PruningPlan.from_specs({}, full.depths)
+    return prune_checkpoint(full, whole, version=fairseq_layerdrop.__version__, style="plain")
 
 
 def _to_ctranslate2(args: Namespace, stock: dict[str, Any]) -> Write:

@@ -23,9 +23,9 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop import checkpoint
     from fairseq_layerdrop.pruning.inspection import describe, not_finite
 
-    full = checkpoint.load(args.checkpoint)
-    facts = {**describe(full), "not_finite": not_finite(full["model"])}
-    _add_learned_rates(facts["stacks"], full["model"])
+    source = checkpoint.open_source(args.checkpoint)
+    facts = {**describe(source), "not_finite": not_finite(source.checkpoint["model"])}
+    _add_learned_rates(facts["stacks"], source.state)
     path = Path(args.checkpoint)
     facts = {
         "file": str(path),
@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
         "format": checkpoint.file_format(path),
         **facts,
     }
-    facts["digest"] = checkpoint.digest(path)
+    facts["digest"] = source.digest
     if args.json:
         print(json.dumps(facts, indent=2))
     else:

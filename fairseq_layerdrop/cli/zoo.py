@@ -15,8 +15,8 @@ from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_
 from fairseq_layerdrop.cli._text import join, row_text
 
 if TYPE_CHECKING:
-    from fairseq_layerdrop.evaluation.subject import Subject
     from fairseq_layerdrop.pruning.plan import PruningPlan
+    from fairseq_layerdrop.pruning.source import Source
 
 SUMMARY = "write a checkpoint for each of many plans, with a manifest of what each is worth"
 EXAMPLE = (
@@ -47,7 +47,6 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
     from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
     from fairseq_layerdrop.pruning.plan import PruningPlan
-    from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
     from fairseq_layerdrop.reporting.files import write_files
     from fairseq_layerdrop.reporting.origin import origin
 
@@ -63,11 +62,11 @@ def run(args: Namespace) -> None:
     warnings(subject, batches, plans)
     measures = make_measures(args, subject, batches, metrics)
     rows = sweep(subject, plans, measures, results, progress=bar("measuring"))
-    full = upgrade_checkpoint(checkpoint.load(args.path))
+    full = checkpoint.open_source(args.path)
     models = []
     for plan, name in bar("writing")(list(zip(plans, _names(plans), strict=True))):
         file = folder / name
-        _write(full, plan, subject, file)
+        _write(full, plan, file)
         check_reloaded(subject, str(file), args.data, batches, rows[plan])
         models.append({"file": name, **worth(rows[plan], measures), **_facts(args, plan, file)})
     manifest = {
@@ -90,19 +89,19 @@ def _names(plans: list["PruningPlan"]) -> list[str]:
     ]
 
 
-def _write(full: dict[str, Any], plan: "PruningPlan", subject: "Subject", file: Path) -> None:
+def _write(full: "Source", plan: "PruningPlan", file: Path) -> None:
     """Prune, unless the file is there already, of the same source and plan."""
     from fairseq_layerdrop import checkpoint
+    from fairseq_layerdrop.operations.prune import save_pruned
     from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
-    version = fairseq_layerdrop.__version__
-    small = prune_checkpoint(full, plan, source=subject.digest, version=version)
+    small = prune_checkpoint(full, plan, version=fairseq_layerdrop.__version__)
     if file.exists():
         found = checkpoint.load(file)["extra_state"].get("layerdrop")
         if found != small["extra_state"]["layerdrop"]:
             raise ValueError(f"{file} is another model; name another folder, or remove it")
         return
-    checkpoint.save_pruned(small, file, full, plan)
+    save_pruned(small, file, full, plan)
 
 
 def _facts(args: Namespace, plan: "PruningPlan", file: Path) -> dict[str, Any]:

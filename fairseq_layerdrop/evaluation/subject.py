@@ -16,6 +16,7 @@ from fairseq_layerdrop.modules.subnetwork import depths
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate
+from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 PACKAGES = ("fairseq-fixed", "torch", "sacrebleu")
 
@@ -79,7 +80,7 @@ class Subject:
     @cached_property
     def _sizes(self) -> tuple[int, dict[str, list[int]]]:
         """Of what is outside the layers, and of each layer."""
-        sizes = parameter_sizes(self.loaded.model.state_dict())
+        sizes = parameter_sizes(upgrade_state(self.loaded.model.state_dict()))
         layers = {stack: [0] * depth for stack, depth in self.depths.items()}
         for place, size in ((locate(key), size) for key, size in sizes.items()):
             if place:

@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import Tensor
 
-from fairseq_layerdrop.pruning.inspection import parameter_sizes
+from fairseq_layerdrop.pruning.inspection import is_buffer
 from fairseq_layerdrop.pruning.plan import STACKS, LayerSelection, PruningPlan
-from fairseq_layerdrop.pruning.stacks import prune_state
+from fairseq_layerdrop.pruning.stacks import locate
 
 _AMOUNT = re.compile(r"(\d{1,3}(?:,\d{3})+|[\d_]*\.?\d+)\s*([kMB]?)")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
@@ -52,18 +52,39 @@ def fit_parameters(
     named = {stack: spec for stack, spec in specs.items() if spec is not None}
     depth_of = {stack: depth for stack, depth in depths.items() if stack not in named}
     least = {stack: _least(partial(rule, stack), depth) for stack, depth in depth_of.items()}
+    count = _counter(state)
     smallest = 0
     for chosen in _shrinking(depth_of, least):
         plan = PruningPlan.from_specs(
             {**named, **{s: rule(s, n) for s, n in chosen.items()}}, dict(depths)
         )
-        smallest = sum(parameter_sizes(prune_state(state, plan)).values())
+        smallest = count(plan)
         if smallest <= target:
             return plan
     raise ValueError(
         f"the smallest that these layers can be made has {smallest:,} parameters, got a target "
         f"of {target:,}"
     )
+
+
+def _counter(state: Mapping[str, Tensor]) -> Callable[[PruningPlan], int]:
+    """How many parameters a plan leaves, of tensors that are looked at once.
+
+    A tensor stays where any of its places does: outside the layers, or in a layer that is kept.
+    """
+    found = [(locate(key), tensor) for key, tensor in state.items() if not is_buffer(key)]
+    sizes = [(place, tensor.data_ptr(), tensor.numel()) for place, tensor in found]
+
+    def count(plan: PruningPlan) -> int:
+        kept = plan.kept
+        left = {
+            pointer: size
+            for place, pointer, size in sizes
+            if place is None or place.stack not in kept or place.layer in kept[place.stack]
+        }
+        return sum(left.values())
+
+    return count
 
 
 def _shrinking(depths: dict[str, int], least: dict[str, int]) -> Iterator[dict[str, int]]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_layerdrop.pruning.config import architecture, model_section, plain, training_rates
+from fairseq_layerdrop.pruning.config import architecture, plain, training_rates
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.stacks import chunks, locate, other_lists, stack_depths
-from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
+from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.pruning.stacks import chunks, locate, other_lists
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
 _EMBEDDING = re.compile(
@@ -20,22 +20,19 @@ _EMBEDDING = re.compile(
 _HEAD = re.compile(r"classification_heads\.([^.]+)\..*")
 
 
-def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def describe(source: Source) -> dict[str, Any]:
     """The facts of a checkpoint, ready for JSON.
 
     Parameters count tensors that are shared once, and leave out buffers.
     """
-    checkpoint = upgrade_checkpoint(checkpoint)
-    state = upgrade_state(checkpoint["model"])
-    depths = stack_depths(state)
-    model = model_section(checkpoint)
+    checkpoint, state = source.checkpoint, source.state
     sizes = parameter_sizes(state)
     extra = checkpoint.get("extra_state") or {}
     provenance = extra.get("layerdrop")
     shared = chunks(state)
-    rates = provenance["rates"] if provenance else training_rates(model)
+    rates = provenance["rates"] if provenance else training_rates(source.options)
     return {
-        "architecture": architecture(model),
+        "architecture": architecture(source.options),
         "task": _name(checkpoint["cfg"].get("task")),
         "seed": (checkpoint["cfg"].get("common") or {}).get("seed"),
         "updates": (checkpoint.get("optimizer_history") or [{}])[-1].get("num_updates"),
@@ -49,7 +46,7 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
                 if (origin := _origin(provenance))
                 else None,
             }
-            for stack, depth in depths.items()
+            for stack, depth in source.depths.items()
         },
         "parameters": {
             "embeddings": sum(n for key, n in sizes.items() if _EMBEDDING.fullmatch(key)),
@@ -78,12 +75,21 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [key for key in odd if not torch.isfinite(numbers[key]).all()]
 
 
+def is_buffer(key: str) -> bool:
+    """Whether a key of a state dict is one of those that are no parameters."""
+    return _BUFFER.fullmatch(key) is not None
+
+
 def parameter_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number of elements of each parameter, under the first key of those that share it."""
+    """The number of elements of each parameter, under the first key of those that share it.
+
+    Args:
+        state: a model's state dict in today's keys.
+    """
     sizes: dict[str, int] = {}
     seen: set[int] = set()
-    for key, tensor in upgrade_state(state).items():
-        if not _BUFFER.fullmatch(key) and tensor.data_ptr() not in seen:
+    for key, tensor in state.items():
+        if not is_buffer(key) and tensor.data_ptr() not in seen:
             seen.add(tensor.data_ptr())
             sizes[key] = tensor.numel()
     return sizes

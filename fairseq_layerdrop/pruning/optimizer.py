@@ -15,7 +15,6 @@ file's ``last_optimizer_state`` has one of two layouts:
   --fp16-no-flatten-grads is given (--bf16 never does)
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,11 +23,11 @@ from torch import Size, Tensor
 
 from fairseq_layerdrop.pruning.config import plain
 from fairseq_layerdrop.pruning.gates import without_gates
+from fairseq_layerdrop.pruning.inspection import is_buffer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import prune_state
 from fairseq_layerdrop.pruning.upgrade import is_stale, upgrade_state
 
-_BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
 # Left by fairscale: ZeRO's optimizer (OSS) and fully sharded data parallel number and cut
 # parameters in their own way.
 _SHARDED = ("partition", "local_state_dict", "param_id_map", "uncollected_local_ids")
@@ -88,7 +87,7 @@ def prune_optimizer(
     _check_form(optimizer)
     _check_keys(state)
     numbers = _number(
-        optimizer, {key: tensor for key, tensor in state.items() if not _BUFFER.fullmatch(key)}
+        optimizer, {key: tensor for key, tensor in state.items() if not is_buffer(key)}
     )
     current = {key: number for key, number in without_gates(numbers).items() if not is_stale(key)}
     kept = list(dict.fromkeys(prune_state(current, plan).values()))

@@ -141,14 +141,7 @@ class PruningPlan:
         >>> str(PruningPlan.parse("6+3", {"encoder": 6, "decoder": 6}))
         'all/0,2,4'
         """
-        text = text.strip()
-        short = re.fullmatch(r"(\d+)\+(\d+)", text)
-        parts = [f"even:{n}" for n in short.groups()] if short else text.split("/")
-        stacks = [stack for stack in STACKS if stack in depths]
-        if len(parts) != len(stacks):
-            form = "ENC/DEC or N+M" if len(stacks) == 2 else "one SPEC"
-            raise ValueError(f"a plan for {' and '.join(stacks)} is {form}, got {text!r}")
-        return cls.from_specs(dict(zip(stacks, parts, strict=True)), depths)
+        return cls.from_specs(split_plan(text, depths), depths)
 
     @property
     def selections(self) -> dict[str, LayerSelection]:
@@ -191,6 +184,22 @@ class PruningPlan:
 
     def __str__(self) -> str:
         return "/".join(str(selection) for selection in self.selections.values())
+
+
+def split_plan(text: str, depths: Iterable[str]) -> dict[str, str]:
+    """The SPEC of each stack in a plan's text: ``{"encoder": "all", "decoder": "every:2"}``.
+
+    Raises:
+        ValueError: if there are more or fewer than the model has stacks.
+    """
+    text = text.strip()
+    short = re.fullmatch(r"(\d+)\+(\d+)", text)
+    parts = [f"even:{n}" for n in short.groups()] if short else text.split("/")
+    stacks = [stack for stack in STACKS if stack in depths]
+    if len(parts) != len(stacks):
+        form = "ENC/DEC or N+M" if len(stacks) == 2 else "one SPEC"
+        raise ValueError(f"a plan for {' and '.join(stacks)} is {form}, got {text!r}")
+    return dict(zip(stacks, parts, strict=True))
 
 
 def _join(items: Iterable[Any]) -> str:

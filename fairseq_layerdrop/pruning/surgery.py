@@ -10,7 +10,6 @@ from torch import Tensor
 from fairseq_layerdrop.pruning.config import (
     in_style,
     is_plain,
-    model_section,
     plain,
     stock_config,
     training_rates,
@@ -19,8 +18,9 @@ from fairseq_layerdrop.pruning.gates import without_gates
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.shaped import head_dims, hold_shapes
+from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
-from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_checkpoint, upgrade_state
+from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_state
 from fairseq_layerdrop.pruning.widths import Widths, narrow, shapes
 
 OF_ITS_TRAINING = ("best", "val_loss", "metrics", "train_meters")
@@ -28,10 +28,9 @@ OF_ITS_TRAINING = ("best", "val_loss", "metrics", "train_meters")
 
 
 def prune_checkpoint(
-    checkpoint: Mapping[str, Any],
+    source: Source,
     plan: PruningPlan,
     *,
-    source: str,
     version: str,
     style: str | None = None,
     keep_optimizer: bool = False,
@@ -40,13 +39,12 @@ def prune_checkpoint(
     """A fairseq checkpoint restricted to a plan: an ordinary, stock one.
 
     Args:
-        checkpoint: as fairseq wrote it; it is not changed, and its tensors are not copied.
+        source: the full model; it is not changed, and its tensors are not copied.
         plan: what stays; a plan that keeps everything makes a stock checkpoint of one trained with
             this package.
-        source: the digest of the source's file, for the provenance.
-        version: this package's, likewise.
+        version: this package's, for the provenance.
         style: of the configuration, see :func:`~fairseq_layerdrop.pruning.config.in_style`.
-        widths: what stays inside the layers; these are numbered as in ``checkpoint``.
+        widths: what stays inside the layers; these are numbered as in ``source``.
         keep_optimizer: carry the optimizer's state over to the layers that stay; else there is
             none.
 
@@ -55,12 +53,9 @@ def prune_checkpoint(
         removes the layer of
             the alignment, or if the optimizer's state is none that can be carried over.
     """
-    full = upgrade_checkpoint(checkpoint)
-    model = model_section(full)
-    rates = training_rates(model)
-    state = without_gates(upgrade_state(full["model"]))
-    _check_depths(state, plan)
-    check_chunks(state, plan)
+    full, model = source.checkpoint, source.options
+    _check_depths(source.depths, plan)
+    check_chunks(source.weights, plan)
     if keep_optimizer and widths:
         raise ValueError(
             "the optimizer's state of layers that get other shapes cannot be kept; leave it out"
@@ -71,13 +66,13 @@ def prune_checkpoint(
             prune_state(narrow(weights, head_dims(model), widths) if widths else weights, plan)
         )
 
-    cfg, small = stock_config(full["cfg"], plan), cut(state)
+    cfg, small = stock_config(full["cfg"], plan), cut(source.weights)
     if widths or model.get("layerdrop_shapes"):
         missing = bool(model.get("layerdrop_shapes") or (widths and widths.without))
         cfg = hold_shapes(cfg, shapes(small, head_dims(model)), missing=missing)
     extra = _extra_state(full.get("extra_state") or {}, cut)
-    earlier = extra.get("layerdrop", {"steps": [], "rates": rates})
-    step = {"source": source, "plan": plan.to_json(), "version": version}
+    earlier = extra.get("layerdrop", {"steps": [], "rates": training_rates(model)})
+    step = {"source": source.digest, "plan": plan.to_json(), "version": version}
     step |= {"inside": widths.to_json()} if widths else {}
     pruned = {
         "args": None,
@@ -92,13 +87,12 @@ def prune_checkpoint(
         | {"layerdrop": {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}},
     }
     if keep_optimizer:
-        optimizer = checkpoint.get("last_optimizer_state")
+        optimizer = full.get("last_optimizer_state")
         pruned["last_optimizer_state"] = prune_optimizer(optimizer, full["model"], plan)
     return pruned
 
 
-def _check_depths(state: Mapping[str, Tensor], plan: PruningPlan) -> None:
-    depths = stack_depths(state)
+def _check_depths(depths: Mapping[str, int], plan: PruningPlan) -> None:
     if wrong := [
         stack for stack, chosen in plan.selections.items() if chosen.depth != depths.get(stack)
     ]:
@@ -146,7 +140,7 @@ def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_surgery(
-    source: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
     written: Mapping[str, Tensor],
     plan: PruningPlan,
     inside: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
@@ -154,13 +148,18 @@ def check_surgery(
     """Compare the written model with its source, independently of how it was made.
 
     Each layer must have the keys of the layer it came from, and every tensor its bits; everything
-    outside the layers must be there, and tensors that were one must still be. ``inside`` is what
-    was done to the source inside its layers.
+    outside the layers must be there, and tensors that were one must still be.
+
+    Args:
+        weights: the source's, in today's keys: :attr:`Source.weights`.
+        written: the state dict that the written file holds.
+        plan: the layers that stay.
+        inside: what was done to the source inside its layers.
 
     Raises:
         ValueError: naming everything that differs.
     """
-    source = inside(without_gates(upgrade_state(source)))
+    source = inside(dict(weights))
     kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
     kept |= plan.kept
     origins = {key: key for key in source if not locate(key)}

@@ -489,7 +489,7 @@ def test_a_file_that_fails_its_check_leaves_no_dictionaries(
     def refuse(*_: Any) -> None:
         raise ValueError("it differs")
 
-    monkeypatch.setattr("fairseq_layerdrop.checkpoint._prune.check_surgery", refuse)
+    monkeypatch.setattr("fairseq_layerdrop.operations.prune.check_surgery", refuse)
     before = snapshot(full.parent)
     assert_one_line(command("prune", full, out, "--copy-dicts", data), "it differs")
     assert snapshot(full.parent) == before

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import training_checkpoint
+from builders import cut, training_checkpoint
 from conftest import Outcome
 from hypothesis import given, settings
 from texts import check_any_text, rubbish
@@ -27,6 +27,7 @@ from texts import check_any_text, rubbish
 from fairseq_layerdrop.checkpoint import CheckpointError, digest, load
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 from fairseq_layerdrop.reporting.rows import RowFile
@@ -249,11 +250,11 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
 def use(file: Path) -> None:
     """What the verbs do with a file; a ValueError is the one line that a user sees."""
     full = load(file)
-    describe(full)
+    describe(Source.of(full))
     digest(file)
     depths = stack_depths(full["model"])
     plan = PruningPlan(**{stack: LayerSelection(depth, (0,)) for stack, depth in depths.items()})
-    prune_checkpoint(full, plan, source="", version="")
+    cut(full, plan, source="", version="")
 
 
 def fuzz(folder: Path, *, zipped: bool, cases: int, seed: int) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import Screened, beam, exhaustive, space
 from fairseq_layerdrop.reporting.rows import RowFile
+from fairseq_layerdrop.pruning.source import Source
 
 DEPTHS = {"encoder": 6, "decoder": 6}
 
@@ -134,7 +135,7 @@ def test_what_parameters_and_bytes_are(
             f for s, kept in plan.kept.items() for f in (f"--{s}-keep", ",".join(map(str, kept)))
         ]
         official = fixtures / "translation-0.12.2" / "checkpoint.pt"
-        small = describe(load(prune(official, tmp_path / f"{number}.pt", *flags)))
+        small = describe(Source.of(load(prune(official, tmp_path / f"{number}.pt", *flags))))
         assert translation.parameters(plan) == small["parameters"]["total"]
         assert translation.bytes(plan) == 4 * translation.parameters(plan)
 

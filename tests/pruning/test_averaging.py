@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import model_state, training_checkpoint
+from builders import cut, model_state, training_checkpoint
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.averaging import Average, check_written, everything_else
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
 State = dict[str, Tensor]
 
@@ -333,7 +332,7 @@ def pruned(seed: int, *keeps: dict[str, str], encoder: int = 6, decoder: int = 6
     depths = {"encoder": encoder, "decoder": decoder}
     for keep in keeps:
         plan = PruningPlan.from_specs(keep, depths)
-        checkpoint = prune_checkpoint(checkpoint, plan, source=f"full {seed}", version="1.0")
+        checkpoint = cut(checkpoint, plan, source=f"full {seed}", version="1.0")
         depths = {stack: len(kept) for stack, kept in plan.kept.items()}
     return checkpoint
 
@@ -447,11 +446,8 @@ def test_average_then_prune_is_prune_then_average(form: dict[str, Any], dtype: t
         half = {id(tensor): tensor.to(dtype) for tensor in checkpoint["model"].values()}
         checkpoint["model"] = {key: half[id(tensor)] for key, tensor in checkpoint["model"].items()}
     ways = [
-        prune_checkpoint(average(checkpoints), plan, source="s", version="1"),
-        average(
-            prune_checkpoint(checkpoint, plan, source="s", version="1")
-            for checkpoint in checkpoints
-        ),
+        cut(average(checkpoints), plan, source="s", version="1"),
+        average(cut(checkpoint, plan, source="s", version="1") for checkpoint in checkpoints),
     ]
     assert bits(ways[0]["model"]) == bits(ways[1]["model"])
     assert list(ways[0]["model"]) == list(ways[1]["model"])

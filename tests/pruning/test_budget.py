@@ -14,6 +14,7 @@ from torch import Tensor
 from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import prune_state, stack_depths
 from fairseq_layerdrop.pruning.upgrade import tie
 
@@ -264,7 +265,9 @@ def test_the_parameters_are_counted_as_inspect_does(family: str) -> None:
     half = (count(state) + candidates(state, "even")[-1][0]) // 2
     depths = stack_depths(state)
     small = prune_state(state, fit_parameters(state, depths, {}, target=half, rule=spec("even")))
-    told = describe({"model": small, "cfg": {"model": {"_name": family}}})["parameters"]["total"]
+    told = describe(Source.of({"model": small, "cfg": {"model": {"_name": family}}}))["parameters"][
+        "total"
+    ]
     assert told == count(small) <= half
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DIM, WHERE, family_state, share, training_checkpoint
+from builders import DIM, WHERE, cut, family_state, share, training_checkpoint
 from fairseq_programs import WIDTH, assert_same_tensors, batch, build_task, config, loss_of
 from torch import Tensor
 
@@ -20,8 +20,8 @@ from fairseq_layerdrop.pruning.gates import drop_scores, learned_layers, without
 from fairseq_layerdrop.pruning.inspection import describe, parameter_sizes
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import stack_depths
-from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
 fairseq_layerdrop.register()
 
@@ -161,9 +161,7 @@ def test_a_pruned_checkpoint_has_no_gate_and_no_field_of_ours() -> None:
     full["cfg"]["model"] = {**fresh, **full["cfg"]["model"], "share_layers": 1, "seed": 3}
     for plan in ({}, {"encoder": "1,5", "decoder": "0-2"}):
         depths = {"encoder": 6, "decoder": 6}
-        small = prune_checkpoint(
-            full, PruningPlan.from_specs(plan, depths), source="s", version="v"
-        )
+        small = cut(full, PruningPlan.from_specs(plan, depths), source="s", version="v")
         assert not [
             key for key in (*small["model"], *small["extra_state"]["ema"]) if "layerdrop" in key
         ]
@@ -188,11 +186,11 @@ def test_listed_rates_are_read_and_noted_in_what_is_pruned(saved: Any, rates: An
     full = training_checkpoint(ours=True)
     full["cfg"]["model"]["encoder_layerdrop"] = saved
     assert training_rates(full["cfg"]["model"]) == {"encoder": rates, "decoder": 0.3}
-    assert describe(full)["stacks"]["encoder"]["layerdrop"] == rates
+    assert describe(Source.of(full))["stacks"]["encoder"]["layerdrop"] == rates
     plan = PruningPlan.from_specs({"encoder": "0,3"}, {"encoder": 6, "decoder": 6})
-    small = prune_checkpoint(full, plan, source="s", version="v")
+    small = cut(full, plan, source="s", version="v")
     assert small["cfg"]["model"]["encoder_layerdrop"] == 0.0
-    assert describe(small)["stacks"]["encoder"]["layerdrop"] == rates
+    assert describe(Source.of(small))["stacks"]["encoder"]["layerdrop"] == rates
 
 
 def test_running_means_are_no_parameters() -> None:
@@ -271,6 +269,6 @@ def test_the_moments_that_are_kept_are_those_of_the_layers_by_name(name: str, sh
 def test_a_shared_checkpoint_s_chunks_are_told() -> None:
     checkpoint = learned_checkpoint()
     checkpoint["model"] = share(checkpoint["model"], "encoder.layers", [(0, 1), (2, 3), (4, 5)])
-    about = describe(checkpoint)["stacks"]
+    about = describe(Source.of(checkpoint))["stacks"]
     assert about["encoder"]["shared"] == [(0, 1), (2, 3), (4, 5)]
     assert about["decoder"]["shared"] == []

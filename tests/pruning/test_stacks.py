@@ -13,6 +13,7 @@ import torch
 from builders import (
     ENCODER_LAYER,
     WHERE,
+    cut,
     family_checkpoint,
     family_state,
     layer_list,
@@ -36,7 +37,7 @@ from fairseq_layerdrop.pruning.stacks import (
     prune_state,
     stack_depths,
 )
-from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
+from fairseq_layerdrop.pruning.surgery import check_surgery
 
 every_family = pytest.mark.parametrize("family", WHERE)
 PATHS = sorted(
@@ -181,7 +182,7 @@ def test_a_pruned_checkpoint_of_every_family_has_the_depths_that_it_says(family:
     plan = PruningPlan.from_specs(
         dict.fromkeys(WHERE[family], "0,3"), stack_depths(checkpoint["model"])
     )
-    small = prune_checkpoint(checkpoint, plan, source="", version="")
+    small = cut(checkpoint, plan, source="", version="")
     model = small["cfg"]["model"]
     inner = model.get("w2v_args", {"model": model})["model"]
     told = {"encoder": inner.get("encoder_layers"), "decoder": model.get("decoder_layers")}
@@ -429,9 +430,7 @@ def test_surgery_parts_no_chunk() -> None:
     checkpoint = training_checkpoint()
     checkpoint["model"] = share(checkpoint["model"], "encoder.layers", PAIRS)
     with pytest.raises(ValueError, match="encoder: the layers 2,3 share"):
-        prune_checkpoint(
-            checkpoint, plan_of("0,1,3/all", checkpoint["model"]), source="", version=""
-        )
+        cut(checkpoint, plan_of("0,1,3/all", checkpoint["model"]), source="", version="")
 
 
 def old_format(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -470,7 +469,7 @@ def test_what_was_shared_is_shared_in_the_pruned_file(
     torch.save(source, tmp_path / "full.pt", _use_new_zipfile_serialization=zipped)
     plan = plan_of("0,1,4,5/0", model_state())
     save(
-        prune_checkpoint(load(tmp_path / "full.pt"), plan, source="", version=""),
+        cut(load(tmp_path / "full.pt"), plan, source="", version=""),
         tmp_path / "small.pt",
     )
     small = load(tmp_path / "small.pt")["model"]
@@ -499,7 +498,7 @@ def from_a_gpu(of: int) -> dict[str, Any]:
 def test_ties_that_a_file_from_a_gpu_has_lost_are_found_again() -> None:
     full = from_a_gpu(of=2)
     before = copy.deepcopy(full)
-    small = prune_checkpoint(full, plan_of("0,1,4,5/0", model_state()), source="", version="")
+    small = cut(full, plan_of("0,1,4,5/0", model_state()), source="", version="")
     check_surgery(full["model"], small["model"], plan_of("0,1,4,5/0", model_state()))
     for state in (small["model"], small["extra_state"]["ema"]):
         assert chunks(state) == {"encoder": [(0, 1), (2, 3)]}
@@ -512,9 +511,9 @@ def test_ties_that_a_file_from_a_gpu_has_lost_are_found_again() -> None:
         k: t.tolist() for k, t in before["model"].items()
     }
     with pytest.raises(ValueError, match="encoder: the layers 0,1 share their weights"):
-        prune_checkpoint(full, plan_of("0/0", model_state()), source="", version="")
+        cut(full, plan_of("0/0", model_state()), source="", version="")
 
 
 def test_equal_layers_of_a_model_that_shares_none_may_be_parted() -> None:
-    small = prune_checkpoint(from_a_gpu(of=1), plan_of("0/0", model_state()), source="", version="")
+    small = cut(from_a_gpu(of=1), plan_of("0/0", model_state()), source="", version="")
     assert layer_values(small["model"], "encoder") == [0]

@@ -11,6 +11,7 @@ import torch
 from builders import (
     WHERE,
     config,
+    cut,
     family_checkpoint,
     family_state,
     layer_values,
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate, prune_state, stack_depths
-from fairseq_layerdrop.pruning.surgery import check_surgery, compact, prune_checkpoint
+from fairseq_layerdrop.pruning.surgery import check_surgery, compact
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 SIX = {"encoder": 6, "decoder": 6}
@@ -34,7 +35,7 @@ def plan_of(text: str, encoder: int = 6, decoder: int = 6) -> PruningPlan:
 
 def prune(checkpoint: dict[str, Any], text: str, **options: Any) -> dict[str, Any]:
     plan = PruningPlan.parse(text, stack_depths(checkpoint["model"]))
-    return prune_checkpoint(checkpoint, plan, **{"source": "digest", "version": "0", **options})
+    return cut(checkpoint, plan, **{"source": "digest", "version": "0", **options})
 
 
 def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
@@ -353,7 +354,7 @@ def family_plan(family: str, encoder: str, decoder: str, depth: int = 6) -> Prun
 
 
 def prune_family(checkpoint: dict[str, Any], plan: PruningPlan) -> dict[str, Any]:
-    return prune_checkpoint(checkpoint, plan, source="digest", version="0")
+    return cut(checkpoint, plan, source="digest", version="0")
 
 
 @pytest.mark.parametrize("family", WHERE)

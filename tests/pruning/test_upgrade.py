@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from builders import WHERE, family_checkpoint, family_state, training_checkpoint
+from builders import WHERE, cut, family_checkpoint, family_state, training_checkpoint
 
 from fairseq_layerdrop.checkpoint import save
 from fairseq_layerdrop.pruning.config import architecture, model_section, training_rates
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.stacks import stack_depths
+from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
 from fairseq_layerdrop.pruning.upgrade import is_stale, upgrade_checkpoint, upgrade_state
 
@@ -116,7 +116,7 @@ def test_an_old_checkpoint_is_pruned_at_layers_beyond_the_new_depth() -> None:
     plan = PruningPlan.from_specs(
         {"encoder": "1,5", "decoder": "3,4"}, {"encoder": DEPTH, "decoder": DEPTH}
     )
-    small = prune_checkpoint(old_checkpoint(), plan, source="", version="")
+    small = cut(old_checkpoint(), plan, source="", version="")
     queries = {
         key: value[0].item()
         for key, value in small["model"].items()
@@ -149,7 +149,7 @@ def test_a_checkpoint_with_sections_is_left_as_it_is() -> None:
 
 def test_what_is_written_of_args_is_plain_and_of_no_machine() -> None:
     plan = PruningPlan.from_specs({}, {"encoder": DEPTH, "decoder": DEPTH})
-    cfg = prune_checkpoint(old_checkpoint(), plan, source="", version="")["cfg"]
+    cfg = cut(old_checkpoint(), plan, source="", version="")["cfg"]
     assert all(type(section) is dict and section["user_dir"] is None for section in cfg.values())
 
 
@@ -170,9 +170,10 @@ def test_a_matrix_that_is_not_three_projections_is_named() -> None:
 
 
 def prune(checkpoint: dict[str, Any], **specs: str) -> dict[str, Any]:
-    plan = PruningPlan.from_specs(specs, stack_depths(upgrade_state(checkpoint["model"])))
-    small = prune_checkpoint(checkpoint, plan, source="", version="")
-    check_surgery(checkpoint["model"], small["model"], plan)
+    source = Source.of(checkpoint)
+    plan = PruningPlan.from_specs(specs, source.depths)
+    small = prune_checkpoint(source, plan, version="")
+    check_surgery(source.weights, small["model"], plan)
     return small
 
 

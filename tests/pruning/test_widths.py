@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DIM, FFN, model_options, model_state, training_checkpoint
+from builders import DIM, FFN, cut, model_options, model_state, training_checkpoint
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.shaped import head_dims, hold_shapes
-from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 from fairseq_layerdrop.pruning.widths import (
     choose,
     how_many,
@@ -185,7 +184,7 @@ def test_the_shapes_are_those_of_the_matrices() -> None:
 
 def test_ffns_that_are_alike_are_stock_fairseqs() -> None:
     widths = choose(state(), DIMS, ffn="3")
-    small = prune_checkpoint(checkpoint(), WHOLE, source="s", version="0", widths=widths)
+    small = cut(checkpoint(), WHOLE, source="s", version="0", widths=widths)
     model = small["cfg"]["model"]
     assert (model["_name"], model["encoder_ffn_embed_dim"], model["decoder_ffn_embed_dim"]) == (
         "transformer",
@@ -199,7 +198,7 @@ def test_ffns_that_are_alike_are_stock_fairseqs() -> None:
     "options", [{"heads": "1"}, {"without": frozenset({"encoder.layers.1.ffn"})}]
 )
 def test_what_stock_fairseq_cannot_hold_names_our_architecture(options: dict[str, Any]) -> None:
-    small = prune_checkpoint(
+    small = cut(
         checkpoint(), WHOLE, source="s", version="0", widths=choose(state(), DIMS, **options)
     )
     model = small["cfg"]["model"]
@@ -212,9 +211,9 @@ def test_what_stock_fairseq_cannot_hold_names_our_architecture(options: dict[str
 
 def test_shapes_stay_true_when_layers_go_afterwards() -> None:
     widths = choose(state(), DIMS, heads="1", without=frozenset({"encoder.layers.0.ffn"}))
-    once = prune_checkpoint(checkpoint(), WHOLE, source="s", version="0", widths=widths)
+    once = cut(checkpoint(), WHOLE, source="s", version="0", widths=widths)
     plan = PruningPlan.parse("1/0", {"encoder": 2, "decoder": 2})
-    twice = prune_checkpoint(once, plan, source="s", version="0")
+    twice = cut(once, plan, source="s", version="0")
     assert json.loads(twice["cfg"]["model"]["layerdrop_shapes"]) == {
         "encoder": [[1, 0, FFN]],
         "decoder": [[1, 1, FFN]],
@@ -243,10 +242,10 @@ def test_the_ema_gets_the_same_shapes_and_the_optimizer_is_refused() -> None:
     made = checkpoint()
     made["extra_state"]["ema"] = state()
     widths = choose(state(), DIMS, heads="1", ffn="2")
-    small = prune_checkpoint(made, WHOLE, source="s", version="0", widths=widths)
+    small = cut(made, WHOLE, source="s", version="0", widths=widths)
     ema = small["extra_state"]["ema"]
     assert {key: t.shape for key, t in ema.items()} == {
         key: t.shape for key, t in small["model"].items()
     }
     with pytest.raises(ValueError, match="optimizer's state of layers that get other shapes"):
-        prune_checkpoint(made, WHOLE, source="s", version="0", widths=widths, keep_optimizer=True)
+        cut(made, WHOLE, source="s", version="0", widths=widths, keep_optimizer=True)

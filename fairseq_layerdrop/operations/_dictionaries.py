@@ -3,6 +3,7 @@
 them.
 """
 
+import os
 from pathlib import Path
 
 from fairseq_layerdrop.reporting.files import write_files
@@ -11,7 +12,7 @@ _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.
 
 
 def plan_copies(
-    data: str, output: Path, *, force: bool, of: str = "--copy-dicts"
+    data: str | os.PathLike[str], output: Path, *, force: bool, of: str = "copy_dicts="
 ) -> dict[Path, Path]:
     """The dictionaries of ``data`` and where they go, in the same places beside the checkpoint
     ``output``.
@@ -37,7 +38,8 @@ def plan_copies(
     ]
     if others and not force:
         raise ValueError(
-            f"{of}: {others[0]} is another dictionary; name another OUT, or replace it with --force"
+            f"{of}: {others[0]} is another dictionary; name another OUT, or replace it with "
+            "force=True"
         )
     return {
         path: target for path, target in copies.items() if not target.exists() or target in others

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""From a file to a smaller file: the sub-network that a plan keeps, as an ordinary fairseq
+checkpoint. fairseq is not imported.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
+from fairseq_layerdrop.operations._facts import notes, training_flags
+from fairseq_layerdrop.operations._plan import Plan, choose_plan
+from fairseq_layerdrop.operations._widths import choose_widths
+from fairseq_layerdrop.pruning.inspection import parameter_sizes
+from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
+
+
+def prune(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    plan: Plan = None,
+    *,
+    target_params: str | int | None = None,
+    strategy: str | None = None,
+    heads_keep: str | None = None,
+    ffn_keep: str | None = None,
+    sublayers_remove: str | None = None,
+    importance: str | os.PathLike[str] | None = None,
+    keep_optimizer: bool = False,
+    copy_dicts: str | os.PathLike[str] | None = None,
+    config_style: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write the sub-network that a plan keeps; the file is opened again and compared with its
+    source, tensor by tensor, before it takes its name.
+
+    >>> prune("full.pt", "small.pt", "all/every:2")  # doctest: +SKIP
+
+    Args:
+        source: a fairseq checkpoint (``.pt``); it is not changed.
+        output: where the smaller one goes.
+        plan: the layers that stay, e.g. ``"even:6/0,2,5"`` or ``{"decoder": "every:2"}``; a stack
+            that is not named stays whole.
+        target_params: choose the depth of what is not named: the largest model of at most so many
+            parameters, e.g. ``"30M"``.
+        strategy: how that depth becomes layers: even, spread, first, last or learned.
+        heads_keep: heads of each attention that stay: how many, or ``"0.5"`` of them.
+        ffn_keep: units of each FFN that stay, likewise.
+        sublayers_remove: sub-layers that go, e.g. ``"encoder:3.ffn,decoder:0.self_attn"``, of the
+            layers of ``source``.
+        importance: a file of scores of heads and units; else their magnitude counts.
+        keep_optimizer: keep Adam's moments of the layers that stay.
+        copy_dicts: a data set whose dictionaries are copied beside the output.
+        config_style: ``plain`` or ``namespace``, see
+            :func:`~fairseq_layerdrop.pruning.config.in_style`.
+        dry_run: say what would be written; write nothing.
+        force: replace a file that is there.
+
+    Returns:
+        The facts: ``stacks`` (kept and removed layers), ``parameters`` and ``bytes`` before and
+        after, ``inside`` (what was cut inside layers), ``training_flags``, ``notes``, and the
+        ``dictionaries`` that were copied.
+
+    Raises:
+        CheckpointError: if the source cannot be read safely, or the output not be written.
+        ValueError: if what is asked for does not fit the model.
+
+    Whatever is raised, nothing is written.
+    """
+    target, replace = Path(output), force or dry_run
+    checkpoint.check_target(target, source=source, force=replace)
+    copies = plan_copies(copy_dicts, target, force=replace) if copy_dicts else {}
+    full = checkpoint.open_source(source)
+    with checkpoint.naming_file(source):
+        chosen = choose_plan(full, plan, target_params=target_params, strategy=strategy)
+        inside = choose_widths(
+            full,
+            chosen,
+            heads_keep=heads_keep,
+            ffn_keep=ffn_keep,
+            sublayers_remove=sublayers_remove,
+            importance=importance,
+        )
+        small = prune_checkpoint(
+            full,
+            chosen,
+            version=__version__,
+            style=config_style,
+            keep_optimizer=keep_optimizer,
+            widths=inside.widths,
+        )
+    about = notes(full, small, target, style=config_style, copies_dictionaries=bool(copy_dicts))
+    facts = {
+        "input": str(source),
+        "output": None if dry_run else str(output),
+        "stacks": {
+            stack: {"kept": list(selection.kept), "removed": list(selection.removed)}
+            for stack, selection in chosen.selections.items()
+        },
+        "parameters": [
+            sum(parameter_sizes(state).values()) for state in (full.state, small["model"])
+        ],
+        "training_flags": training_flags(small, output, with_optimizer=keep_optimizer),
+        "notes": list(about),
+        "inside": inside.facts,
+    }
+    if not dry_run:
+        save_pruned(small, output, full, chosen, inside=inside.narrow, force=force)
+        copy(copies)
+        facts["bytes"] = [Path(source).stat().st_size, target.stat().st_size]
+        facts["dictionaries"] = [str(copied) for copied in copies.values()]
+    return facts
+
+
+def save_pruned(
+    small: dict[str, Any],
+    output: str | os.PathLike[str],
+    source: Source,
+    plan: PruningPlan,
+    *,
+    inside: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    force: bool = False,
+) -> None:
+    """Write what was cut from a source; it takes its name when it was opened again and equals the
+    source.
+
+    Args:
+        small: what :func:`~fairseq_layerdrop.pruning.surgery.prune_checkpoint` made.
+        output: where it goes.
+        source: the model that it was cut from.
+        plan: the layers that stay.
+        inside: what was done to the source inside its layers.
+        force: replace a file that is there.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+        ValueError: if what was written differs, naming where.
+    """
+
+    def check(written: Path) -> None:
+        check_surgery(source.weights, checkpoint.load(written)["model"], plan, inside)
+
+    checkpoint.save(small, output, force=force, check=check)
