@@ -2,8 +2,14 @@
 """Train one Transformer, ship it at any depth: LayerDrop for fairseq.
 
 This package imports neither torch nor fairseq by itself, so that ``--user-dir``, the command and a
-plain ``import`` stay cheap.
+plain ``import`` stay cheap. The functions of the Python API are imported when they are asked for.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.loading import load as load
+    from fairseq_layerdrop.operations.prune import prune as prune
 
 __version__ = "0.1.0"
 
@@ -13,6 +19,21 @@ if __name__ != "fairseq_layerdrop":  # fairseq imports a --user-dir by the folde
         f"{__name__}; "
         "`fairseq-layerdrop user-dir` prints the right one"
     )
+
+_API = {"load": "evaluation.loading", "prune": "operations.prune"}
+"""Where the functions of the Python API are."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_API[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_API})
 
 
 def register() -> None:

@@ -254,7 +254,7 @@ def test_what_is_pruned_inside_the_layers_is_gone(
         if "--encoder-layers" in family.model and stack == "decoder"
         else []
     )
-    flags = ["--heads-keep", "0.5", "--ffn-keep", "12", "--drop-sublayers", ",".join(gone)]
+    flags = ["--heads-keep", "0.5", "--ffn-keep", "12", "--sublayers-remove", ",".join(gone)]
     small = prune(full, tmp_path / "small.pt", *flags)
     smaller = prune(small, tmp_path / "smaller.pt", "--ffn-keep", "0.5")
     uniform = prune(full, tmp_path / "uniform.pt", "--ffn-keep", "0.5")

@@ -29,7 +29,6 @@ from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import stack_depths
-from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 from fairseq_layerdrop.reporting.rows import RowFile
 
 CASES, SEED = (

@@ -57,7 +57,7 @@ def scores(trained: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_it_says_what_was_asked_and_what_was_done(
     trained: Run, tmp_path: Path, command: Outcome
 ) -> None:
-    flags = ["--heads-keep", "0.3", "--ffn-keep", "0.3", "--drop-sublayers", "encoder:3.ffn"]
+    flags = ["--heads-keep", "0.3", "--ffn-keep", "0.3", "--sublayers-remove", "encoder:3.ffn"]
     status, out, _ = command("prune", trained.last, tmp_path / "a.pt", *flags)
     assert status == 0
     assert "heads: asked 0.3, kept 1 of 2\n" in out
@@ -70,12 +70,12 @@ def test_it_says_what_was_asked_and_what_was_done(
 def test_a_sub_layer_is_numbered_as_in_the_input(
     trained: Run, tmp_path: Path, command: Outcome
 ) -> None:
-    flags = ["--encoder-keep", "1,3", "--drop-sublayers", "encoder:3.self_attn"]
+    flags = ["--encoder-keep", "1,3", "--sublayers-remove", "encoder:3.self_attn"]
     assert command("prune", trained.last, tmp_path / "a.pt", *flags)[0] == 0
     names = load(tmp_path / "a.pt")["model"]
     assert "encoder.layers.0.self_attn.q_proj.weight" in names
     assert "encoder.layers.1.self_attn.q_proj.weight" not in names
-    flags = ["--encoder-keep", "1,3", "--drop-sublayers", "encoder:2.ffn"]
+    flags = ["--encoder-keep", "1,3", "--sublayers-remove", "encoder:2.ffn"]
     status, out, err = command("prune", trained.last, tmp_path / "b.pt", *flags)
     assert (status, out) == (2, "")
     assert "there is no encoder.layers.2.ffn in the model, or it is removed with its layer" in err
@@ -86,7 +86,7 @@ def test_a_sub_layer_is_numbered_as_in_the_input(
     [
         (["--heads-keep", "3"], "a number up to 2, or a share like 0.5, got 3"),
         (["--ffn-keep", "much"], "a number up to 32, or a share like 0.5, got much"),
-        (["--drop-sublayers", "encoder.3.ffn"], "a sub-layer is like encoder:3.ffn"),
+        (["--sublayers-remove", "encoder.3.ffn"], "a sub-layer is like encoder:3.ffn"),
         (["--importance", "x.json"], "--importance goes with --heads-keep or --ffn-keep"),
         (["--heads-keep", "1", "--keep-optimizer"], "leave it out"),
     ],
@@ -116,7 +116,7 @@ def test_incremental_decoding_is_that_of_the_whole_sentence(trained: Run, tmp_pa
     flags = [
         "--heads-keep",
         "1",
-        "--drop-sublayers",
+        "--sublayers-remove",
         "decoder:1.self_attn,decoder:2.encoder_attn,decoder:3.ffn",
     ]
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(

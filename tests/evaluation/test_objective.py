@@ -26,8 +26,8 @@ from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import Screened, beam, exhaustive, space
-from fairseq_layerdrop.reporting.rows import RowFile
 from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.reporting.rows import RowFile
 
 DEPTHS = {"encoder": 6, "decoder": 6}
 

@@ -5,6 +5,7 @@ documented.
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -293,3 +294,16 @@ def test_the_model_is_not_touched() -> None:
     assert all(
         t.data_ptr() == before[k][0] and torch.equal(t, before[k][1]) for k, t in state.items()
     )
+
+
+def test_the_tensors_are_looked_at_once_however_many_depths_are_tried() -> None:
+    class Counted(dict[str, Tensor]):
+        looks = 0
+
+        def items(self) -> Any:
+            self.looks += 1
+            return super().items()
+
+    state = Counted(model_state(6, 6))
+    fit_parameters(state, stack_depths(state), {}, target=2000, rule=spec("even"))
+    assert state.looks == 1
