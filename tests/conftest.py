@@ -15,6 +15,7 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch comes: results must not depend on the machine's cores
 
+from commands import Command, Done
 from fairseq_programs import (
     FIXTURES,
     LANGUAGES,
@@ -169,30 +170,48 @@ def fixtures() -> Path:
     return FIXTURES
 
 
-Outcome = Callable[..., tuple[int, str, str]]
-"""A command's status, and what it printed on stdout and on stderr."""
+Outcome = Command
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Outcome:
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """Run the command in this process."""
     from fairseq_layerdrop import cli
 
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def run(*arguments: object) -> Done:
         capfd.readouterr()
         try:
             status = cli.main([str(argument) for argument in arguments])
         except SystemExit as exit_:  # what argparse itself refuses
             status = int(exit_.code or 0)
-        return status, *capfd.readouterr()
+        return Done(status, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An output that is not there yet, in a folder of its own."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "small.pt"
 
 
 @pytest.fixture(scope="session")
 def official(fixtures: Path) -> Path:
     """A checkpoint of 6+6 layers that official fairseq wrote, and its data."""
     return fixtures / "translation-0.12.2"
+
+
+@pytest.fixture(scope="session")
+def official_lm(fixtures: Path) -> Path:
+    """A language model of 8 layers, adaptive input and softmax, that official fairseq wrote."""
+    return fixtures / "lm-0.12.2"
+
+
+@pytest.fixture(scope="session")
+def official_2019(fixtures: Path) -> Path:
+    """A checkpoint of 6+6 layers in the key and file formats of 2019, and its data."""
+    return fixtures / "translation-0.6.2"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SENTENCES, Outcome, Run
+from commands import Command
+from conftest import SENTENCES, Run
 from fairseq_programs import (
     LANGUAGES,
     SHORT,
@@ -319,7 +320,7 @@ def test_tensorboard_shows_each_plan_s_losses(watched: Run) -> None:
 
 
 def test_the_best_checkpoints_of_a_plan_are_kept(
-    watched: Run, command: Outcome, tmp_path: Path
+    watched: Run, command: Command, tmp_path: Path
 ) -> None:
     losses = [float(valid["valid_loss_3-1"]) for valid in logged(watched.output, "valid")]
     assert len(set(losses)) == 4

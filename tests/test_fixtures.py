@@ -21,12 +21,6 @@ from fairseq_programs import (
 EXPECTED = ["enc012345.dec012345", "enc012345.dec024", "enc024.dec024"]
 
 
-@pytest.fixture(scope="module")
-def official(fixtures: Path) -> Path:
-    """The 6+6 model's folder."""
-    return fixtures / "translation-0.12.2"
-
-
 def expected(official: Path, name: str) -> Hypotheses:
     """What official fairseq generated with the layers that the name tells."""
     return hypotheses((official / "expected" / f"{name}.txt").read_text())
@@ -70,16 +64,16 @@ def test_depth_on_demand_translates_an_official_checkpoint_as_official_fairseq_d
 
 @pytest.mark.parametrize("name", ["enc012345.dec012345", "enc012.dec012"])
 def test_a_checkpoint_of_2019_translates_as_official_fairseq_does(
-    fixtures: Path, name: str, tmp_path: Path
+    official_2019: Path, name: str, tmp_path: Path
 ) -> None:
-    old = fixtures / "translation-0.6.2"
-    small = prune(old / "checkpoint.pt", tmp_path / "small.pt", *keep(name))
-    assert_same_hypotheses(generate(old / "data-bin", small), expected(old, name), sentences=100)
+    small = prune(official_2019 / "checkpoint.pt", tmp_path / "small.pt", *keep(name))
+    assert_same_hypotheses(
+        generate(official_2019 / "data-bin", small), expected(official_2019, name), sentences=100
+    )
 
 
 def test_a_checkpoint_of_2019_loads_at_layers_beyond_the_new_depth(
-    fixtures: Path, tmp_path: Path
+    official_2019: Path, tmp_path: Path
 ) -> None:
-    old = fixtures / "translation-0.6.2"
-    small = prune(old / "checkpoint.pt", tmp_path / "small.pt", *keep("enc024.dec135"))
-    assert len(generate(old / "data-bin", small, "--max-len-b", "20")) == 100
+    small = prune(official_2019 / "checkpoint.pt", tmp_path / "small.pt", *keep("enc024.dec135"))
+    assert len(generate(official_2019 / "data-bin", small, "--max-len-b", "20")) == 100

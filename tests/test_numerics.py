@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome, Run
+from commands import Command
+from conftest import Run
 from fairseq_programs import (
     LANGUAGES,
     STYLE,
@@ -71,7 +72,7 @@ def test_a_rate_of_one_trains_with_the_least_number_of_layers(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_prune_and_zoo_keep_the_types_of_the_tensors(
-    dtype: torch.dtype, trained: Run, data: Path, tmp_path: Path, command: Outcome
+    dtype: torch.dtype, trained: Run, data: Path, tmp_path: Path, command: Command
 ) -> None:
     """Also where they differ: the embeddings are in single precision here."""
     full = load(trained.last)
@@ -194,7 +195,7 @@ def test_empty_sentences_are_translated_with_the_layers_that_stay(
     ],
 )
 def test_empty_sentences_are_scored(
-    verb: str, flags: list[str], gaps: Path, of_gaps: Path, tmp_path: Path, command: Outcome
+    verb: str, flags: list[str], gaps: Path, of_gaps: Path, tmp_path: Path, command: Command
 ) -> None:
     status, _, error = command(
         verb, gaps / "bin", tmp_path / "out", "--path", of_gaps, "--threads", "1", *flags
@@ -213,7 +214,7 @@ def test_empty_sentences_are_scored(
 
 
 def test_empty_lines_are_no_hindrance_to_a_language_model(
-    gaps: Path, tmp_path: Path, command: Outcome
+    gaps: Path, tmp_path: Path, command: Command
 ) -> None:
     family = OURS["layerdrop_transformer_lm"]
     words = [
@@ -241,7 +242,7 @@ def test_empty_lines_are_no_hindrance_to_a_language_model(
 
 
 def test_one_sentence_has_importance_and_no_standard_error_and_is_reported(
-    gaps: Path, of_gaps: Path, tmp_path: Path, command: Outcome
+    gaps: Path, of_gaps: Path, tmp_path: Path, command: Command
 ) -> None:
     """NaN in a row would be no JSON, and ``report`` would refuse it."""
     for language in ("src", "tgt"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome
+from commands import Command
 from fairseq_programs import (
     LANGUAGES,
     STYLE,
@@ -120,7 +120,7 @@ CHANGED = {
     "family", ["transformer", "transformer_lm", pytest.param("roberta", marks=pytest.mark.slow)]
 )
 def test_the_printed_words_start_stock_fairseq_whatever_was_changed(
-    family: str, request: pytest.FixtureRequest, command: Outcome, tmp_path: Path
+    family: str, request: pytest.FixtureRequest, command: Command, tmp_path: Path
 ) -> None:
     """At a learning rate of 0 the weights stay what they are, and the model's options are the
     pruned file's.

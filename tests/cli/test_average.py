@@ -3,6 +3,7 @@
 refused in one line.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ import weakref
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from builders import FFN, training_checkpoint
+from commands import Command, Done, assert_one_line
 from fairseq_programs import (
     assert_same_hypotheses,
     assert_same_tensors,
@@ -29,40 +31,14 @@ from fairseq_programs import (
 
 from fairseq_layerdrop import checkpoint as files
 from fairseq_layerdrop.checkpoint import digest, load
-from fairseq_layerdrop.cli import main
 
-
-class Done(NamedTuple):
-    """How a command ended, and what it said."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
 Folder = Callable[..., Path]
 
 
 @pytest.fixture
-def average(capsys: pytest.CaptureFixture[str]) -> Command:
+def average(command: Command) -> Command:
     """``average(path, path, out)``: run the verb in this process."""
-
-    def run(*arguments: object) -> Done:
-        try:
-            status = main(["average", *map(str, arguments)])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Done(status, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An output that is not there yet, in a folder of its own."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "mean.pt"
+    return functools.partial(command, "average")
 
 
 def write(path: Path, value: float, *, maximize: bool | None = None, **form: Any) -> Path:
@@ -111,13 +87,6 @@ def rewrite(path: Path, found: dict[str, Any], **options: Any) -> None:
 def value(path: Path) -> float:
     (found,) = set(load(path)["model"]["encoder.layer_norm.bias"].tolist())
     return found
-
-
-def assert_one_line(done: Done, reason: str) -> None:
-    assert (done.status, done.out) == (2, "")
-    assert reason in done.err
-    assert "Traceback" not in done.err
-    assert len(done.err.splitlines()) == 1, done.err
 
 
 # What is written and said
@@ -602,9 +571,9 @@ def test_the_progress_is_seen_in_a_terminal(
 
 
 def test_a_copy_of_an_official_checkpoint_is_no_other_one(
-    average: Command, fixtures: Path, tmp_path: Path, out: Path
+    average: Command, official_lm: Path, tmp_path: Path, out: Path
 ) -> None:
-    official = fixtures / "lm-0.12.2" / "checkpoint.pt"
+    official = official_lm / "checkpoint.pt"
     copy = shutil.copy(official, tmp_path / "copy.pt")
     assert_one_line(
         average(official, copy, out), f"{copy}: it is the same checkpoint as {official}"

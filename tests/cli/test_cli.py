@@ -12,43 +12,19 @@ import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from builders import DIM, FFN, family_checkpoint, layer_values, share, training_checkpoint
+from commands import Command, Done, assert_one_line
 
 import fairseq_layerdrop
 from fairseq_layerdrop.checkpoint import digest, load
-from fairseq_layerdrop.cli import VERBS, main
+from fairseq_layerdrop.cli import VERBS
 
 PROGRAM = [sys.executable, "-m", "fairseq_layerdrop.cli"]
-
-
-class Done(NamedTuple):
-    """How a command ended, and what it said."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """``command("inspect", path)``: run it in this process."""
-
-    def run(*arguments: object) -> Done:
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return Done(status, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -56,13 +32,6 @@ def full(tmp_path: Path) -> Path:
     """A training checkpoint of 6+6 layers."""
     torch.save(training_checkpoint(ours=True), tmp_path / "full.pt")
     return tmp_path / "full.pt"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An output that is not there yet, in a folder of its own."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "small.pt"
 
 
 def layers(path: Path) -> dict[str, list[int]]:
@@ -835,13 +804,6 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         str(path): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
-
-
-def assert_one_line(done: Done, reason: str) -> None:
-    assert (done.status, done.out) == (2, "")
-    assert reason in done.err
-    assert "Traceback" not in done.err
-    assert len(done.err.splitlines()) == 1, done.err
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome, Run
+from commands import Command
+from conftest import Run
 from fairseq_programs import LANGUAGES, WIDTH, assert_same_tensors, hypotheses, prune, weights
 from planted import subject, write_language_model, write_model
 
@@ -252,7 +253,7 @@ def test_the_quantizations_are_those_of_ctranslate2() -> None:
 
 
 def test_int8_is_smaller_and_told(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     printed = {}
     for quantization in ("float32", "int8"):
@@ -268,7 +269,7 @@ def test_int8_is_smaller_and_told(
 
 
 def test_the_printed_use_runs(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     for form in ("ctranslate2", "safetensors"):
         status, out, _ = command("export", pruned(), data, tmp_path / form, "--to", form)
@@ -282,7 +283,7 @@ def test_the_printed_use_runs(
 
 
 def test_nothing_is_replaced_without_force_and_nothing_of_others_with_it(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = export(pruned(), data, tmp_path / "out", "--to", "ctranslate2")
     status, _, err = command("export", pruned(), data, out, "--to", "safetensors")
@@ -296,7 +297,7 @@ def test_nothing_is_replaced_without_force_and_nothing_of_others_with_it(
 
 
 def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_respected(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     scratch = tmp_path / ".out.tmp"
     (scratch / "new").mkdir(parents=True)
@@ -311,7 +312,7 @@ def test_what_a_killed_export_left_is_cleared_and_a_running_one_is_respected(
 
 
 def test_a_conversion_that_fails_leaves_what_was_there(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = export(pruned(), data, tmp_path / "out", "--to", "ctranslate2")
     before = (out / "model.bin").read_bytes()
@@ -360,7 +361,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_ctranslate2_cannot_hold_is_refused_before_any_work(
-    command: Outcome, data: Path, text_data: Path, tmp_path: Path, words: str
+    command: Command, data: Path, text_data: Path, tmp_path: Path, words: str
 ) -> None:
     folder = text_data if "masked_lm" in REFUSED[words] else data
     source = write_model(folder, tmp_path / "drawn.pt", *REFUSED[words])
@@ -372,7 +373,7 @@ def test_what_ctranslate2_cannot_hold_is_refused_before_any_work(
 
 
 def test_shapes_of_our_own_and_other_tasks_are_refused(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     narrow = prune(pruned(), tmp_path / "narrow.pt", "--heads-keep", "1")
     status, _, err = command("export", narrow, data, tmp_path / "out", "--to", "ctranslate2")
@@ -396,7 +397,7 @@ class Evil:
         return open, (str(self.path), "w")
 
 
-def test_no_pickle_is_executed(command: Outcome, data: Path, tmp_path: Path) -> None:
+def test_no_pickle_is_executed(command: Command, data: Path, tmp_path: Path) -> None:
     source, ran = tmp_path / "evil.pt", tmp_path / "ran"
     torch.save({"args": Evil(ran), "model": {}}, source)
     status, _, err = command("export", source, data, tmp_path / "out", "--to", "ctranslate2")
@@ -408,7 +409,7 @@ def test_no_pickle_is_executed(command: Outcome, data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("form", ["ctranslate2", "safetensors"])
 def test_without_the_library_is_one_line(
-    command: Outcome, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+    command: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.setitem(sys.modules, form, None)
     status, _, err = command("export", "no.pt", data, tmp_path / "out", "--to", form)
@@ -420,7 +421,7 @@ def test_without_the_library_is_one_line(
 
 
 def test_mistakes_are_one_line(
-    command: Outcome, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
 ) -> None:
     for arguments, words in (
         (

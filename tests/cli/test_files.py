@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import Outcome, Run
+from commands import Command
+from conftest import Run
 
 from fairseq_layerdrop import cli
 from fairseq_layerdrop.checkpoint import load
@@ -146,7 +147,7 @@ def forked(words: list[str], prepare: Callable[[], None], log: Path) -> tuple[in
     return status, log.read_text().splitlines()
 
 
-def completed(verb: str, at: Place, command: Outcome) -> dict[str, bytes]:
+def completed(verb: str, at: Place, command: Command) -> dict[str, bytes]:
     """Run the verb; what it wrote, in which nothing is left of anything that failed."""
     status, _, error = command(*arguments(verb, at))
     assert status == 0, error
@@ -173,7 +174,7 @@ def no_larger_than(limit: int) -> Callable[[], None]:
 
 @every_verb
 def test_a_full_disk_is_one_line_and_the_verb_completes_when_there_is_room(
-    verb: str, place: Place, tmp_path: Path, command: Outcome
+    verb: str, place: Place, tmp_path: Path, command: Command
 ) -> None:
     before = contents(place.checkpoint.parent)
     status, lines = forked(arguments(verb, place), no_larger_than(600), tmp_path / "log")
@@ -252,7 +253,7 @@ LOCKED |= {"search": "s.jsonl", "importance": "i.jsonl"}
 
 @pytest.mark.parametrize("verb", LOCKED)
 def test_a_second_writer_is_one_line_and_the_first_one_s_file_is_left(
-    verb: str, place: Place, command: Outcome
+    verb: str, place: Place, command: Command
 ) -> None:
     file = place.out / LOCKED[verb]
     file.parent.mkdir(exist_ok=True)
@@ -271,7 +272,7 @@ def test_a_second_writer_is_one_line_and_the_first_one_s_file_is_left(
 
 @pytest.mark.parametrize("verb", ["prune", "zoo", "sweep", "report"])
 def test_links_lead_to_inputs_and_outputs(
-    verb: str, place: Place, tmp_path: Path, command: Outcome
+    verb: str, place: Place, tmp_path: Path, command: Command
 ) -> None:
     before = contents(place.checkpoint.parent)
     links = tmp_path / "links"
@@ -286,7 +287,7 @@ def test_links_lead_to_inputs_and_outputs(
 
 @pytest.mark.parametrize(("verb", "name"), [("prune", "small.pt"), ("average", "mean.pt")])
 def test_a_link_in_the_output_s_place_is_replaced_itself_and_only_if_asked(
-    verb: str, name: str, place: Place, command: Outcome
+    verb: str, name: str, place: Place, command: Command
 ) -> None:
     target = place.checkpoint.with_name("precious")
     target.write_bytes(b"precious")
@@ -298,7 +299,7 @@ def test_a_link_in_the_output_s_place_is_replaced_itself_and_only_if_asked(
     assert not (place.out / name).is_symlink() and load(place.out / name)["model"]
 
 
-def test_a_link_to_the_input_is_never_the_output(place: Place, command: Outcome) -> None:
+def test_a_link_to_the_input_is_never_the_output(place: Place, command: Command) -> None:
     before = contents(place.checkpoint.parent)
     (place.out / "small.pt").symlink_to(place.checkpoint)
     status, _, error = command(*arguments("prune", place), "--force")
@@ -308,7 +309,7 @@ def test_a_link_to_the_input_is_never_the_output(place: Place, command: Outcome)
 
 @every_verb
 def test_names_may_have_blanks_and_any_letters(
-    verb: str, trained: Run, data: Path, tmp_path: Path, command: Outcome
+    verb: str, trained: Run, data: Path, tmp_path: Path, command: Command
 ) -> None:
     at = placed(
         trained,
@@ -323,7 +324,7 @@ def test_names_may_have_blanks_and_any_letters(
 
 @pytest.mark.parametrize("verb", ["prune", "zoo", "sweep", "report"])
 def test_the_output_may_be_on_another_file_system(
-    verb: str, place: Place, command: Outcome
+    verb: str, place: Place, command: Command
 ) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == place.out.stat().st_dev:

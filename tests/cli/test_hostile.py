@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from builders import cut, training_checkpoint
-from conftest import Outcome
+from commands import Command
 from hypothesis import given, settings
 from texts import check_any_text, rubbish
 
@@ -35,9 +35,7 @@ CASES, SEED = (
     int(os.environ.get(name, default))
     for name, default in (("FUZZ_CASES", 1000), ("FUZZ_SEED", 100))
 )
-"""Of the slow tests here: ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow tests/cli/test_hostile.py``
-runs for a night.
-"""
+"""Of the slow tests here; ``FUZZ_CASES=100000 FUZZ_SEED=7 pytest -m slow`` runs for a night."""
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -398,7 +396,7 @@ def strange_rows(draw: random.Random) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def report(folder: Path, command: Outcome, *, cases: int, seed: int) -> set[int]:
+def report(folder: Path, command: Command, *, cases: int, seed: int) -> set[int]:
     """Strange rows through ``report``: the statuses that there were, 0 or 2 and one line."""
     draw, found = random.Random(seed), set()
     for number in range(cases):
@@ -412,14 +410,14 @@ def report(folder: Path, command: Outcome, *, cases: int, seed: int) -> set[int]
 
 
 def test_rows_of_strange_values_are_reported_or_refused_in_one_line(
-    tmp_path: Path, command: Outcome
+    tmp_path: Path, command: Command
 ) -> None:
     assert report(tmp_path, command, cases=12, seed=1) == {0, 2}
 
 
 @pytest.mark.slow
 def test_many_rows_of_strange_values_are_reported_or_refused_in_one_line(
-    tmp_path: Path, command: Outcome
+    tmp_path: Path, command: Command
 ) -> None:
     report(tmp_path, command, cases=CASES // 4, seed=SEED)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from builders import training_checkpoint
-from conftest import Outcome
+from commands import Command
 
 from fairseq_layerdrop.checkpoint import CheckpointError, load
 
@@ -62,7 +62,7 @@ def assert_refused(outcome: tuple[int, str, str], *words: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_refuses_a_part_and_writes_nothing(
-    verb: str, command: Outcome, tmp_path: Path
+    verb: str, command: Command, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "checkpoint_last-shard0.pt")
     (tmp_path / "dict.src.txt").touch()
@@ -104,7 +104,7 @@ def test_other_names_are_whole_models(name: str, tmp_path: Path) -> None:
     ids=["shard", "model parallel", "experts", "before 2021"],
 )
 def test_a_part_under_another_name_is_known_by_what_it_says(
-    changes: dict[str, Any], says: str, command: Outcome, tmp_path: Path
+    changes: dict[str, Any], says: str, command: Command, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "renamed.pt", **changes)
     assert_refused(command("prune", file, tmp_path / "out.pt"), str(file), says, "whole")
@@ -119,7 +119,7 @@ def test_a_whole_file_of_fully_sharded_training_is_read(tmp_path: Path) -> None:
 
 
 def test_a_model_of_which_only_parts_are_there_is_said_to_be_in_parts(
-    command: Outcome, tmp_path: Path
+    command: Command, tmp_path: Path
 ) -> None:
     for name in ("checkpoint_last-shard0.pt", "checkpoint_last-shard1.pt", "other-shard0.pt"):
         write(tmp_path / name)
@@ -129,7 +129,7 @@ def test_a_model_of_which_only_parts_are_there_is_said_to_be_in_parts(
     )
 
 
-def test_no_output_is_named_as_a_part(command: Outcome, tmp_path: Path) -> None:
+def test_no_output_is_named_as_a_part(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "small_part1.pt"
     assert_refused(
         command("prune", write(tmp_path / "full.pt"), out), str(out), "_part1", "another name"

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Command, assert_one_line
 from fairseq_programs import REPOSITORY, prune
 from planted import APART, comparable, plant, rows, subject, write_language_model
 
@@ -21,7 +21,6 @@ from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.significance import paired_losses
 
-Outcome = Callable[..., tuple[int, str, str]]
 USEFUL = {"encoder": {0, 3, 5}, "decoder": {0, 2, 4}}
 
 
@@ -34,9 +33,11 @@ def planted(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def language_model(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def language_model(
+    official_lm: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """A language model of four layers, not trained, and its data."""
-    data = fixtures / "lm-0.12.2" / "data-bin"
+    data = official_lm / "data-bin"
     return write_language_model(data, tmp_path_factory.mktemp("lm")), data
 
 
@@ -56,7 +57,7 @@ def language_model(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     ids=" ".join,
 )
 def test_every_method_finds_the_layers_that_do_the_work(
-    official: Path, planted: Path, tmp_path: Path, command: Outcome, flags: list[str]
+    official: Path, planted: Path, tmp_path: Path, command: Command, flags: list[str]
 ) -> None:
     out, depths = tmp_path / "rows.jsonl", ["--encoder-depth", "3", "--decoder-depth", "3"]
     if not flags:  # a budget does as well as depths: nothing is lost down to it
@@ -75,7 +76,7 @@ def test_every_method_finds_the_layers_that_do_the_work(
 
 
 def test_the_winner_is_judged_on_the_other_half_and_on_another_subset(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     out, checkpoint, data = (
         tmp_path / "rows.jsonl",
@@ -133,7 +134,7 @@ def test_a_search_prints_a_path_a_winner_and_the_flags_that_prune_it(
     official: Path,
     planted: Path,
     tmp_path: Path,
-    command: Outcome,
+    command: Command,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flags = [
@@ -163,7 +164,7 @@ def test_a_search_prints_a_path_a_winner_and_the_flags_that_prune_it(
 
 
 def test_a_latency_is_predicted_and_kept_to(
-    official: Path, tmp_path: Path, command: Outcome, monkeypatch: pytest.MonkeyPatch
+    official: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine that takes 10 ms, 1 a layer of the encoder and 3 one of the decoder."""
 
@@ -221,7 +222,7 @@ def killed(arguments: list[str], out: Path, moment: float) -> bool:
 
 @pytest.mark.parametrize("verb", ["search", "sweep"])
 def test_a_killed_run_that_is_started_again_gives_the_rows_of_one_that_was_not(
-    official: Path, tmp_path: Path, command: Outcome, verb: str
+    official: Path, tmp_path: Path, command: Command, verb: str
 ) -> None:
     one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
     flags = ["--path", str(official / "checkpoint.pt"), "--threads", "1", "--batch-size", "100"]
@@ -287,7 +288,7 @@ def test_ten_kills_of_the_real_program_change_no_row(
 
 
 def test_two_processes_find_what_one_finds(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     flags = [
@@ -373,17 +374,11 @@ BAD: list[tuple[str, list[str], str]] = [
 ]
 
 
-def assert_one_line(outcome: tuple[int, str, str], message: str) -> None:
-    status, out, err = outcome
-    assert (status, out, err.count("\n")) == (2, "", 1), err[-600:]
-    assert message in err
-
-
 @pytest.mark.parametrize(
     ("verb", "flags", "message"), BAD, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else ""
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
-    official: Path, tmp_path: Path, command: Outcome, verb: str, flags: list[str], message: str
+    official: Path, tmp_path: Path, command: Command, verb: str, flags: list[str], message: str
 ) -> None:
     every = [
         official / "data-bin",
@@ -398,7 +393,12 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 
 @pytest.mark.parametrize("verb", POINTS)
 def test_missing_and_wrong_files_are_named(
-    official: Path, fixtures: Path, tmp_path: Path, command: Outcome, verb: str
+    official: Path,
+    official_2019: Path,
+    official_lm: Path,
+    tmp_path: Path,
+    command: Command,
+    verb: str,
 ) -> None:
     out, flags = tmp_path / "rows.jsonl", POINTS[verb]
     path = ["--path", official / "checkpoint.pt"]
@@ -409,14 +409,15 @@ def test_missing_and_wrong_files_are_named(
         command(verb, official / "data-bin", tmp_path / "no" / "rows", *path, *flags),
         "no directory",
     )
-    old = fixtures / "translation-0.6.2"
     assert_one_line(
-        command(verb, old / "data-bin", out, "--path", old / "checkpoint.pt", *flags),
+        command(
+            verb, official_2019 / "data-bin", out, "--path", official_2019 / "checkpoint.pt", *flags
+        ),
         "fairseq-layerdrop",
     )
     model = [
         "--path",
-        fixtures / "lm-0.12.2" / "checkpoint.pt",
+        official_lm / "checkpoint.pt",
         *(["--points", "all"] if flags else []),
     ]
     assert_one_line(command(verb, tmp_path / "nothing", out, *model), "nothing")
@@ -426,17 +427,17 @@ def test_missing_and_wrong_files_are_named(
 
 @pytest.mark.parametrize("verb", POINTS)
 def test_data_of_no_pair_of_languages_are_named(
-    official: Path, fixtures: Path, tmp_path: Path, command: Outcome, verb: str
+    official: Path, official_lm: Path, tmp_path: Path, command: Command, verb: str
 ) -> None:
     every = [tmp_path / "rows.jsonl", "--path", official / "checkpoint.pt", *POINTS[verb]]
     assert_one_line(command(verb, tmp_path / "nothing", *every), "nothing")
-    assert_one_line(command(verb, fixtures / "lm-0.12.2" / "data-bin", *every), "lm-0.12.2")
+    assert_one_line(command(verb, official_lm / "data-bin", *every), "lm-0.12.2")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", POINTS)
 def test_a_file_that_holds_no_rows_is_left_alone(
-    official: Path, tmp_path: Path, command: Outcome, verb: str
+    official: Path, tmp_path: Path, command: Command, verb: str
 ) -> None:
     binary = tmp_path / "model.pt"
     content = b"PK\x03\x04" + bytes(range(256))
@@ -449,7 +450,7 @@ def test_a_file_that_holds_no_rows_is_left_alone(
 
 
 def test_a_budget_that_nothing_fits_is_refused(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     every = ["--path", official / "checkpoint.pt", "--target-params", "1k"]
     for method in ("exhaustive", "greedy", "evolution"):
@@ -490,7 +491,7 @@ LATE: list[tuple[str, list[str], str]] = [
     ("verb", "flags", "reason"), LATE, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else ""
 )
 def test_a_mistake_is_seen_at_once(
-    official: Path, tmp_path: Path, command: Outcome, verb: str, flags: list[str], reason: str
+    official: Path, tmp_path: Path, command: Command, verb: str, flags: list[str], reason: str
 ) -> None:
     every = [
         official / "data-bin",
@@ -504,7 +505,7 @@ def test_a_mistake_is_seen_at_once(
 
 
 def test_text_is_not_asked_of_a_language_model(
-    language_model: tuple[Path, Path], tmp_path: Path, command: Outcome
+    language_model: tuple[Path, Path], tmp_path: Path, command: Command
 ) -> None:
     checkpoint, data = language_model
     flags = ["--path", checkpoint, "--decoder-depth", "3", "--metrics", "bleu"]

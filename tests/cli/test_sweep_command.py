@@ -5,11 +5,11 @@ and sacreBLEU.
 
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command
 from fairseq_programs import generate, hypotheses, prune
 from planted import comparable, count_calls, plant, rows, subject
 from sacrebleu.metrics import BLEU, CHRF
@@ -23,8 +23,6 @@ from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_
 from fairseq_layerdrop.evaluation.sweep import Measures, Results, measure
 from fairseq_layerdrop.evaluation.texts import score_texts
 from fairseq_layerdrop.pruning.plan import PruningPlan
-
-Outcome = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def test_bleu_and_chrf_are_those_of_what_official_fairseq_generates(
 
 
 def test_bleu_is_that_of_stock_fairseq_generate_on_the_pruned_file(
-    official: Path, swept: Path, tmp_path: Path, command: Outcome
+    official: Path, swept: Path, tmp_path: Path, command: Command
 ) -> None:
     """With a beam and a length penalty of one's own; the longest output hangs on the batch, so that
     must be alike.
@@ -153,7 +151,7 @@ def test_bleu_is_that_of_stock_fairseq_generate_on_the_pruned_file(
 
 
 def test_a_second_run_measures_nothing(
-    official: Path, swept: Path, command: Outcome, monkeypatch: pytest.MonkeyPatch
+    official: Path, swept: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = swept.read_bytes()
     monkeypatch.setattr(
@@ -178,7 +176,7 @@ def test_a_second_run_measures_nothing(
     "flags", [["--lenpen", "2"], ["--gen-subset", "valid"], ["--metrics", "loss"]], ids=" ".join
 )
 def test_another_setting_is_another_row(
-    official: Path, tmp_path: Path, command: Outcome, flags: list[str]
+    official: Path, tmp_path: Path, command: Command, flags: list[str]
 ) -> None:
     out = tmp_path / "rows.jsonl"
     every = [
@@ -209,7 +207,7 @@ def test_the_test_row_says_who_differs_from_the_whole_model(official: Path, swep
 
 
 def test_without_texts_the_losses_are_compared(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "rows.jsonl"
     flags = ["--path", official / "checkpoint.pt", "--points", "6+4 5+6 3+3"]
@@ -230,7 +228,7 @@ def test_without_texts_the_losses_are_compared(
 
 
 def test_latency_is_measured_where_it_is_asked_for(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "rows.jsonl"
     flags = [
@@ -256,7 +254,7 @@ def test_latency_is_measured_where_it_is_asked_for(
 
 
 def test_references_come_from_a_file_if_one_is_named(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     truth = references(official)
     (tmp_path / "good.txt").write_text("".join(f"{line}\n" for line in truth))
@@ -350,7 +348,7 @@ def test_a_sweep_s_row_is_there_only_with_its_units(tmp_path: Path) -> None:
 
 
 def test_a_plan_far_beyond_the_training_is_warned_about_with_numbers(
-    official: Path, tmp_path: Path, command: Outcome, caplog: pytest.LogCaptureFixture
+    official: Path, tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:
     flags = ["--path", official / "checkpoint.pt", "--points"]
     assert command("sweep", official / "data-bin", tmp_path / "a", *flags, "6+3 3+6")[0] == 0
@@ -364,7 +362,7 @@ def test_a_plan_far_beyond_the_training_is_warned_about_with_numbers(
 
 
 def test_importance_prints_and_keeps_every_measure_once(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "rows.jsonl"
     flags = ["--path", official / "checkpoint.pt", "--curve", "tiny", "--gen-subset", "test"]
@@ -387,7 +385,7 @@ def test_importance_prints_and_keeps_every_measure_once(
 
 
 def test_rows_of_importance_that_were_cut_off_are_written(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     out = tmp_path / "rows.jsonl"
     every = [
@@ -406,7 +404,7 @@ def test_rows_of_importance_that_were_cut_off_are_written(
 
 
 def test_a_model_of_single_layers_has_no_layer_to_lose(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     small = prune(
         official / "checkpoint.pt",
@@ -421,7 +419,7 @@ def test_a_model_of_single_layers_has_no_layer_to_lose(
     assert status == 0 or (status, err.count("\n")) == (2, 1)
 
 
-def test_rows_of_others_are_left_alone(official: Path, tmp_path: Path, command: Outcome) -> None:
+def test_rows_of_others_are_left_alone(official: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "rows.jsonl"
     out.write_text('{"bleu": 1.0, "curve": "scored elsewhere"}\n')
     flags = ["--path", official / "checkpoint.pt", "--points", "6+6"]
@@ -429,7 +427,7 @@ def test_rows_of_others_are_left_alone(official: Path, tmp_path: Path, command: 
 
 
 def test_a_sweep_of_a_planted_model_loses_nothing(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     useful = {"encoder": {1, 2}, "decoder": {0, 4, 5}}
     planted = plant(official / "checkpoint.pt", tmp_path / "planted.pt", useful)

@@ -4,12 +4,12 @@ trained.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import Command
 from conftest import Run
 from fairseq import checkpoint_utils
 from fairseq_programs import assert_same_hypotheses, generate, prune
@@ -19,19 +19,6 @@ from fairseq_layerdrop import cli
 from fairseq_layerdrop.checkpoint import digest, load
 
 fairseq_layerdrop.register()
-
-Outcome = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Outcome:
-    """Run the command in this process: its status, what it printed on stdout and on stderr."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        status = cli.main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +42,7 @@ def scores(trained: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_it_says_what_was_asked_and_what_was_done(
-    trained: Run, tmp_path: Path, command: Outcome
+    trained: Run, tmp_path: Path, command: Command
 ) -> None:
     flags = ["--heads-keep", "0.3", "--ffn-keep", "0.3", "--sublayers-remove", "encoder:3.ffn"]
     status, out, _ = command("prune", trained.last, tmp_path / "a.pt", *flags)
@@ -68,7 +55,7 @@ def test_it_says_what_was_asked_and_what_was_done(
 
 
 def test_a_sub_layer_is_numbered_as_in_the_input(
-    trained: Run, tmp_path: Path, command: Outcome
+    trained: Run, tmp_path: Path, command: Command
 ) -> None:
     flags = ["--encoder-keep", "1,3", "--sublayers-remove", "encoder:3.self_attn"]
     assert command("prune", trained.last, tmp_path / "a.pt", *flags)[0] == 0
@@ -92,7 +79,7 @@ def test_a_sub_layer_is_numbered_as_in_the_input(
     ],
 )
 def test_a_mistake_is_one_line(
-    trained: Run, tmp_path: Path, command: Outcome, flags: list[str], message: str
+    trained: Run, tmp_path: Path, command: Command, flags: list[str], message: str
 ) -> None:
     status, out, err = command("prune", trained.last, tmp_path / "a.pt", *flags)
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -139,7 +126,7 @@ def test_incremental_decoding_is_that_of_the_whole_sentence(trained: Run, tmp_pa
 
 
 def test_heads_of_an_official_checkpoint_are_measured(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     """Its file has keys that fairseq's own loader does not take any more."""
     flags = ["--path", official / "checkpoint.pt", "--structure", "head", "--batches", "1"]
@@ -194,7 +181,7 @@ def test_the_most_important_stay(trained: Run, scores: Path, tmp_path: Path) -> 
     "content", ['{"kind": "importance"}\n{"kind": "importance"}\n', "[]", "{}", "no json", "\udcff"]
 )
 def test_a_file_of_no_scores_is_refused(
-    trained: Run, tmp_path: Path, command: Outcome, content: str
+    trained: Run, tmp_path: Path, command: Command, content: str
 ) -> None:
     file = tmp_path / "importance.jsonl"
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -206,7 +193,7 @@ def test_a_file_of_no_scores_is_refused(
 
 
 def test_scores_of_another_checkpoint_are_refused(
-    trained: Run, scores: Path, tmp_path: Path, command: Outcome
+    trained: Run, scores: Path, tmp_path: Path, command: Command
 ) -> None:
     other = prune(trained.last, tmp_path / "other.pt")
     flags = ["--heads-keep", "1", "--importance", scores]

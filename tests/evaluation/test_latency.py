@@ -20,8 +20,7 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 
 
 @pytest.fixture
-def translation(fixtures: Path) -> Subject:
-    official = fixtures / "translation-0.12.2"
+def translation(official: Path) -> Subject:
     return subject(official / "checkpoint.pt", official / "data-bin")
 
 

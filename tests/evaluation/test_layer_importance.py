@@ -148,8 +148,7 @@ def test_the_angle_is_that_of_the_vectors_of_words(translation: Subject, batches
         assert row["error"] == pytest.approx(statistics.stdev(own) / math.sqrt(len(own)), rel=1e-2)
 
 
-def test_a_layer_that_does_nothing_matters_nothing(fixtures: Path, tmp_path: Path) -> None:
-    official = fixtures / "translation-0.12.2"
+def test_a_layer_that_does_nothing_matters_nothing(official: Path, tmp_path: Path) -> None:
     useful = {"encoder": {0, 3, 5}, "decoder": {0, 2, 4}}
     planted = subject(
         plant(official / "checkpoint.pt", tmp_path / "planted.pt", useful), official / "data-bin"
@@ -163,10 +162,9 @@ def test_a_layer_that_does_nothing_matters_nothing(fixtures: Path, tmp_path: Pat
                 assert row["value"] == pytest.approx(0, abs=2e-3)
 
 
-def test_a_stack_of_one_layer_has_no_loss_without_it(fixtures: Path, tmp_path: Path) -> None:
+def test_a_stack_of_one_layer_has_no_loss_without_it(official: Path, tmp_path: Path) -> None:
     from fairseq_programs import prune
 
-    official = fixtures / "translation-0.12.2"
     small = prune(
         official / "checkpoint.pt",
         tmp_path / "small.pt",
@@ -264,8 +262,7 @@ def test_no_warning_costs_no_work(
     )
 
 
-def test_a_layer_that_is_broken_is_named(fixtures: Path) -> None:
-    official = fixtures / "translation-0.12.2"
+def test_a_layer_that_is_broken_is_named(official: Path) -> None:
     tiny = subject(official / "checkpoint.pt", official / "data-bin")
     poison(tiny.loaded, "encoder", 2)
     with pytest.raises(ValueError, match="the loss must be a number, got nan"):

@@ -34,8 +34,8 @@ def translation(official: Path) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def text(fixtures: Path) -> Path:
-    return fixtures / "lm-0.12.2" / "data-bin"
+def text(official_lm: Path) -> Path:
+    return official_lm / "data-bin"
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +134,9 @@ def test_a_language_model_s_losses_are_those_of_fairseq_eval_lm(
     assert losses.loss == pytest.approx(float(bits), abs=6e-5)  # four decimals
 
 
-def test_an_adaptive_softmax_s_losses_are_those_of_official_fairseq(fixtures: Path) -> None:
+def test_an_adaptive_softmax_s_losses_are_those_of_official_fairseq(official_lm: Path) -> None:
     """The table is in the fixtures' README."""
-    official = fixtures / "lm-0.12.2"
-    model = load(str(official / "checkpoint.pt"), str(official / "data-bin"))
+    model = load(str(official_lm / "checkpoint.pt"), str(official_lm / "data-bin"))
     table = {
         (0, 1, 2, 3, 4, 5, 6, 7): 5.2571,
         (0, 2, 4, 6): 5.3089,
@@ -311,20 +310,21 @@ def test_a_dictionary_of_another_size_is_named(official: Path, tmp_path: Path) -
         load(str(official / "checkpoint.pt"), str(data))
 
 
-def test_a_checkpoint_of_2019_names_the_mend(fixtures: Path) -> None:
-    old = fixtures / "translation-0.6.2"
+def test_a_checkpoint_of_2019_names_the_fix(official_2019: Path) -> None:
     with pytest.raises(ValueError, match=r"prune .* OUT` writes it in today's form"):
-        load(str(old / "checkpoint.pt"), str(old / "data-bin"))
+        load(str(official_2019 / "checkpoint.pt"), str(official_2019 / "data-bin"))
 
 
-def test_data_of_2019_can_be_read(official: Path, fixtures: Path) -> None:
+def test_data_of_2019_can_be_read(official: Path, official_2019: Path) -> None:
     """Its dictionaries are of the same size."""
-    model = load(str(official / "checkpoint.pt"), str(fixtures / "translation-0.6.2" / "data-bin"))
+    model = load(str(official / "checkpoint.pt"), str(official_2019 / "data-bin"))
     assert Batches(model, "test").sentences == 100
 
 
-def test_the_mend_of_a_checkpoint_of_2019_works(fixtures: Path, tmp_path: Path) -> None:
+def test_the_fix_for_a_checkpoint_of_2019_works(official_2019: Path, tmp_path: Path) -> None:
     """fairseq-validate cannot read this file, either."""
-    old = fixtures / "translation-0.6.2"
-    new = load(str(prune(old / "checkpoint.pt", tmp_path / "new.pt")), str(old / "data-bin"))
+    new = load(
+        str(prune(official_2019 / "checkpoint.pt", tmp_path / "new.pt")),
+        str(official_2019 / "data-bin"),
+    )
     assert Batches(new, "test").sentences == 100

@@ -127,16 +127,16 @@ def test_groups_hold_every_plan_once_and_whole_encoders(depths: dict[str, int]) 
 
 
 def test_what_parameters_and_bytes_are(
-    translation: Subject, fixtures: Path, tmp_path: Path
+    translation: Subject, official: Path, tmp_path: Path
 ) -> None:
     for number, text in enumerate(("6+6", "3+2", "0,5/1")):
         plan = PruningPlan.parse(text, DEPTHS)
         flags = [
             f for s, kept in plan.kept.items() for f in (f"--{s}-keep", ",".join(map(str, kept)))
         ]
-        official = fixtures / "translation-0.12.2" / "checkpoint.pt"
-        small = describe(Source.of(load(prune(official, tmp_path / f"{number}.pt", *flags))))
-        assert translation.parameters(plan) == small["parameters"]["total"]
+        small = prune(official / "checkpoint.pt", tmp_path / f"{number}.pt", *flags)
+        facts = describe(Source.of(load(small)))
+        assert translation.parameters(plan) == facts["parameters"]["total"]
         assert translation.bytes(plan) == 4 * translation.parameters(plan)
 
 

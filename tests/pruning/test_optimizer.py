@@ -707,8 +707,8 @@ def test_official_files_give_every_parameter_of_the_model_that_fairseq_builds_it
     )
 
 
-def test_the_official_file_of_2019_is_refused(fixtures: Path) -> None:
-    full = load(fixtures / "translation-0.6.2" / "checkpoint.pt")
+def test_the_official_file_of_2019_is_refused(official_2019: Path) -> None:
+    full = load(official_2019 / "checkpoint.pt")
     plan = PruningPlan.from_specs({}, stack_depths(full["model"]))
     with pytest.raises(
         ValueError, match=r"since 0\.10, got encoder\.layers\.0\.self_attn\.in_proj_weight; leave"

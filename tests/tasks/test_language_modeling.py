@@ -15,12 +15,6 @@ OFFICIAL = {"0,1,2,3,4,5,6,7": 5.2571, "0,2,4,6": 5.3089, "0,1,6,7": 5.3917, "1,
 TASK = ["--user-dir", USER_DIR, "--task", "layerdrop_language_modeling"]
 
 
-@pytest.fixture(scope="module")
-def official(fixtures: Path) -> Path:
-    """The folder of the 8-layer model with adaptive input and softmax."""
-    return fixtures / "lm-0.12.2"
-
-
 def evaluate(data: Path, checkpoint: Path, *flags: str | Path) -> float:
     """The loss that ``fairseq-eval-lm`` prints for the whole test set."""
     sure = ["--gen-subset", "test", "--batch-size", "8", "--tokens-per-sample", "64", "--cpu"]
@@ -33,31 +27,31 @@ def evaluate(data: Path, checkpoint: Path, *flags: str | Path) -> float:
 
 @pytest.mark.parametrize("layers", OFFICIAL)
 def test_a_pruned_official_checkpoint_has_official_losses(
-    official: Path, layers: str, tmp_path: Path
+    official_lm: Path, layers: str, tmp_path: Path
 ) -> None:
-    small = prune(official / "checkpoint.pt", tmp_path / "small.pt", "--decoder-keep", layers)
-    assert evaluate(official / "data-bin", small) == pytest.approx(OFFICIAL[layers], abs=1e-4)
+    small = prune(official_lm / "checkpoint.pt", tmp_path / "small.pt", "--decoder-keep", layers)
+    assert evaluate(official_lm / "data-bin", small) == pytest.approx(OFFICIAL[layers], abs=1e-4)
 
 
-def test_depth_on_demand_has_the_official_loss(official: Path) -> None:
+def test_depth_on_demand_has_the_official_loss(official_lm: Path) -> None:
     loss = evaluate(
-        official / "data-bin", official / "checkpoint.pt", *TASK, "--decoder-keep", "1-3,5"
+        official_lm / "data-bin", official_lm / "checkpoint.pt", *TASK, "--decoder-keep", "1-3,5"
     )
     assert loss == pytest.approx(OFFICIAL["1,2,3,5"], abs=1e-4)
 
 
-def test_an_encoder_is_refused_where_there_is_none(official: Path) -> None:
-    sure = ["--gen-subset", "test", "--path", official / "checkpoint.pt", "--cpu"]
+def test_an_encoder_is_refused_where_there_is_none(official_lm: Path) -> None:
+    sure = ["--gen-subset", "test", "--path", official_lm / "checkpoint.pt", "--cpu"]
     output = fairseq(
-        "eval_lm", official / "data-bin", *sure, *TASK, "--encoder-keep", "0", fails=True
+        "eval_lm", official_lm / "data-bin", *sure, *TASK, "--encoder-keep", "0", fails=True
     )
     assert "encoder: the model has no such stack (it has decoder)" in output
 
 
 def test_trained_with_layerdrop_pruned_and_evaluated_by_stock_fairseq(
-    official: Path, tmp_path: Path
+    official_lm: Path, tmp_path: Path
 ) -> None:
-    data = official / "data-bin"
+    data = official_lm / "data-bin"
     width = ["--decoder-embed-dim", "32", "--decoder-input-dim", "32", "--decoder-output-dim", "32"]
     model = [
         "--arch",

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: MIT
+"""How the command ended, and what is asked of every mistake: one line, exit 2."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Done(NamedTuple):
+    """A command's exit status, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+"""``command("inspect", path)``: runs it in this process (the fixture is in conftest.py)."""
+
+
+def assert_one_line(done: Done, reason: str) -> None:
+    """A mistake of the user's: nothing on stdout, one line that gives the reason on stderr."""
+    assert (done.status, done.out) == (2, ""), done.err[-600:]
+    assert reason in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.splitlines()) == 1, done.err
