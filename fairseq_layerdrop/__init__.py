@@ -37,8 +37,7 @@ def __dir__() -> list[str]:
 
 
 def register() -> None:
-    """Register models, tasks and criterions with fairseq, for Python programs that do not go
-    through ``--user-dir``.
+    """Register our models, tasks and criterions with fairseq, as ``--user-dir`` does.
 
     fairseq skips ``--user-dir`` for a package that was imported before; whoever imports this one
     first calls ``register()``. Calling it again does nothing.

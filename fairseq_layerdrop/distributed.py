@@ -46,9 +46,7 @@ class CpuDataParallel(DistributedDataParallel):
 
 
 def mend() -> None:
-    """Put what is below in the places of fairseq's, the launchers only if there is no GPU; again
-    does nothing.
-    """
+    """Patch fairseq's object broadcast, and its launchers where there is no GPU. Idempotent."""
     utils._broadcast_object_slow = _broadcast_object
     if torch.cuda.is_available():
         return

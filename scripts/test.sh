@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Set up if need be, then lint, check types and run the tests; arguments go to pytest (e.g. -m slow).
+# Set up if need be, then lint, check types and run the tests.
+#   scripts/test.sh             all but the slow ones
+#   scripts/test.sh unit        those that run none of fairseq's programs: about a minute
+#   scripts/test.sh -m slow     other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = unit ]; then
+  shift
+  set -- tests/pruning tests/modules tests/reporting tests/checkpoint tests/test_architecture.py "$@"
+fi
 scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .

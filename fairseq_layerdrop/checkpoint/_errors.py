@@ -3,6 +3,4 @@
 
 
 class CheckpointError(ValueError):
-    """A file that cannot be read as a checkpoint, or written as one; its message is one line for a
-    person.
-    """
+    """A file that cannot be read or written as a checkpoint; the message is one line."""

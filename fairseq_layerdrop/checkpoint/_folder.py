@@ -47,8 +47,7 @@ def check_folder(path: str | os.PathLike[str], *, ours: re.Pattern[str], force: 
 def new_folder(
     path: str | os.PathLike[str], *, ours: re.Pattern[str], force: bool
 ) -> Iterator[Path]:
-    """A folder to work in, beside the target; what is in its ``new`` takes the target's name at the
-    end.
+    """A scratch folder beside the target; in the end its ``new`` takes the target's name.
 
     Its own name is always the same, so that what a killed process left is cleared away by the next.
 

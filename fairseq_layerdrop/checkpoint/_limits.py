@@ -21,8 +21,7 @@ reference.
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive whose entries are larger than the file: torch writes them as they are, one
-    after another.
+    """Refuse an archive whose entries are larger than the file: torch writes them uncompressed.
 
     Raises:
         CheckpointError: naming the entry.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Objects that old files hold instead of plain data: what stands for them, and what they were in
-plain data.
-"""
+"""Objects in old files, where plain data is today: stand-ins, and the data they held."""
 
 import argparse
 import re
@@ -52,9 +50,7 @@ KNOWN: list[Any] = [argparse.Namespace, *((StandIn, name) for name in _STATISTIC
 
 
 def stand_ins(names: Iterable[str]) -> list[Any]:
-    """What may be read in the place of the objects that a file names, as far as they are of
-    libraries that we know.
-    """
+    """Stand-ins for the objects that a file names, as far as they are of libraries we know."""
     return [(StandIn, name) for name in set(names) if _OF_LIBRARIES.fullmatch(name)]
 
 
@@ -64,9 +60,7 @@ def foreign(names: Iterable[str]) -> list[str]:
 
 
 def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint in which OmegaConf's objects are plain data again; objects of other kinds stay
-    stand-ins.
-    """
+    """The checkpoint with OmegaConf's objects as plain data; objects of other kinds stay."""
     checkpoint = {key: _content(value) for key, value in checkpoint.items()}
     checkpoint["cfg"] = _interpolate(checkpoint.get("cfg"), checkpoint.get("cfg"))
     return checkpoint

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files that hold one part of a model, as sharded and model-parallel training writes them: told
-apart, and refused.
-"""
+"""Files of sharded and model-parallel training, which hold part of a model: refused."""
 
 import re
 from argparse import Namespace

@@ -37,9 +37,7 @@ def entries(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def named_objects(path: Path) -> Iterator[str]:
-    """The functions and classes that a file's pickles name, as today's Python calls them. Nothing
-    is run.
-    """
+    """The functions and classes that a file's pickles name, in today's spelling. Runs nothing."""
     pushed: list[str] = [""]  # the strings that were pushed, and "" for every other operation
     memo: dict[int, str] = {}
     try:

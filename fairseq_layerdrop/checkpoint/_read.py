@@ -17,8 +17,7 @@ from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a fairseq checkpoint without running anything that is in it; tensors are mapped from the
-    file.
+    """Read a fairseq checkpoint without running anything in it; tensors are memory-mapped.
 
     Configurations come as plain data, whatever kind of object they were saved as; other objects
     (training statistics, dictionaries) as inert stand-ins.
@@ -52,9 +51,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _load_objects(path: Path, mapped: bool, error: Exception) -> Any:
-    """The second try, for files that hold objects of other libraries: stand-ins take their
-    places.
-    """
+    """The second try, for files that hold objects of other libraries: with stand-ins for them."""
     if isinstance(error, OSError) and error.filename is not None:
         raise error
     names = list(named_objects(path))

@@ -55,9 +55,7 @@ def save(
 def check_target(
     path: str | os.PathLike[str], *, source: str | os.PathLike[str] | None = None, force: bool
 ) -> None:
-    """Refuse a target before any work is done for it: the input itself, a file that is there, no
-    such folder.
-    """
+    """Refuse a target before any work: the input itself, an existing file, a missing folder."""
     path = Path(path)
     check_name(path)
     if source is not None and path.exists() and path.samefile(source):
@@ -76,9 +74,7 @@ def check_target(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of the system's names the file: that of a full disk does not, whatever it stops,
-    closing included.
-    """
+    """System errors name the file; that of a full disk does not, wherever it strikes."""
     try:
         yield
     except OSError as error:

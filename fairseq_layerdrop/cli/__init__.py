@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command ``fairseq-layerdrop``: facts on stdout, progress on stderr, exit 0, or 2 and one
-line.
+"""The command: facts on stdout, progress on stderr; exit 0, or 2 and one line.
 
 Each verb is a module with a ``SUMMARY``, an ``EXAMPLE``, ``add_arguments(parser)`` and
 ``run(args)``; what takes long to import (torch, matplotlib) is imported when a verb runs.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The flags of verbs that generate text, in fairseq-generate's names, and what they measure by
-them.
-"""
+"""The flags of verbs that generate text, named as in fairseq-generate, and what they measure."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -17,9 +15,7 @@ METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
 
 
 def add_decoding(parser: ArgumentParser, *, metrics: str) -> None:
-    """The flags of what is measured, and how text is generated; the references are those of the
-    data.
-    """
+    """Add flags for the metrics and for generation; references are the data's own by default."""
     parser.add_argument(
         "--metrics",
         default=metrics,

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the verbs that evaluate a checkpoint on data have in common: their flags, and loading what
-these name.
-"""
+"""What the verbs that evaluate on data share: their flags, and loading what these name."""
 
 import logging
 import warnings
@@ -69,9 +67,7 @@ def load_subject(args: Namespace) -> "Subject":
 
 
 def quiet() -> None:
-    """fairseq and its libraries say much about themselves, and nothing of it to somebody who asks
-    for a score.
-    """
+    """Silence fairseq's and its libraries' logs, which nobody asked for."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.simplefilter("ignore")
     for name in ("fairseq", "sacrebleu"):

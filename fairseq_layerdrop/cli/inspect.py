@@ -41,9 +41,7 @@ def run(args: Namespace) -> None:
 
 
 def _add_learned_rates(stacks: dict[str, Any], state: dict[str, Any]) -> None:
-    """The rate that each layer had at the end of a training with ``--layerdrop-schedule
-    learned``.
-    """
+    """Each layer's rate at the end of a training with ``--layerdrop-schedule learned``."""
     from fairseq_layerdrop.modules.learned import rates_of
     from fairseq_layerdrop.pruning.gates import drop_scores
 

@@ -13,8 +13,7 @@ from fairseq_layerdrop.pruning.config import in_style, plain
 
 
 def for_converter(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A stock checkpoint of plain data as the converter reads it: one Namespace of its model's and
-    task's options.
+    """A stock checkpoint as the converter reads it: one Namespace of model and task options.
 
     Raises:
         ValueError: naming everything that the converter does not take.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Registration of the models. ``--user-dir`` imports this package, then each file that has no
-leading ``_``.
-"""
+"""Registers the models: ``--user-dir`` imports this package, then each file without a ``_``."""
 
 import argparse
 import os
@@ -17,8 +15,9 @@ distributed.mend()
 
 
 class _Places(list):
-    """Where the package lies: fairseq asks whether a second --user-dir is among them, and a link to
-    one of them is.
+    """The package's paths, compared after resolving links.
+
+    fairseq rejects a second --user-dir unless it is among them.
     """
 
     def __contains__(self, path):
@@ -27,7 +26,7 @@ class _Places(list):
 
 fairseq_layerdrop.__path__ = _Places(fairseq_layerdrop.__path__)
 
-# Things in fairseq's checkpoints that torch >= 2.6 refuses, none of which runs anything: the
+# Things in fairseq's checkpoints that torch >= 2.6 refuses, none of which runs any code: the
 # options of the optimizer (and of stock `transformer`) in an argparse.Namespace, the arrays of
 # --eval-bleu's meters, and the dictionaries in the task's state of HuBERT.
 torch.serialization.add_safe_globals(

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Flat configurations for models whose fairseq configuration is nested, and the fields that
-LayerDrop adds.
+"""Flat configurations of models that are nested in fairseq, with LayerDrop's fields.
 
 fairseq's ``TransformerConfig`` cannot be extended: its subclasses break the command line, and it
 redirects every name that begins with ``encoder_``. A flat dataclass, as stock ``transformer_lm``
@@ -31,8 +30,7 @@ class LayerDropConfig(FairseqDataclass):
     layerdrop_min_layers: int = field(
         default=1,
         metadata={
-            "help": "at least so many layers of each stack run in every training step; 0: "
-            "possibly none"
+            "help": "at least N layers of each stack run in every training step; 0: possibly none"
         },
     )
     layerdrop_schedule: str = field(
@@ -45,7 +43,7 @@ class LayerDropConfig(FairseqDataclass):
         },
     )
     layerdrop_warmup_updates: int = field(
-        default=0, metadata={"help": "all drop rates grow from 0 over so many updates (default: 0)"}
+        default=0, metadata={"help": "all drop rates grow from 0 over N updates (default: 0)"}
     )
     layerdrop_ranks: str = field(
         default="global",
@@ -87,7 +85,7 @@ class LayerDropConfig(FairseqDataclass):
     )
     share_layers: int = field(
         default=1,
-        metadata={"help": "so many neighbouring layers share their weights (default: 1, none do)"},
+        metadata={"help": "N neighbouring layers share their weights (default: 1, none do)"},
     )
     layerdrop_shapes: Optional[str] = field(
         default=None,
@@ -150,8 +148,7 @@ def flat_config(
 
 
 def add_flags(parser: Any, config: Type[LayerDropConfig]) -> None:
-    """Add a configuration's flags to a parser; their defaults come later, so that an architecture
-    can set them.
+    """Add a configuration's flags; defaults come later, so that an architecture can set them.
 
     A flag without a value always means yes: fairseq's generator lets it mean no where the default
     is yes.
@@ -170,8 +167,7 @@ def _number_or_list(text: str) -> Any:
 
 
 def refuse_preset(cfg: Any) -> None:
-    """Refuse a hydra configuration that names an architecture: fairseq-hydra-train reads none of
-    its values.
+    """Refuse an architecture in a hydra run: fairseq-hydra-train reads none of its values.
 
     On the command line, and in what it wrote, an architecture's values have been filled in.
 
@@ -191,7 +187,7 @@ def refuse_preset(cfg: Any) -> None:
 
 
 def follows(other: str, text: Optional[str] = None) -> Any:
-    """A field that has the value of another one unless it is set; without a text it is no flag."""
+    """A field that takes another one's value unless it is set; without a text it is not a flag."""
     return field(default=II(f"model.{other}"), metadata={"help": text} if text else {})
 
 

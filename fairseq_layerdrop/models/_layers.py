@@ -17,17 +17,13 @@ from fairseq_layerdrop.modules.structures import Inside, masked_call
 
 
 class _Sublayers:
-    """The residual blocks of a layer: ``x + dropout(f(x))`` with a norm before ``f`` or behind the
-    sum.
-    """
+    """The residual blocks of a layer: ``x + dropout(f(x))``, with the norm before or after."""
 
     missing = frozenset()
     """The sub-layers that were pruned; their modules are ``None``."""
 
     def _what_runs(self, keep):
-        """What is written out here runs in training steps that drop, and always where sub-layers
-        are missing.
-        """
+        """Runs in training steps that drop, and always where sub-layers are missing."""
         return Inside() if keep is None and self.missing else keep
 
     def _residual(self, name, x, keep, compute, reads=()):

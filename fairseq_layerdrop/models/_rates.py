@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a model's flat configuration to the rates at which its layers, and what is inside them, are
-dropped.
-"""
+"""The rates of layers, and of what is inside them, from a model's flat configuration."""
 
 import torch
 
@@ -23,7 +21,7 @@ def stack_rates(cfg, name, depth):
     """The rate of each layer of a stack; layers that share their weights have one.
 
     Raises:
-        ValueError: if the rates are no probabilities, or do not fit the depth or the schedule.
+        ValueError: if the rates are not probabilities, or do not fit the depth or the schedule.
     """
     groups, value = depth // cfg.share_layers, cfg[f"{name}_layerdrop"]
     if depth % cfg.share_layers:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Layers of which heads, FFN units or whole sub-layers were pruned: shapes that fairseq's own
-models cannot hold.
+"""Layers with pruned heads, FFN units or sub-layers: shapes that stock models cannot hold.
 
 A configuration's ``layerdrop_shapes`` has for each stack and layer the heads of the self-attention,
 those of the attention to the encoder, and the units of the FFN; 0 where there is no such sub-layer
@@ -15,8 +14,7 @@ from fairseq_layerdrop.models._layers import drop_inside
 
 
 def reshape(layers, name, shapes):
-    """Give layers that fairseq has built the shapes of a configuration, in place; their weights are
-    new.
+    """Give layers that fairseq built the shapes of a configuration, in place, with new weights.
 
     Args:
         layers: fairseq's, all of one shape.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_transformer``: fairseq's encoder-decoder Transformer with LayerDrop in both
-stacks.
-"""
+"""``layerdrop_transformer``: fairseq's Transformer with LayerDrop in both stacks."""
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
@@ -30,9 +28,7 @@ LayerDropTransformerConfig = flat_config(
 
 @register_model("layerdrop_transformer", dataclass=LayerDropTransformerConfig)
 class LayerDropTransformer(LayerDropModel, TransformerModelBase):
-    """The Transformer of Vaswani et al. 2017 with LayerDrop (Fan et al. 2019) in encoder and
-    decoder.
-    """
+    """The Transformer (Vaswani et al. 2017) with LayerDrop (Fan et al. 2019) in both stacks."""
 
     @classmethod
     def build_model(cls, cfg, task):
@@ -67,9 +63,7 @@ def layerdrop_transformer_wmt_en_de_big(args):
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_wmt_en_de_big_12_6")
 def layerdrop_transformer_wmt_en_de_big_12_6(args):
-    """Transformer-big with twice the encoder (the paper's Table 1; it diverged without
-    LayerDrop).
-    """
+    """Transformer-big with twice the encoder (Table 1; it diverged without LayerDrop)."""
     args.encoder_layers = getattr(args, "encoder_layers", 12)
     layerdrop_transformer_wmt_en_de_big(args)
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is dropped: masks, the layer list, sub-networks in memory. torch only; no fairseq, no
-files.
-"""
+"""What is dropped: masks, the layer list, sub-networks in memory. torch only."""
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted

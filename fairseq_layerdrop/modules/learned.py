@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Learned drop rates: Data Driven Pruning (Fan et al. 2019, section 3.3), of which no code was
-published.
+"""Learned drop rates: Data Driven Pruning (Fan et al. 2019, section 3.3; no code was published).
 
 The paper says: each layer has a rate of its own, a non-linear function of the layer's activation
 followed by a softmax, whose mean over the layers is the target; at inference a fixed set of the
@@ -10,19 +9,19 @@ layers with the highest scores runs. What it does not say, and how it is read he
   that reaches the layer.
 - *which activation*: the rates of a step are needed before the step is computed, so ``a`` is a
   running mean over the steps before.
-- *the mean*: the softmax over depth shares the sum of the rates, ``target·depth``, out among the
-  layers. A share above the highest rate is cut there and what is cut off is shared out among the
-  others in turn, so that the mean is the target exactly.
-- *the highest rate*: below 1, so that every layer runs at times, or nothing could be learned of it
-  any more.
+- *the mean*: the softmax over depth divides the sum of the rates, ``target·depth``, among the
+  layers. A share above the highest rate is cut off, and the rest is divided among the others in
+  turn, so that the mean is exactly the target.
+- *the highest rate*: below 1, so that every layer runs at times; otherwise nothing more could be
+  learned about it.
 - *gradients through the draw*: a layer's output is ``x + z·d`` with ``d = f(x) − x`` and z drawn 0
   or 1, E[z] = k. Of the loss, ``dL/dk = E[L | z = 1] − E[L | z = 0]``, taken as the mean of its
   slopes at both ends (exact where the loss is quadratic in z): with g the gradient of the output,
   ``g·d / 2k`` where the layer ran, ``g·d / 2(1−k)`` where it did not. The slope at z = 1 alone
   (straight through, Bengio et al. 2013) will not do: training takes it to zero. At z = 0 it needs
-  ``f(x)`` of a dropped layer: one of a step's dropped layers, by lot, is looked at, forward only
-  and for all of them. The value of the forward pass is untouched. Estimators that weigh whole
-  losses (REINFORCE) have too high a variance for one draw a step.
+  ``f(x)`` of a dropped layer: one of a step's dropped layers, drawn at random, is run forward
+  only, and stands for all of them. The value of the forward pass is untouched. Estimators that
+  weigh whole losses (REINFORCE) have too high a variance for one draw a step.
 """
 
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ class LearnedRates(nn.Module):
         target: the mean rate, at every moment.
 
     Raises:
-        ValueError: if the target is no rate that layers can have.
+        ValueError: if the target is above the highest rate that layers can have.
     """
 
     activation: Tensor
@@ -69,9 +68,7 @@ class LearnedRates(nn.Module):
 
     @torch.no_grad()
     def agree(self) -> None:
-        """Average over the processes of a data-parallel training what each has seen: all must draw
-        alike.
-        """
+        """Average what the processes of a training have seen, so that all draw alike."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.activation)
             self.activation /= torch.distributed.get_world_size()
@@ -93,9 +90,7 @@ def rates_of(scores: Sequence[float], *, target: float) -> list[float]:
 
 
 def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
-    """Share ``total`` out by the softmax of the scores, no share above ``most``; their sum is the
-    total.
-    """
+    """Split ``total`` by the softmax of the scores, with no share above ``most``."""
     shares, free, rest = torch.zeros_like(scores), torch.ones_like(scores, dtype=torch.bool), total
     for _ in range(len(scores)):
         part = torch.softmax(scores.masked_fill(~free, -torch.inf), 0) * rest

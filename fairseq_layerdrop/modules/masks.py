@@ -20,7 +20,7 @@ def uniform_rates(depth: int, rate: float) -> tuple[float, ...]:
     """The same rate for every layer, as in the paper.
 
     Raises:
-        ValueError: if the rate is no probability.
+        ValueError: if the rate is not a probability.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"a drop rate must lie in [0, 1], got {rate}")
@@ -28,14 +28,13 @@ def uniform_rates(depth: int, rate: float) -> tuple[float, ...]:
 
 
 def linear_rates(depth: int, rate: float) -> tuple[float, ...]:
-    """Rates that grow with depth, to ``rate`` at the last layer: layer l of L (from 1) has l/L of
-    it.
+    """Rates that grow with depth: layer l of L (from 1) has l/L of ``rate``.
 
     The rule of Stochastic Depth (Huang et al. 2016, section 3), which the paper names as its
     inspiration; the mean is ``rate * (L + 1) / (2 * L)``.
 
     Raises:
-        ValueError: if the rate is no probability.
+        ValueError: if the rate is not a probability.
     """
     return tuple(r * (i + 1) / depth for i, r in enumerate(uniform_rates(depth, rate)))
 
@@ -54,9 +53,7 @@ def exponential_rates(depth: int, rate: float) -> tuple[float, ...]:
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on ``key`` alone (hashed, so that near keys share
-    nothing).
-    """
+    """A CPU generator whose stream depends only on ``key``, hashed so that near keys differ."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 

@@ -37,7 +37,7 @@ class StructureRates:
             et al. 2013).
 
     Raises:
-        ValueError: naming every rate that is no probability.
+        ValueError: naming every rate that is not a probability.
     """
 
     sublayer: float = 0.0
@@ -89,9 +89,7 @@ class Inside:
 def draw_inside(
     rates: StructureRates, depth: int, heads: int, key: Sequence[int | str]
 ) -> tuple[Inside, ...]:
-    """Draw what runs inside each of ``depth`` layers of ``heads`` heads; each structure has a
-    stream of its own.
-    """
+    """Draw what runs inside each of ``depth`` layers; each structure has a stream of its own."""
 
     def kept(structure: str, rate: float, shape: tuple[int, ...]) -> Tensor:
         draws = torch.rand(shape, generator=keyed_generator(*key, structure), dtype=torch.float64)
@@ -119,8 +117,7 @@ def masked_call(
     weights: tuple[int, float] | None = None,
     **kwargs: object,
 ) -> object:
-    """Call a module with some of its weights masked; its parameters get the gradients of what is
-    left.
+    """Call a module with some weights masked; its parameters get the gradients of the rest.
 
     Masking the columns that read a head or a block is enough, in value and in gradient: what is not
     read has no gradient either. To be called within what activation checkpointing recomputes, or

@@ -34,8 +34,7 @@ def depths(model: nn.Module) -> dict[str, int]:
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
-    """Leave only the layers ``kept`` of each stack named; return the function that gives the rest
-    back.
+    """Leave only the layers ``kept`` of each stack named; returns the function that undoes it.
 
     Raises:
         ValueError: if the model has no such stack or layer; then nothing was changed.
@@ -60,8 +59,7 @@ def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[]
 
 @contextmanager
 def restricted(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
-    """:func:`restrict` as a scope, which gives the model itself: whole again at its end, come what
-    may.
+    """:func:`restrict` as a scope around the model, which is whole again at its end.
 
     Args:
         model: any fairseq model whose stacks :data:`PATHS` finds, in evaluation or in training.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The dictionaries of a data set, copied to where a checkpoint's ``from_pretrained`` looks for
-them.
-"""
+"""Copies of a data set's dictionaries, where a checkpoint's ``from_pretrained`` looks for them."""
 
 import os
 from pathlib import Path
@@ -14,8 +12,7 @@ _PATTERNS = ("dict*.txt", "*/dict*.txt")  # of sentence prediction: input0/dict.
 def plan_copies(
     data: str | os.PathLike[str], output: Path, *, force: bool, of: str = "copy_dicts="
 ) -> dict[Path, Path]:
-    """The dictionaries of ``data`` and where they go, in the same places beside the checkpoint
-    ``output``.
+    """The dictionaries of ``data``, and their places beside the checkpoint ``output``.
 
     Errors say ``of`` which argument ``data`` is.
 

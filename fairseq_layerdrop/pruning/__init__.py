@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is kept: plans, strategies, and the surgery on a checkpoint's dictionary. No fairseq, no
-files.
-"""
+"""What is kept: plans, strategies, and surgery on checkpoint dictionaries. No files."""
 
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.strategies import STRATEGIES, every_other, training_rate

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mean of checkpoints, as fairseq's ``scripts/average_checkpoints.py`` takes it: summed in
-order, then divided.
+"""The mean of checkpoints, as fairseq's script takes it: summed in order, then divided.
 
 Other than there, the checkpoints come one after another, tensors that were one stay one, and what
 belongs to a single checkpoint (its optimizer, its validation) does not end up in the mean.
@@ -20,15 +19,13 @@ from fairseq_layerdrop.pruning.stacks import locate
 from fairseq_layerdrop.pruning.surgery import OF_ITS_TRAINING, same_bits
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_checkpoint, upgrade_state
 
-# Half precision would round at every step; as integers, truths are true in the mean where they are
-# in every input.
+# Half precision would round at every step. Booleans are summed as int64, so that the mean is True
+# only where every input is.
 _SUMMED_AS = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.bool: torch.int64}
 
 
 class Average:
-    """The mean of checkpoints that are added one by one: the memory is one model's, however many
-    there are.
-    """
+    """The mean of checkpoints added one by one, in the memory of one model."""
 
     def __init__(self) -> None:
         self.dropped: list[str] = []
@@ -37,13 +34,11 @@ class Average:
         """The types of the inputs' tensors."""
         self._sums: dict[str, Tensor] = {}  # one tensor under several keys where these are tied
         self._names: dict[str, str] = {}  # of the inputs, by their digests
-        self._pruned: dict[
-            str, Mapping[str, Any]
-        ] = {}  # provenance by input, of those that have one
+        self._pruned: dict[str, Mapping[str, Any]] = {}  # the provenance of pruned inputs
         self._rest: dict[str, Any] = {}
 
     def add(self, checkpoint: Mapping[str, Any], *, name: str, source: str) -> None:
-        """Add a checkpoint; nothing of it is held on to but, of the first, what is not the model.
+        """Add a checkpoint; only what is not the model is kept, and only of the first.
 
         Args:
             checkpoint: as fairseq or this package wrote it; it is not changed.
@@ -108,8 +103,7 @@ class Average:
 
 
 def everything_else(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint without its model, and without what is true of it alone, in plain containers if
-    these will do.
+    """A checkpoint without its model and training state, in plain containers if these will do.
 
     ``torch.load`` takes those with its safe defaults. Where fairseq's code for the architecture
     needs it, ``args`` and the sections of ``cfg`` that were a Namespace stay one.
@@ -124,8 +118,7 @@ def everything_else(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_written(mean: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
-    """Compare the written model with the mean in memory: keys, types, shapes, every bit, and what
-    is tied.
+    """Compare the written model with the mean in memory: keys, types, shapes, bits and ties.
 
     Raises:
         ValueError: naming what differs.
@@ -143,7 +136,7 @@ def check_written(mean: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> 
 
 
 def _dropped(checkpoint: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint says of itself alone, in words."""
+    """What is true of this checkpoint only, in words."""
     extra = checkpoint.get("extra_state") or {}
     words = ["optimizer state"] if checkpoint.get("last_optimizer_state") is not None else []
     words += ["EMA weights"] if any(name in extra for name in EMA) else []
@@ -151,9 +144,7 @@ def _dropped(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies to sum in: of keys that are tied, one, or it would be added to once for each of
-    them.
-    """
+    """Copies to sum in: one for tied keys, which would otherwise be added several times."""
     copies: dict[Any, Tensor] = {}
     for tensor in state.values():
         if _view(tensor) not in copies:
@@ -163,9 +154,7 @@ def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _untied(sums: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The sums, apart where the next model's tensors are: a tie that is not in every input is
-    none.
-    """
+    """The sums, untied where the next model's tensors are: a tie must be in every input."""
     parts: dict[Any, Tensor] = {}
     seen: set[int] = set()
     for key, total in sums.items():
@@ -231,9 +220,7 @@ def _plan(provenance: Mapping[str, Any]) -> PruningPlan:
 
 
 def _options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """``args`` and ``cfg``: plain where fairseq builds the architecture from that, else as they
-    were.
-    """
+    """``args`` and ``cfg``: plain if fairseq can build the model from that, else as they were."""
     cfg = plain(upgrade_checkpoint(checkpoint).get("cfg"))
     model = cfg.get("model") if isinstance(cfg, dict) else None
     if isinstance(model, dict) and config_style(model) == "plain":

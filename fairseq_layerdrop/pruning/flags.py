@@ -82,9 +82,7 @@ _FIXED_IN_ROBERTA = (  # no flags there
 
 
 def model_flags(model: Mapping[str, Any]) -> str:
-    """The flags of ``fairseq-train`` that build this model: its architecture, sizes, form,
-    activation and dropout.
-    """
+    """The flags of ``fairseq-train`` that build this model: architecture, sizes, form, dropout."""
     name = architecture(model)
     flags = [f"--arch {name}"]
     flags += [f"{_flag(value)} {_text(model[value])}" for value in _values(model, name)]

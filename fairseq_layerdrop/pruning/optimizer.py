@@ -67,8 +67,7 @@ _ORDER = [
 def prune_optimizer(
     optimizer: Any, state: Mapping[str, Tensor], plan: PruningPlan
 ) -> dict[str, Any]:
-    """The state of the optimizer for the pruned model, as stock fairseq numbers that model's
-    parameters.
+    """The optimizer's state for the pruned model, in stock fairseq's order of parameters.
 
     What belongs to one parameter (moments, steps) stays its own; what is the whole optimizer's
     (learning rate, loss scale) stays as it is. The stale parameters of fairseq 0.12.2 go, as they
@@ -110,9 +109,7 @@ def _refusal(rule: str, got: object) -> ValueError:
 
 
 def _check_form(optimizer: Any) -> None:
-    """Refuse what is not the state of one optimizer over the model's parameters, in torch's
-    form.
-    """
+    """Refuse anything but one optimizer's state over the model's parameters, in torch's form."""
     if not isinstance(optimizer, Mapping):
         raise _refusal("there must be an optimizer's state in the checkpoint", "none")
     if sharded := [name for name in _SHARDED if name in optimizer]:
@@ -135,9 +132,7 @@ def _check_form(optimizer: Any) -> None:
 
 
 def _check_keys(state: Mapping[str, Tensor]) -> None:
-    """Refuse the model of an older fairseq, whose parameters are not today's, or not in today's
-    order.
-    """
+    """Refuse an older fairseq's model, whose parameters differ from today's in kind or order."""
     if old := upgrade_state(state).keys() ^ {key for key in state if not is_stale(key)}:
         found = next((key for key in state if key in old), f"none for {min(old)}")
         raise _refusal("the model must have the keys that fairseq writes since 0.10", found)
@@ -173,9 +168,7 @@ def _owners(numbers: Mapping[str, int]) -> list[str]:
 
 
 def _check_fit(optimizer: Mapping[str, Any], shapes: Mapping[str, Size]) -> None:
-    """Refuse parameters which, in this order, cannot be the optimizer's: their number and every
-    shape must agree.
-    """
+    """Refuse parameters that cannot be the optimizer's: their number and shapes must agree."""
     ids = optimizer["param_groups"][0]["params"]
     if len(ids) == 1:
         shapes = {

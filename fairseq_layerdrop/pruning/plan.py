@@ -95,9 +95,7 @@ class LayerSelection:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What stays of a model: a selection for each stack that the model has, ``None`` for one that
-    it lacks.
-    """
+    """What stays of a model: a selection for each stack; ``None`` for a stack it lacks."""
 
     encoder: LayerSelection | None = None
     decoder: LayerSelection | None = None
@@ -127,8 +125,7 @@ class PruningPlan:
 
     @classmethod
     def parse(cls, text: str, depths: dict[str, int]) -> "PruningPlan":
-        """Read a plan's text: ``ENC/DEC`` (each a SPEC), ``6+3`` for ``even:6/even:3``, one SPEC
-        for one stack.
+        """Read a plan: ``ENC/DEC`` (two SPECs), ``6+3`` for ``even:6/even:3``, or one SPEC.
 
         Args:
             text: the plan.

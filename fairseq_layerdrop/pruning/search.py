@@ -25,9 +25,7 @@ class Trial(NamedTuple):
 
 
 def space_size(depths: Mapping[str, int], counts: Mapping[str, int]) -> int:
-    """How many sub-networks there are: with ``counts`` layers in a stack that it names, with any
-    number in others.
-    """
+    """The number of sub-networks: ``counts`` layers of a stack named there, any of the others."""
     return math.prod(
         math.comb(n, counts[s]) if s in counts else 2**n - 1 for s, n in depths.items()
     )
@@ -71,8 +69,7 @@ def beam(
     *,
     width: int = 1,
 ) -> list[Trial]:
-    """Take one layer away at a time, from the best plans of the round before, until the budget is
-    met.
+    """Remove one layer at a time from the best plans of the round before, until it fits.
 
     With a width of 1 this is greedy backward elimination: its path is a nested family, a plan for
     every depth.
@@ -127,8 +124,7 @@ def _rank(trial: Trial) -> tuple[float, str]:
 
 
 class Screened:
-    """An objective that scores all plans roughly, and thoroughly only those that a rough score
-    speaks for.
+    """An objective that scores all plans roughly, and only the most promising exactly.
 
     Args:
         rough: quick, on part of the data.

@@ -26,7 +26,7 @@ def head_dims(model: Mapping[str, Any]) -> dict[str, int]:
     """The dimension of an attention head, by stack: pruning heads does not change it.
 
     Raises:
-        ValueError: if the options do not tell.
+        ValueError: if the options do not say.
     """
     found = {}
     for stack in STACKS:

@@ -20,9 +20,7 @@ def every(depth: int, step: int) -> tuple[int, ...]:
 
 
 def even(depth: int, layers: int) -> tuple[int, ...]:
-    """``layers`` layers evenly spread: ``floor(i · depth / layers)``, as in fairseq's LayerDrop
-    README.
-    """
+    """N layers spread evenly: ``floor(i · depth / N)``, as in fairseq's LayerDrop README."""
     _check_target("even", layers, depth)
     return tuple(i * depth // layers for i in range(layers))
 

@@ -24,7 +24,9 @@ from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_state
 from fairseq_layerdrop.pruning.widths import Widths, narrow, shapes
 
 OF_ITS_TRAINING = ("best", "val_loss", "metrics", "train_meters")
-"""What an extra state says of one model's training does not hold for another made from it."""
+"""Keys of extra_state that describe the source's own training (best score, meters); a pruned or
+averaged model must not inherit them.
+"""
 
 
 def prune_checkpoint(
@@ -103,9 +105,7 @@ def _check_depths(depths: Mapping[str, int], plan: PruningPlan) -> None:
 
 
 def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """fairseq reads the number of updates here; the oldest files held the optimizer's state in it,
-    too.
-    """
+    """What fairseq reads the number of updates from; the oldest files held the optimizer too."""
     history = plain(checkpoint.get("optimizer_history")) or [
         {"optimizer_name": None, "lr_scheduler_state": {}}
     ]
@@ -126,7 +126,7 @@ def _extra_state(
 
 
 def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, none of which holds on to more storage than it shows; ties stay ties."""
+    """The same tensors without the storage that they do not show; ties stay ties."""
     copies: dict[Hashable, Tensor] = {}
     small = {}
     for key, tensor in state.items():
@@ -182,9 +182,7 @@ def check_surgery(
 
 
 def same_bits(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors are equal in type, shape and every bit: to ``torch.equal`` a NaN differs
-    from itself.
-    """
+    """Whether two tensors agree in type, shape and every bit; ``torch.equal`` rejects NaNs."""
     if one.dtype != two.dtype or one.shape != two.shape:
         return False
     flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, two)]

@@ -47,9 +47,7 @@ def is_stale(key: str) -> bool:
 
 
 def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A model's state dict in today's keys; one that has them already comes back with the same
-    tensors.
-    """
+    """A model's state dict in today's keys; the same tensors, if it has these already."""
     state = _upgrade_roberta(state)
     upgraded = {
         new: value
@@ -87,8 +85,8 @@ def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def tie(state: Mapping[str, Tensor], share_layers: int = 1) -> dict[str, Tensor]:
     """A state dict in which embedding and output matrices that have the same bits are one tensor.
 
-    So are layers that have the same bits where the model was built to share them, among so many
-    neighbours.
+    So are layers with the same bits, among ``share_layers`` neighbours, where the model was built
+    to share them.
     """
     tied, known = dict(state), dict[tuple[torch.Size, torch.dtype], list[Tensor]]()
     for key, tensor in state.items():
@@ -160,9 +158,7 @@ def _upgrade_roberta(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def _upgrade_item(
     key: str, tensor: Tensor, state: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """What becomes of one key: nothing, itself, another name, or three projections that were one
-    matrix.
-    """
+    """What one key becomes: nothing, itself, another name, or three split projections."""
     if is_stale(key):
         return
     place, decoder = locate(key), _DECODER.fullmatch(key)
@@ -189,7 +185,7 @@ def _upgrade_item(
 
 
 def _lacks_last_norm(state: Mapping[str, Tensor], decoder: str) -> bool:
-    # fairseq reads a decoder of this version as one without a last norm, whatever the file holds,
+    # fairseq reads a decoder of this version as one without a last norm, regardless of the file,
     # and then stops at the norm's keys. (It did so at version 1 only when such files were written.)
     # LightConv counts otherwise.
     version = state.get(f"{decoder}.version")

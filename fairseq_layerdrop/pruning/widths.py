@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pruning below the layer: which heads, FFN units and sub-layers stay, and the matrices that they
-leave.
+"""Pruning inside layers: which heads, FFN units and sub-layers stay, and their matrices.
 
 What is inside a layer is named by its path: ``encoder.layers.3.self_attn``, ``….encoder_attn``,
 ``….ffn``.
@@ -28,9 +27,7 @@ _SUBLAYER = re.compile(r"(encoder|decoder):(\d+)\.(self_attn|encoder_attn|ffn)")
 
 @dataclass(frozen=True)
 class Widths:
-    """What stays inside the layers: indices of heads and of FFN units, by path; and the sub-layers
-    that go.
-    """
+    """What stays inside the layers: indices of heads and FFN units, by path; removed sub-layers."""
 
     heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -74,7 +71,7 @@ def how_many(asked: str, total: int) -> int:
     """``4`` of 16 heads are 4, ``0.3`` of them 5: at least one, at most all.
 
     Raises:
-        ValueError: if it is no number from 0 to the total.
+        ValueError: unless it is a number from 0 to the total.
     """
     try:
         value = float(asked)
@@ -154,9 +151,7 @@ def narrow(
 
 
 def shapes(state: Mapping[str, Tensor], head_dims: Mapping[str, int]) -> dict[str, list[list[int]]]:
-    """For each stack and layer the numbers of heads of both attentions and of units of the FFN; 0
-    is for none.
-    """
+    """Each layer's numbers of heads of both attentions and of FFN units; 0 for none."""
     found: dict[str, dict[int, dict[str, int]]] = {}
     for key, tensor in state.items():
         if place := locate(key):
@@ -175,9 +170,7 @@ def shapes(state: Mapping[str, Tensor], head_dims: Mapping[str, int]) -> dict[st
 def _magnitudes(
     state: Mapping[str, Tensor], head_dims: Mapping[str, int], paths: list[str]
 ) -> dict[str, list[float]]:
-    """The sum of the absolute weights of each head (of all four projections), or unit (of both
-    matrices).
-    """
+    """The sum of absolute weights of each head (four projections) or unit (two matrices)."""
     found = {}
     for path in paths:
         layer, part = path.rsplit(".", 1)
@@ -204,9 +197,7 @@ def _rows(heads: tuple[int, ...], size: int) -> Tensor:
 
 
 def _cut(tensor: Tensor, name: str, kept: Tensor) -> Tensor:
-    """What a projection keeps: rows of those into the heads or units, columns of those out of
-    them.
-    """
+    """What a projection keeps: rows going into heads or units, columns coming out of them."""
     if name.endswith(("out_proj.weight", "fc2.weight")):
         return tensor[:, kept]
     return tensor if name.endswith(("out_proj.bias", "fc2.bias")) else tensor[kept]

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: MIT
-"""Registration of the tasks: fairseq's own, with depth on demand; and of the criterions, where
-nobody else looks.
-"""
+"""Registers the tasks, fairseq's with depth on demand, and the criterions."""
 
 import fairseq_layerdrop.criterions.layerdrop_distill  # noqa: F401

@@ -16,6 +16,4 @@ class LayerDropLanguageModelingConfig(DepthConfig, LanguageModelingConfig):
 
 @register_task("layerdrop_language_modeling", dataclass=LayerDropLanguageModelingConfig)
 class LayerDropLanguageModelingTask(DepthOnDemand, LanguageModelingTask):
-    """Language modelling; ``--decoder-keep`` in ``fairseq-eval-lm``, ``--valid-plans`` in
-    training.
-    """
+    """Language modelling with ``--decoder-keep`` and ``--valid-plans``."""

@@ -16,6 +16,4 @@ class LayerDropMaskedLMConfig(DepthConfig, MaskedLMConfig):
 
 @register_task("layerdrop_masked_lm", dataclass=LayerDropMaskedLMConfig)
 class LayerDropMaskedLMTask(DepthOnDemand, MaskedLMTask):
-    """Masked language modelling; ``--encoder-keep`` in evaluation, ``--valid-plans`` in
-    training.
-    """
+    """Masked language modelling with ``--encoder-keep`` and ``--valid-plans``."""

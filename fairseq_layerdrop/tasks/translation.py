@@ -16,6 +16,4 @@ class LayerDropTranslationConfig(DepthConfig, TranslationConfig):
 
 @register_task("layerdrop_translation", dataclass=LayerDropTranslationConfig)
 class LayerDropTranslationTask(DepthOnDemand, TranslationTask):
-    """Translation; ``--encoder-keep``/``--decoder-keep`` in generation, ``--valid-plans`` in
-    training.
-    """
+    """Translation with ``--encoder-keep``, ``--decoder-keep`` and ``--valid-plans``."""
