@@ -22,8 +22,8 @@ class Decoder:
         max_len_a: at most ``max_len_a · source length + max_len_b`` tokens are generated.
         max_len_b: see ``max_len_a``.
         remove_bpe: how pieces become words, as fairseq-generate's flag of that name.
-        exactly: generate so many tokens, whatever the model says: work that does not depend on its
-            quality.
+        exactly: generate this many tokens, whatever the model says, so that the work does not
+            depend on its quality.
 
     Raises:
         ValueError: if the model generates nothing.
@@ -62,10 +62,9 @@ class Decoder:
         return hypotheses
 
     def texts(self, samples: Iterable[Any]) -> tuple[list[str], int]:
-        """The best hypothesis of every sentence, in the order of the data, and the tokens that all
-        have together.
-        """
-        found, tokens = {}, 0
+        """Each sentence's best hypothesis, in the data's order, and the total number of tokens."""
+        found = {}
+        tokens = 0
         for sample in samples:
             for number, hypotheses in zip(sample["id"].tolist(), self.run(sample), strict=True):
                 found[number] = self._text(hypotheses[0]["tokens"])

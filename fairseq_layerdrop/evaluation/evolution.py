@@ -11,7 +11,7 @@ from fairseq_layerdrop.pruning.search import Fits, Objective, Trial
 
 POPULATION = 40
 OVER = 1e3
-"""What is added to the score of a plan over the budget: it is worse than any within."""
+"""Added to the score of a plan over the budget: worse than any within it."""
 
 
 def evolve(
@@ -26,21 +26,21 @@ def evolve(
     storage: str | None = None,
     workers: Workers | None = None,
 ) -> list[Trial]:
-    """The front of plans that no other beats in score and cost, the best score that fits last.
+    """The plans that no other beats in score and cost, with the best score that fits last.
 
     Each layer has a weight: those above a half are kept, or the heaviest of a stack whose depth is
     asked for.
 
     Args:
         objective: scores a generation's plans together.
-        cost: of a plan, predicted, the lower the better.
+        cost: of a plan, predicted; lower is better.
         depths: of the stacks.
         counts: the depths that are asked for.
         fits: whether a plan is within the budget.
         generations: how many, of :data:`POPULATION` plans each.
         seed: the same gives the same plans.
-        storage: an optuna storage that several machines share; without one, what was scored before
-            is all there is to know, and the rest is drawn again alike.
+        storage: an optuna storage that several machines share; without one, a run that goes on
+            draws the same plans again and finds their scores.
         workers: the processes that share the work; the first of them draws.
 
     Raises:

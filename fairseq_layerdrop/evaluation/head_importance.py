@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much the loss depends on each attention head and each FFN unit: gradient times weight, on a
-few batches.
+"""How much the loss depends on each attention head and FFN unit: gradient times weight.
 
 With a mask of ones on a head's (or unit's) output, the derivative of the loss by the mask is the
 sum of gradient × weight over the columns that read it; its absolute value, averaged over batches,
@@ -33,9 +32,9 @@ def gradient_scores(
 
     Args:
         loaded: the model and its criterion.
-        samples: the batches; none that a result is reported on.
+        samples: the batches; not those that results are reported on.
         structures: of :data:`STRUCTURES`.
-        progress: wraps the batches, to show how far it is.
+        progress: wraps the batches, for a progress bar.
     """
     readers = dict(_readers(loaded.model, set(structures)))
     totals = {
@@ -55,9 +54,7 @@ def gradient_scores(
 
 
 def _readers(model: Any, structures: set[str]) -> Iterator[tuple[str, tuple[torch.Tensor, int]]]:
-    """The matrix that reads the heads of each attention, or the units of each FFN, and how many
-    there are.
-    """
+    """The matrix that reads each attention's heads or each FFN's units, and their number."""
     for name, module in model.named_modules():
         attention = _ATTENTION.fullmatch(name)
         if attention and "head" in structures and locate(f"{name}.q_proj.weight"):

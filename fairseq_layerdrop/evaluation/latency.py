@@ -26,15 +26,15 @@ class Latency(NamedTuple):
 class Stopwatch:
     """Times sub-networks on the same sentences, one at a time.
 
-    A sequence-to-sequence model generates a fixed number of tokens for each, the mean of the
-    references: a broken sub-network that never ends would else be slow for its quality, not for its
-    depth. Other models run forward.
+    A sequence-to-sequence model generates a fixed number of tokens, the mean length of the
+    references; otherwise a broken sub-network that never ends a sentence would be slow for its
+    quality, not for its depth. Other models run forward.
 
     Args:
         loaded: the model.
-        batches: where the sentences come from: so many, evenly spread over the lengths.
+        batches: where the sentences come from, evenly spread over the lengths.
         sentences: how many.
-        repeats: how often each is run, after a warm-up.
+        repeats: how many times each is run, after a warm-up.
         beam: of the generation.
     """
 
@@ -86,8 +86,9 @@ class Stopwatch:
 
 
 class LatencyModel:
-    """Milliseconds as ``base + encoder depth · encoder layer + decoder depth · decoder layer``, by
-    least squares.
+    """Milliseconds a sentence as a linear function of the depths, fitted by least squares.
+
+    ``base + encoder depth · encoder layer + decoder depth · decoder layer``
     """
 
     def __init__(self, measured: Mapping[tuple[int, ...], float]) -> None:
@@ -105,7 +106,7 @@ class LatencyModel:
         return cls({corner: stopwatch.measure(_first(depths, corner)).median for corner in corners})
 
     def predict(self, counts: Sequence[int]) -> float:
-        """Milliseconds a sentence for stacks of so many layers, encoder first."""
+        """Milliseconds a sentence for stacks of these depths, encoder first."""
         return self.base + sum(n * layer for n, layer in zip(counts, self.layers, strict=True))
 
 

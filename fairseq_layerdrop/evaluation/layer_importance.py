@@ -3,7 +3,7 @@
 
 ==================
 ===================================================================================================
-``leave-one-out``  what the loss rises by (bits a token) when this layer alone goes
+``leave-one-out``  how much the loss rises (bits a token) without only this layer
 ``random-subsets`` what it rises by, on average over 20 random sub-networks that lack the layer and
 have half of its
                    stack (Fan et al. 2019, section 5.2 and Figure 5; the paper shows the quality,
@@ -42,8 +42,7 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 def layer_importance(
     subject: Subject, batches: Batches, measure: str, *, seed: int = 1, progress: Progress = iter
 ) -> list[Row]:
-    """A row for each layer: the value, its standard error, and the value over the stack's largest
-    (``normalised``).
+    """A row for each layer: value, standard error, and value over the stack's largest.
 
     The error is ``None`` where one sentence, or one word, is all that there is.
     """
@@ -69,9 +68,7 @@ def layer_importance(
 def leave_one_out(
     subject: Subject, samples: Sequence[Any], _: int = 0, progress: Progress = iter
 ) -> Iterator[Row]:
-    """For each layer what the loss rises by without it, and the standard error of this difference
-    of means.
-    """
+    """How much the loss rises without each layer, and the standard error of that difference."""
     where = [
         (stack, i) for stack, depth in subject.depths.items() if depth > 1 for i in range(depth)
     ]
@@ -151,9 +148,7 @@ def _angular(subject: Subject, samples: Sequence[Any], _: int, progress: Progres
 
 
 def _words(named: dict[str, Any], angle: Tensor) -> Tensor:
-    """Which positions (``T x B``) are no padding, by the mask (``B x T``) that the layer is called
-    with.
-    """
+    """Which positions (``T x B``) are not padding, by the layer's mask (``B x T``)."""
     for mask in named.values():
         if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == angle.t().shape:
             return ~mask.t()

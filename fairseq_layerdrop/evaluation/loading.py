@@ -33,8 +33,7 @@ class Loaded:
 
 
 def load(path: str, data: str, *, device: str = "cpu", threads: int | None = None) -> Loaded:
-    """Load a checkpoint with the task that is in it, ready to be evaluated: in evaluation mode,
-    without gradients.
+    """Load a checkpoint and its task, in evaluation mode and without gradients.
 
     Args:
         path: of any checkpoint that fairseq can load, pruned or whole, trained with this package or
@@ -44,7 +43,7 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
         threads: of the CPU, for the whole process; by default torch's.
 
     Raises:
-        ValueError: if fairseq cannot read the file, or there is no such device, naming the mend.
+        ValueError: if fairseq cannot read the file, or there is no such device, with what to do.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"--device must be cpu or cuda, got {device!r}")
@@ -57,14 +56,17 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
     except pickle.UnpicklingError:
-        mend = f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
-        raise ValueError(f"{path}: fairseq cannot read a checkpoint of this age; {mend}") from None
+        raise ValueError(
+            f"{path}: fairseq cannot read a checkpoint of this age; "
+            f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
+        ) from None
     state["model"] = upgrade_state(state["model"])
     try:
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
             [path], overrides, state=state
         )
-    except Exception as error:  # of the task's, a bare one: which languages?
+    # fairseq's translation task raises a bare Exception when it cannot infer the language pair.
+    except Exception as error:
         if not isinstance(error, RuntimeError) and type(error) is not Exception:
             raise
         what = str(error).splitlines()[-1].strip()
@@ -83,18 +85,14 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
 
 
 def _of_criterion(options: Any) -> Any:
-    """What a criterion is built from: files before 2021 held the options of all there was in
-    one.
-    """
+    """The options of the criterion; files before 2021 held all options in one namespace."""
     known = CRITERION_DATACLASS_REGISTRY.get(options.get("_name"))
     names = {"_name", *(field.name for field in fields(known))} if known else options.keys()
     return OmegaConf.create({name: options[name] for name in options if name in names})
 
 
 def _resolve(options: Any) -> None:
-    """Give what refers to another section its default: files before 2021 had no sections, so
-    nothing was resolved.
-    """
+    """Replace references to other sections by their defaults: old files had no sections."""
     for field in fields(options) if is_dataclass(options) else ():
         value = getattr(options, field.name)
         if isinstance(value, str) and (reference := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value)):
@@ -103,8 +101,7 @@ def _resolve(options: Any) -> None:
 
 
 class Batches:
-    """A subset of the data in memory, collated; every sentence of it, or of one half of it, is
-    there.
+    """A subset of the data in memory, collated; every sentence of it, or of one half, is there.
 
     A batch is fairseq's: a dictionary, tokens ``B x T`` in its ``net_input``, and is on the model's
     device.
@@ -188,9 +185,7 @@ class Batches:
         return found.hexdigest()
 
     def share(self, part: float) -> list[Any]:
-        """About this share of the batches, evenly spread, for they are in the order of their
-        length.
-        """
+        """About this share of the batches, evenly spread, because they are ordered by length."""
         count = max(1, round(part * len(self.samples)))
         return [self.samples[i * len(self.samples) // count] for i in range(count)]
 

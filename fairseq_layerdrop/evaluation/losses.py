@@ -21,9 +21,7 @@ _TELL_TOKENS_APART = (CrossEntropyCriterion, LabelSmoothedCrossEntropyCriterion)
 
 @dataclass(frozen=True)
 class Losses:
-    """What a sub-network lost on each unit: a sentence where the criterion tells its losses apart,
-    else a batch.
-    """
+    """A sub-network's losses by unit: a sentence where the criterion allows it, else a batch."""
 
     sums: Tensor
     """N: the negative log-likelihood of each unit, in nats."""
@@ -56,8 +54,7 @@ def score_losses(
     *,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Losses]:
-    """The losses of each plan, on the same units in the same order; equal to the criterion's on the
-    model restricted.
+    """The losses of each plan, on the same units: what the criterion gives on the restricted model.
 
     Plans that begin with the same layers share what these compute; on return the model is whole.
 
@@ -69,7 +66,7 @@ def score_losses(
         progress: wraps the loop over the samples.
 
     Raises:
-        ValueError: if a plan is none of this model's, or a loss is no number: naming the plan.
+        ValueError: naming a plan that does not fit the model, or whose loss is not a number.
     """
     run_all = (
         run_one_by_one if hasattr(loaded.criterion, "alignment_lambda") else run_each
@@ -105,9 +102,7 @@ def _log(loaded: Loaded, sample: Any) -> dict[str, Any]:
 
 
 def _adaptive_losses(softmax: Any, features: Tensor, target: Tensor) -> Tensor:
-    """-log p of each target (B·T), from the logits of its own cluster alone: those of all words
-    take far longer.
-    """
+    """-log p of each target (B·T), from its own cluster's logits: all words would take longer."""
     logits, targets = softmax(features, target)
     _, places = softmax.adapt_target(target)
     losses = cross_entropy(
@@ -123,9 +118,7 @@ _Unit = tuple[Tensor, Tensor, float | None]
 
 
 def _units(log: dict[str, Any], target: Any, loaded: Loaded) -> _Unit:
-    """What the criterion logs of a batch, a sentence at a time if it gives a loss for each
-    token.
-    """
+    """What the criterion logs for a batch, by sentence if it gives a loss for each token."""
     loss = torch.as_tensor(log.get("nll_loss", log["loss"])).double().cpu()
     correct = log.get("ncorrect")
     if isinstance(target, Tensor) and target.dim() == 2 and loss.numel() == target.numel():

@@ -14,13 +14,9 @@ from fairseq_layerdrop.modules.subnetwork import restricted
 
 @torch.no_grad()
 def peak_of_forward(loaded: Loaded, kept: Kept, sample: Any) -> int:
-    """Bytes of tensors that a forward of the restricted model on one batch holds at its peak,
-    beside those before.
-    """
+    """Peak bytes of the tensors that a forward of the restricted model allocates on one batch."""
     with restricted(loaded.model, kept):
-        loaded.criterion(
-            loaded.model, sample
-        )  # what is made once, at the first call, is no part of it
+        loaded.criterion(loaded.model, sample)  # so that what the first call caches is not counted
         if loaded.device.type == "cuda":
             before = torch.cuda.memory_allocated(loaded.device)
             torch.cuda.reset_peak_memory_stats(loaded.device)
@@ -28,7 +24,7 @@ def peak_of_forward(loaded: Loaded, kept: Kept, sample: Any) -> int:
             return torch.cuda.max_memory_allocated(loaded.device) - before
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             loaded.criterion(loaded.model, sample)
-    # The public events tell what an operation keeps, not what it holds meanwhile.
+    # The public events say what an operation keeps, not what it holds while it runs.
     tree = profiler.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
     allocations = sorted(_allocations(tree))
     if not allocations:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The loss of plans as a search's objective: those that share an encoder in one pass, every score a
-row at once.
-"""
+"""The loss of plans as a search's objective; plans that share an encoder run in one pass."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +13,7 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.reporting.rows import Row, RowFile
 
 GROUP = 64
-"""About so many plans are scored in one pass, and lost when a run is killed."""
+"""About this many plans are scored in one pass, and lost when a run is killed."""
 
 
 class LossObjective:
@@ -40,27 +38,25 @@ class LossObjective:
         part: float = 1.0,
         progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
     ) -> None:
-        self.subject, self.batches, self.rows, self.workers = subject, batches, rows, workers
-        self.part, self.progress = part, progress
+        self.subject = subject
+        self.batches = batches
+        self.rows = rows
+        self.workers = workers
+        self.part = part
+        self.progress = progress
         self.samples = batches.share(part) if part < 1 else batches.samples
 
     def __call__(self, plans: Sequence[PruningPlan]) -> list[float]:
         """The losses of the plans; those that have a row are not scored again."""
-        known = self.workers.agree(
-            {p: row["loss"] for p in plans if (row := self._find(p))} if self.rows else {}
-        )
+        found = {plan: self._find(plan) for plan in plans}
+        known = self.workers.agree({plan: row["loss"] for plan, row in found.items() if row})
         groups = _groups([plan for plan in dict.fromkeys(plans) if plan not in known])
         count = self.workers.count
         for turn in self.progress([groups[i : i + count] for i in range(0, len(groups), count)]):
             mine = turn[self.workers.rank] if self.workers.rank < len(turn) else []
             new = [row for part in self.workers.gather(self._score(mine)) for row in part]
-            known |= dict(
-                zip(
-                    [plan for group in turn for plan in group],
-                    (row["loss"] for row in new),
-                    strict=True,
-                )
-            )
+            scored = [plan for group in turn for plan in group]
+            known |= zip(scored, (row["loss"] for row in new), strict=True)
             if self.rows:
                 self.rows.add(new)
         return [known[plan] for plan in plans]
@@ -88,11 +84,12 @@ class LossObjective:
 
 
 def _groups(plans: Sequence[PruningPlan]) -> list[list[PruningPlan]]:
-    """Plans to be scored in one pass: whole encoders' if there are several stacks, in the order of
-    the trie.
-    """
+    """Plans to score in one pass: all of an encoder together, in the order of the trie."""
     ordered = sorted(plans, key=lambda plan: tuple(plan.kept.values()))
-    first = lambda plan: next(iter(plan.kept.values())) if len(plan.kept) > 1 else plan
+
+    def first(plan: PruningPlan) -> object:
+        return next(iter(plan.kept.values())) if len(plan.kept) > 1 else plan
+
     groups: list[list[PruningPlan]] = []
     for _, alike in itertools.groupby(ordered, key=first):
         new = list(alike)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Many sub-networks in one pass over a batch: those that begin with the same layers share what
-these compute.
+"""Many sub-networks in one pass over a batch: plans with the same first layers share their work.
 
 The kept layers of the plans are the branches of a trie. It is walked depth-first, one layer
 computed at each node and one activation held a level; where a plan ends, the model's own forward
 runs with a stand-in for its layers that gives the activation of that node. With an encoder and a
 decoder the encoder's trie is walked first, and at each of its ends the decoder's, over that one
-encoder output. A 6+6 model has 3,969 sub-networks: one by one they run 24,192 layers a batch, so 63
-+ 63·63 = 4,032.
+encoder output. A 6+6 model has 3,969 sub-networks: one by one they run 24,192 layers a batch, this
+way 63 + 63·63 = 4,032.
 
 No forward of fairseq's is copied, so this holds for any model whose stacks
 :mod:`~fairseq_layerdrop.modules.subnetwork` finds; where a stack is several modules (one a
@@ -32,8 +31,7 @@ Result = TypeVar("Result")
 def run_each(
     model: Any, plans: Sequence[Kept], run: Callable[[], Result]
 ) -> Iterator[tuple[int, Result]]:
-    """Call ``run``, which calls the model once on one batch, for each plan; give the plan's number
-    and the result.
+    """Call ``run`` (one forward on one batch) for each plan; yield the plan's number and result.
 
     The results come in the order of the trie. The model must be in evaluation, without gradients.
 
@@ -58,9 +56,7 @@ def run_each(
 def run_one_by_one(
     model: nn.Module, plans: Sequence[Kept], run: Callable[[], Result]
 ) -> Iterator[tuple[int, Result]]:
-    """The same with nothing shared: for what reads the decoder's attention, which a stand-in does
-    not give.
-    """
+    """The same with nothing shared: for criterions that read the decoder's attention."""
     for number, plan in enumerate(plans):
         with restricted(model, plan):
             result = run()
@@ -68,7 +64,7 @@ def run_one_by_one(
 
 
 def _check(plans: Sequence[Kept], model_depths: Mapping[str, int]) -> None:
-    """Refuse a plan that is none of this model's."""
+    """Refuse a plan that does not fit the model."""
     for plan in plans:
         if plan.keys() != model_depths.keys():
             raise ValueError(
@@ -108,7 +104,7 @@ def _walk_two(
 
 
 class _Node:
-    """A layer that runs after those above it; some plan ends here, or not."""
+    """A layer that runs after those above it; ``ends`` if a plan ends here."""
 
     def __init__(self) -> None:
         self.after: dict[int, _Node] = {}
@@ -131,11 +127,8 @@ def _walk(
     """Call ``run`` once for each of these lists of layers of one stack, depth-first."""
     layers = stack.layers
     stand_in = _StandIn()
-    stack.layers = (
-        LayerDropList([stand_in])
-        if isinstance(layers, LayerDropList)
-        else nn.ModuleList([stand_in])
-    )
+    kind = LayerDropList if isinstance(layers, LayerDropList) else nn.ModuleList
+    stack.layers = kind([stand_in])
     try:
         call = stand_in.call_of(run)
         for kept, output in _outputs(layers, _trie(plans), call, ()):
@@ -164,13 +157,11 @@ def _outputs(layers: Any, node: _Node, call: _Call, above: Layers) -> Iterator[t
 
 
 class _Reached(Exception):
-    """Ends a forward at the place that it was to reach."""
+    """Ends a forward at the place that it had to reach."""
 
 
 class _StandIn(nn.Module):
-    """Stands at the place of a stack's layers: notes how the first is called, then gives what
-    others computed.
-    """
+    """Stands in for a stack's layers: records how the first is called, then gives an output."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A warning before a model is cut further than it was trained for, with what it costs to lose a
-single layer.
-"""
+"""A warning where a plan prunes more than the training rates allow for."""
 
 import logging
 import statistics
@@ -15,13 +13,11 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 logger = logging.getLogger(__name__)
 
 FAR = 2.5
-"""A removed share above so many times the training rate is far above it (the paper prunes half at a
-rate of 0.2).
-"""
+"""The paper prunes half of the layers at a rate of 0.2, so 2.5 times the rate."""
 
 
 def warnings(subject: Subject, batches: Batches, plans: Sequence[PruningPlan]) -> None:
-    """Log one warning, if a plan asks for more than the training's rates promise."""
+    """Log one warning if a plan prunes more than the training rates allow for."""
     reasons = {
         stack: reason
         for plan in plans

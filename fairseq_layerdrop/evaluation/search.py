@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A search from beginning to end: the objective on real data, the budget, the method."""
+"""A whole search: the objective on real data, the budget, the method."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,9 +36,9 @@ class Request:
         method: exhaustive, greedy, beam or evolution; without one, exhaustive where the space is
             small, else greedy.
         counts: the depths that are asked for, by stack.
-        parameters: at most so many.
-        latency_ms: at most so long a sentence, as the latency model predicts.
-        memory: at most so many bytes of weights.
+        parameters: at most this many.
+        latency_ms: at most this long a sentence, by the latency model.
+        memory: at most this many bytes of weights.
         screen: the share of the data on which all plans are scored first.
         beam_width: plans that are followed.
         generations: of the evolution.
@@ -82,24 +82,22 @@ class Request:
             raise ValueError("; ".join(errors))
 
     def method_for(self, depths: Mapping[str, int]) -> str:
-        """The method, and the size of the space, in words."""
-        return self.method or (
-            "exhaustive" if space_size(depths, self.counts) <= LARGEST else "greedy"
-        )
+        """The method asked for; else exhaustive up to LARGEST plans, greedy beyond."""
+        if self.method:
+            return self.method
+        return "exhaustive" if space_size(depths, self.counts) <= LARGEST else "greedy"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: the winner last, and before it the best of each round, or the front."""
+    """What a search found: the best of each round, or the front, with the winner last."""
 
     trials: list[Trial]
     latency: LatencyModel | None
     evenly: PruningPlan
     """Every Other at the winner's depths: what a user would take without a search."""
     losses: dict[PruningPlan, float]
-    """Of the winner, of ``evenly`` and of the whole model, on the sentences that were searched
-    on.
-    """
+    """Of the winner, ``evenly`` and the whole model, on the sentences of the search."""
 
     @property
     def winner(self) -> PruningPlan:

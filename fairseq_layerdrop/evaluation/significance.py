@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Is a difference more than chance? Paired tests on the same sentences, corrected for how many were
-made.
-"""
+"""Paired significance tests on the same sentences, corrected for the number of tests."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,13 +19,11 @@ def paired_bleu(
     samples: int = SAMPLES,
     seed: int = 1,
 ) -> dict[str, float]:
-    """The p-value of each system's BLEU against the baseline's, by paired approximate
-    randomisation.
+    """The p-value of each system's BLEU against the baseline, by paired approximate randomisation.
 
-    As sacreBLEU's ``--paired-ar`` (Riezler and Maxwell 2005), but a draw that is as far from zero
-    as what was observed
-    counts: sacreBLEU counts only draws beyond it, so that two systems that differ in no sentence
-    get the lowest p.
+    As sacreBLEU's ``--paired-ar`` (Riezler and Maxwell 2005), but a draw exactly as far from zero
+    as the observed difference counts. sacreBLEU counts only draws beyond it, so that two equal
+    systems get the lowest p.
     """
     statistics = {name: _bleu_statistics(texts, references) for name, texts in systems.items()}
     first = (
@@ -41,17 +37,16 @@ def paired_bleu(
 
 
 def _randomised(base: Tensor, other: Tensor, first: Tensor) -> float:
-    """Each draw says of each sentence which system it is ascribed to; the statistics of a corpus
-    are their sums.
-    """
-    one, two = (first @ base + (1 - first) @ other, (1 - first) @ base + first @ other)
+    """The p-value; each draw assigns each sentence's statistics to one of the two systems."""
+    one = first @ base + (1 - first) @ other
+    two = (1 - first) @ base + first @ other
     drawn = [abs(_bleu(a) - _bleu(b)) for a, b in zip(one.tolist(), two.tolist(), strict=True)]
     observed = abs(_bleu(base.sum(0).tolist()) - _bleu(other.sum(0).tolist()))
     return (sum(difference >= observed - 1e-9 for difference in drawn) + 1) / (len(drawn) + 1)
 
 
 def _bleu_statistics(texts: Sequence[str], references: Sequence[str]) -> Tensor:
-    """Of each sentence the n-grams that match, all n-grams, and the two lengths: sentences x 10."""
+    """Each sentence's matching n-grams, all n-grams, and the two lengths: sentences x 10."""
     metric = BLEU()
     scores = [
         metric.corpus_score([text], [[reference]])
@@ -74,12 +69,11 @@ def paired_losses(
     samples: int = SAMPLES,
     seed: int = 1,
 ) -> float:
-    """The p-value of the difference of two mean losses, by approximate randomisation (Riezler and
-    Maxwell 2005).
+    """The p-value of the difference of two mean losses, by approximate randomisation.
 
-    Under the null hypothesis either system could have made either sum of a unit: signs of the
-    differences are drawn at random, and p is the share of draws (the observed one counted in) that
-    are at least as far from zero.
+    Under the null hypothesis either system could have made either sum of a unit (Riezler and
+    Maxwell 2005): signs of the differences are drawn at random, and p is the share of draws,
+    including the observed one, that are at least as far from zero.
 
     Args:
         one: the first system's sum of losses on each unit.
@@ -89,14 +83,13 @@ def paired_losses(
     difference = torch.tensor(one, dtype=torch.float64) - torch.tensor(two, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(2, (samples, len(difference)), generator=generator).double() * 2 - 1
-    drawn, observed = (signs @ difference).abs() / sum(sizes), difference.sum().abs() / sum(sizes)
+    drawn = (signs @ difference).abs() / sum(sizes)
+    observed = difference.sum().abs() / sum(sizes)
     return (int((drawn >= observed * (1 - 1e-12)).sum()) + 1) / (samples + 1)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """The p-values corrected for a family of tests (Holm 1979): reject where one is at most the
-    level.
-    """
+    """p-values corrected for a family of tests (Holm 1979): reject those at or below the level."""
     corrected, highest = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
@@ -107,13 +100,11 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def loss_interval(
     sums: Sequence[float], sizes: Sequence[float], *, samples: int = SAMPLES, seed: int = 1
 ) -> tuple[float, float]:
-    """Where the loss lies with 95 % (bits a token), by bootstrap over the units (Efron 1979)."""
+    """The 95 % interval of the loss (bits a token), by bootstrap over the units (Efron 1979)."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(sums), (samples, len(sums)), generator=generator)
-    totals, counts = (
-        torch.tensor(values, dtype=torch.float64)[chosen].sum(1) for values in (sums, sizes)
-    )
-    low, high = torch.quantile(
-        totals / counts / math.log(2), torch.tensor([0.025, 0.975], dtype=torch.float64)
-    )
+    totals = torch.tensor(sums, dtype=torch.float64)[chosen].sum(1)
+    counts = torch.tensor(sizes, dtype=torch.float64)[chosen].sum(1)
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.quantile(totals / counts / math.log(2), ends)
     return float(low), float(high)

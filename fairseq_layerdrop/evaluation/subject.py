@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is evaluated: a checkpoint with a name, and what every row about one of its sub-networks
-says.
-"""
+"""What is evaluated: a checkpoint with a name, and the facts of each row about it."""
 
 import platform
 from collections.abc import Mapping
@@ -28,8 +26,8 @@ class Subject:
         loaded: the model and its task.
         digest: of the checkpoint's file.
         curve: the model's name in tables and figures.
-        rates: of the layers' drops in its training, by stack, where its file says so.
-        seed: of its training, where its file says so: models that differ in it alone are one curve.
+        rates: the LayerDrop rates of its training, by stack, where its file says so.
+        seed: of its training, where its file says so; models that differ only in it are one curve.
     """
 
     def __init__(
@@ -41,20 +39,20 @@ class Subject:
         rates: Mapping[str, Any],
         seed: int | None = None,
     ) -> None:
-        self.loaded, self.digest, self.curve, self.rates, self.seed = (
-            loaded,
-            digest,
-            curve,
-            dict(rates),
-            seed,
-        )
+        self.loaded = loaded
+        self.digest = digest
+        self.curve = curve
+        self.rates = dict(rates)
+        self.seed = seed
         self.depths = depths(loaded.model)
-        self.whole = PruningPlan(
-            **{s: LayerSelection(n, tuple(range(n))) for s, n in self.depths.items()}
-        )
+        everything = {
+            stack: LayerSelection(depth, tuple(range(depth)))
+            for stack, depth in self.depths.items()
+        }
+        self.whole = PruningPlan(**everything)
 
     def describe(self, plan: PruningPlan) -> dict[str, Any]:
-        """What a row says of a plan, whatever is measured."""
+        """A plan's facts in a row, whatever is measured."""
         counts = {
             f"{stack}_layers": len(selection.kept) for stack, selection in plan.selections.items()
         }
@@ -79,16 +77,16 @@ class Subject:
 
     @cached_property
     def _sizes(self) -> tuple[int, dict[str, list[int]]]:
-        """Of what is outside the layers, and of each layer."""
+        """The parameters outside the layers, and of each layer."""
         sizes = parameter_sizes(upgrade_state(self.loaded.model.state_dict()))
         layers = {stack: [0] * depth for stack, depth in self.depths.items()}
-        for place, size in ((locate(key), size) for key, size in sizes.items()):
-            if place:
+        for key, size in sizes.items():
+            if place := locate(key):
                 layers[place.stack][place.layer] += size
         return sum(sizes.values()) - sum(map(sum, layers.values())), layers
 
     def sign(self, plan: PruningPlan, batches: Batches, **more: Any) -> dict[str, Any]:
-        """Everything that the numbers of a row hang on."""
+        """Everything that the numbers of a row depend on."""
         return {
             "checkpoint": self.digest,
             "plan": str(plan),
@@ -103,17 +101,12 @@ class Subject:
 
     @property
     def device(self) -> str:
-        """What it runs on."""
-        return (
-            torch.cuda.get_device_name()
-            if self.loaded.device.type == "cuda"
-            else platform.machine()
-        )
+        """The name of the device."""
+        on_gpu = self.loaded.device.type == "cuda"
+        return torch.cuda.get_device_name() if on_gpu else platform.machine()
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Of the packages that numbers hang on; looking them up takes as long as a small model's
-    forward.
-    """
+    """The versions that numbers depend on; looking them up takes as long as a small forward."""
     return {name: version(name) for name in PACKAGES}

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One row a plan: its losses, its texts, its speed; and whether one is worse than another by more
-than chance.
-"""
+"""One row a plan: losses, texts, speed; and whether a difference is more than chance."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,12 +36,10 @@ class Measures:
     settings: dict[str, Any] = field(default_factory=dict)
     """The decoder's and the stopwatch's, for the signature."""
     kind: str = "plan"
-    """Of the rows: ``verdict`` for those that only judge a search's winner, which no table of plans
-    shows.
-    """
+    """Of the rows; ``verdict`` rows only judge a search's winner, and no table shows them."""
 
     def sign(self, subject: Subject, plan: PruningPlan) -> dict[str, Any]:
-        """Everything that the row of a plan hangs on."""
+        """Everything that the row of a plan depends on."""
         more = {
             "sentences": self.batches.sentences,
             "metrics": sorted(self.metrics),
@@ -53,12 +49,11 @@ class Measures:
 
 
 class Results:
-    """Rows of plans, and beside them, in a file of their own, the texts and losses of each sentence
-    for paired tests.
+    """Rows of plans; the texts and losses of each sentence, for paired tests, go to a second file.
 
     Args:
-        path: of the rows; the other file is called ``NAME.units.jsonl``.
-        origin: what every new row says of where it comes from.
+        path: of the rows; the second file is ``NAME.units.jsonl``.
+        origin: how new rows are made; added to each of them.
     """
 
     def __init__(self, path: str, origin: Mapping[str, Any] | None = None) -> None:
@@ -71,7 +66,7 @@ class Results:
         return None if row is None or units is None else {**row, **units}
 
     def add(self, row: Row) -> None:
-        """Write both parts of a row; the row last, for it says that the other is there."""
+        """Write both parts of a row, the row last: it says that the other part is there."""
         units = {name: row[name] for name in UNITS if name in row}
         self._units.add([{**units, "signature": row["signature"]}])
         if not self.rows.find(row["signature"]):
@@ -91,32 +86,28 @@ def sweep(
     *,
     progress: Callable[[Sequence[PruningPlan]], Iterable[PruningPlan]] = iter,
 ) -> dict[PruningPlan, Row]:
-    """The rows of these plans, with what paired tests need; measured where they are not there
-    yet.
-    """
+    """The rows of these plans, with what paired tests need; measured where they are missing."""
     wanted = list(dict.fromkeys(plans))
-    for plan in progress(
-        [plan for plan in wanted if not results.find(measures.sign(subject, plan))]
-    ):
+    missing = [plan for plan in wanted if not results.find(measures.sign(subject, plan))]
+    for plan in progress(missing):
         results.add(measure(subject, plan, measures))
     return {plan: results.find(measures.sign(subject, plan)) or {} for plan in wanted}
 
 
 def public(row: Row) -> Row:
-    """A row without what is of single sentences."""
+    """A row without the values of single sentences."""
     return {name: value for name, value in row.items() if name not in UNITS}
 
 
 def compare(
     rows: dict[PruningPlan, Row], baseline: PruningPlan, references: Sequence[str]
 ) -> list[Row]:
-    """Is each plan worse, or better, than the baseline by more than chance? A row for the loss, and
-    one for BLEU.
+    """Is each plan worse, or better, than the baseline by more than chance? One row for each score.
 
-    Each is there if it was measured, by approximate randomisation; ``p_holm`` is corrected for all
-    plans of these rows.
+    By approximate randomisation; ``p_holm`` is corrected for the number of plans.
     """
-    base, found = rows[baseline], {}
+    base = rows[baseline]
+    found = {}
     if "units" in base:
         others = [plan for plan in rows if plan != baseline]
         found["loss"] = {
@@ -147,11 +138,10 @@ def _test(
 
 
 def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
-    """The row of one plan, and in it what paired tests need: the losses (``units``) and ``texts``
-    of each sentence.
+    """The row of one plan, including each sentence's losses (``units``) and ``texts``.
 
     Raises:
-        ValueError: if other layers ran than the plan names, or not every sentence was seen.
+        ValueError: if layers ran that the plan does not name, or not every sentence was seen.
     """
     start = time.perf_counter()
     row: Row = {
@@ -163,11 +153,10 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
         if "loss" in measures.metrics:
             (losses,) = score_losses(subject.loaded, measures.batches.samples, [plan.kept])
             row |= {"loss": losses.loss, "ppl": 2**losses.loss, "tokens": losses.tokens}
-            row |= {} if losses.accuracy is None else {"accuracy": losses.accuracy}
-            row |= {
-                "units": [round(value, 6) for value in losses.sums.tolist()],
-                "sizes": losses.sizes.tolist(),
-            }
+            if losses.accuracy is not None:
+                row["accuracy"] = losses.accuracy
+            row["units"] = [round(value, 6) for value in losses.sums.tolist()]
+            row["sizes"] = losses.sizes.tolist()
         if measures.decoder:
             row |= _decode(subject, plan, measures.decoder, measures)
         if measures.stopwatch:
@@ -189,16 +178,18 @@ def _decode(subject: Subject, plan: PruningPlan, decoder: Decoder, measures: Mea
         start = time.perf_counter()
         texts, tokens = decoder.texts(measures.batches)
         seconds = time.perf_counter() - start
-    scores = score_texts(
-        texts, measures.references, [name for name in TEXTS if name in measures.metrics]
-    )
-    speeds = {"sentences_per_second": len(texts) / seconds, "tokens_per_second": tokens / seconds}
-    return {**scores, **{name: round(value, 2) for name, value in speeds.items()}, "texts": texts}
+    metrics = [name for name in TEXTS if name in measures.metrics]
+    return {
+        **score_texts(texts, measures.references, metrics),
+        "sentences_per_second": round(len(texts) / seconds, 2),
+        "tokens_per_second": round(tokens / seconds, 2),
+        "texts": texts,
+    }
 
 
 @contextmanager
 def checked_layers(subject: Subject, plan: PruningPlan) -> Iterator[None]:
-    """A scope in which all layers that the plan names must run, and no other.
+    """A scope in which exactly the layers that the plan names must run.
 
     Raises:
         ValueError: at its end, naming the stack.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Texts against references: BLEU and chrF (sacreBLEU), ROUGE (rouge-score), each with its
-signature.
-"""
+"""Texts against references: BLEU and chrF (sacreBLEU), ROUGE (rouge-score), with signatures."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 def score_texts(
     hypotheses: Sequence[str], references: Sequence[str], metrics: Iterable[str]
 ) -> dict[str, Any]:
-    """The scores of whole texts that are asked for, and the signature of each metric.
+    """The corpus scores asked for, and the signature of each metric.
 
     Raises:
         ValueError: if not every sentence is there, or ROUGE's library is not.
@@ -32,18 +30,16 @@ def _bleu(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float
     from sacrebleu.metrics import BLEU
 
     metric = BLEU()
-    return {"bleu": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(
-        metric.get_signature()
-    )
+    score = metric.corpus_score(hypotheses, [references]).score
+    return {"bleu": round(score, 2)}, str(metric.get_signature())
 
 
 def _chrf(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:
     from sacrebleu.metrics import CHRF
 
     metric = CHRF()
-    return {"chrf": round(metric.corpus_score(hypotheses, [references]).score, 2)}, str(
-        metric.get_signature()
-    )
+    score = metric.corpus_score(hypotheses, [references]).score
+    return {"chrf": round(score, 2)}, str(metric.get_signature())
 
 
 def _rouge(hypotheses: list[str], references: list[str]) -> tuple[dict[str, float], str]:

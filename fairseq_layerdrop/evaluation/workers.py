@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Several processes, started by ``torchrun``, that share the work of one search: any device, any
-number.
-"""
+"""Several processes, started by ``torchrun``, that share the work of one search."""
 
 import os
 from typing import Any
@@ -10,13 +8,13 @@ import torch.distributed as dist
 
 
 class Workers:
-    """The processes of this run; one alone, if nothing started several."""
+    """The processes of this run; just this one, if nothing started several."""
 
     def __init__(self) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         if self.count > 1 and not dist.is_initialized():
-            dist.init_process_group("gloo")  # what is exchanged are small objects, on the CPU
+            dist.init_process_group("gloo")  # exchanges small objects, on the CPU
 
     @property
     def first(self) -> bool:
@@ -24,7 +22,7 @@ class Workers:
         return self.rank == 0
 
     def gather(self, part: Any) -> list[Any]:
-        """What all processes give, in the order of their ranks, to each of them."""
+        """What every process gives, in the order of their ranks, to all of them."""
         if self.count == 1:
             return [part]
         parts: list[Any] = [None] * self.count
@@ -32,7 +30,7 @@ class Workers:
         return parts
 
     def agree(self, value: Any) -> Any:
-        """What the first process has, for all."""
+        """The first process's value, for all."""
         if self.count == 1:
             return value
         values = [value]
@@ -40,7 +38,7 @@ class Workers:
         return values[0]
 
     def close(self) -> None:
-        """End together: a process that leaves early takes the others' connections along."""
+        """End together: a process that leaves early takes the others' connections down."""
         if self.count > 1:
             dist.barrier()
             dist.destroy_process_group()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a pruned file is worth, and whether it is the sub-network that was measured."""
+"""The quality of a pruned file, and whether it is the sub-network that was measured."""
 
 from typing import Any
 
@@ -18,8 +18,7 @@ CLOSE = 1e-5
 
 
 def check_reloaded(subject: Subject, file: str, data: str, batches: Batches, row: Row) -> None:
-    """Load a pruned file by fairseq's own loader, as the stock architecture that it names, and
-    compare.
+    """Load a pruned file with fairseq's own loader, under its stock architecture, and compare.
 
     Raises:
         ValueError: if a sentence's loss differs from that of the sub-network in memory by more than
@@ -38,7 +37,7 @@ def check_reloaded(subject: Subject, file: str, data: str, batches: Batches, row
 
 
 def worth(row: Row, measures: Measures) -> dict[str, Any]:
-    """The row of a plan for a manifest: with intervals of 95 %, by bootstrap over the sentences."""
+    """A plan's row for a manifest: with 95 % intervals, by bootstrap over the sentences."""
     facts = {name: value for name, value in row.items() if name not in UNITS}
     facts["loss_interval"] = list(loss_interval(row["units"], row["sizes"]))
     if "bleu" in row:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How figures look: readable without colour, the same bytes for the same rows, and texts taken
-literally.
-"""
+"""How figures look: readable without colour, and the same bytes for the same rows."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +9,12 @@ from typing import Any
 
 from fairseq_layerdrop.reporting.quality import Point
 
-# Seven markers and four lines, turned together, give 28 pairs that are told apart without colour.
+# Seven markers and four lines, cycled together, give 28 pairs that differ without colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", ":", "-.")
 _SETTINGS: Any = {
-    "svg.hashsalt": "fairseq-layerdrop",  # else the identifiers in an SVG are drawn by lot
-    "text.parse_math": False,  # a name with two dollar signs is no formula
+    "svg.hashsalt": "fairseq-layerdrop",  # otherwise the identifiers in an SVG are random
+    "text.parse_math": False,  # a name with two dollar signs is not a formula
 }
 _LONGEST_NAME = 40
 _MOST_INSIDE = 4
@@ -24,7 +22,7 @@ _MOST_INSIDE = 4
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """matplotlib as all figures need it, for a while."""
+    """A scope with the matplotlib settings that all figures need."""
     try:
         import matplotlib
     except ImportError:
@@ -61,17 +59,16 @@ def style(i: int) -> dict[str, Any]:
 
 
 def draw_curve(axes: Any, i: int, chosen: Sequence[Point], rest: Sequence[Point]) -> Any:
-    """Points joined by a line, with their errors, and the rest as hollow ones; returns what a
-    legend shows.
-    """
+    """Draw points joined by a line, with error bars, and the rest hollow; returns the line."""
     look = style(i)
     hollow = {**look, "linestyle": "none", "markerfacecolor": "none", "alpha": 0.7}
     axes.plot([point.x for point in rest], [point.y for point in rest], **hollow)
     (line,) = axes.plot([point.x for point in chosen], [point.y for point in chosen], **look)
-    if unsure := [point for point in chosen if point.error]:
-        places, heights, errors = zip(
-            *((point.x, point.y, point.error) for point in unsure), strict=True
-        )
+    unsure = [point for point in chosen if point.error]
+    if unsure:
+        places = [point.x for point in unsure]
+        heights = [point.y for point in unsure]
+        errors = [point.error for point in unsure]
         axes.errorbar(places, heights, errors, color=look["color"], linestyle="none", capsize=3)
     return line
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The figures of a report, each drawn only where the rows have what it needs."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,13 +34,12 @@ from fairseq_layerdrop.reporting.quality import (
 )
 from fairseq_layerdrop.reporting.rows import Row
 
-Curves = dict[
-    str, tuple[list[Point], list[Point]]
-]  # of each name the points joined by a line, and the rest
+Curves = dict[str, tuple[list[Point], list[Point]]]
+"""For each name, the points joined by a line, and the rest."""
 
 
 class Drawing(NamedTuple):
-    """A figure as files, and a sentence that tells what is seen."""
+    """A figure as files, and a sentence that says what it shows."""
 
     name: str
     caption: str
@@ -89,43 +89,34 @@ def _latency(rows: SortedRows, title: str) -> _Found:
     figure, axes = _figure(title, "latency (ms)", quality.label, curves)
     points = [point for members in curves.values() for part in members for point in part]
     _draw_quartiles(axes, curves)
-    for point in pareto_front(points, quality)[
-        0
-    ]:  # the choices there are; all depths would hide each other
-        axes.annotate(
-            depth_label(point.row),
-            point[:2],
-            (-4, 4),
-            textcoords="offset points",
-            ha="right",
-            size="small",
-        )
+    best, _ = pareto_front(points, quality)
+    _name_depths(axes, best)
     caption = (
         f"{quality.label} against latency. Joined: the Pareto front of each model; hollow: "
-        "what it beats; named:"
+        "what it beats; named: the layers of what nothing beats. Bars: quartiles, where measured."
     )
-    return (
-        "latency",
-        caption + " the layers of what nothing beats. Bars: quartiles, where measured.",
-        figure,
-    )
+    return "latency", caption, figure
+
+
+def _name_depths(axes: Any, points: Sequence[Point]) -> None:
+    """Label the best choices only; labels of all points would hide each other."""
+    for point in points:
+        look = {"textcoords": "offset points", "ha": "right", "size": "small"}
+        axes.annotate(depth_label(point.row), (point.x, point.y), (-4, 4), **look)
 
 
 def _importance(rows: SortedRows, title: str) -> _Found:
-    measures, stacks = (
-        [*dict.fromkeys(row[key] for row in rows.importance)] for key in ("measure", "stack")
-    )
     if not rows.importance:
         return None
-    names = [*dict.fromkeys(row["curve"] for row in rows.importance)]
+    measures, stacks, names = (
+        list(dict.fromkeys(row[key] for row in rows.importance))
+        for key in ("measure", "stack", "curve")
+    )
     figure, grid = new_figure(title, len(measures), len(stacks))
     handles: dict[str, Any] = {}
-    for axes, (measure, stack) in zip(
-        grid.flat, [(m, s) for m in measures for s in stacks], strict=True
-    ):
-        members = [
-            row for row in rows.importance if (row["measure"], row["stack"]) == (measure, stack)
-        ]
+    for axes, panel in zip(grid.flat, itertools.product(measures, stacks), strict=True):
+        measure, stack = panel
+        members = [row for row in rows.importance if (row["measure"], row["stack"]) == panel]
         handles |= _importance_panel(axes, members, names)
         axes.set_title(f"{stack}, {measure}", fontsize="medium")
         axes.set_visible(bool(members))
@@ -145,9 +136,7 @@ def _importance_panel(axes: Any, rows: Sequence[Row], names: Sequence[str]) -> d
             (row for row in rows if row["curve"] == name), key=lambda row: row["layer"]
         )
         if members:
-            aside = 0.5 * (
-                (i + 0.5) / len(names) - 0.5
-            )  # models stand beside each other, not on each other
+            aside = 0.5 * ((i + 0.5) / len(names) - 0.5)  # models side by side
             places = [row["layer"] + aside for row in members]
             errors = [abs(row.get("error", float("nan"))) for row in members]
             look = {**style(i), "linestyle": "none", "capsize": 3}
@@ -206,9 +195,7 @@ def _search(rows: SortedRows, title: str) -> _Found:
 
 
 def _with_quality(rows: Iterable[Row]) -> tuple[list[Row], Quality | None]:
-    """The rows that have the quality that is shown: qualities of two kinds have no axis in
-    common.
-    """
+    """The rows that have the quality shown: two different scores cannot share an axis."""
     rows = list(rows)
     quality = quality_of(rows)
     return [row for row in rows if quality and quality.key in row], quality

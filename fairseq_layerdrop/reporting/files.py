@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Results in files that are there whole, or not at all."""
+"""Result files are written whole, or not at all."""
 
 import os
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write files into a folder, which is made if need be; each takes its name when all are on the
-    disk.
+    """Write files into a folder; each takes its name once all of them are on the disk.
 
-    Their temporary names are always the same, so that the next run clears what a killed one left.
+    The folder is made if it is missing. Temporary names are always the same, so that the next run
+    clears what a killed one left.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = {name: folder / f".{name}.tmp" for name in files}
@@ -22,7 +22,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
                 os.fsync(file.fileno())
         for name in files:
             os.replace(temporary[name], folder / name)
-    except OSError as error:  # a full disk does not say what was written
+    except OSError as error:  # a full disk does not name the file
         raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:
         for path in temporary.values():

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What a report is made from: rows checked and cleaned once, at the door, and told apart by their
-``kind``.
+"""The rows of a report: checked and cleaned once, on the way in, and sorted by ``kind``.
 
-- A *plan* row (the kind of rows that name none) is a sub-network with its scores, speed and size.
+- A *plan* row (the default kind) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
-- A *training* row says what the training of a model took; with no other rows there is nothing to
-  report.
-- A *verdict* row judges the winner of a search, whose output shows it; it is left out.
-- A *test* row compares plan rows, which it names by their signatures, with one of them; where that
-  is the whole model, the plan rows get its p-values.
+- A *training* row says what the training of a model took; on its own it makes no report.
+- A *verdict* row judges the winner of a search; the search prints it, and no report shows it.
+- A *test* row compares plan rows, named by their signatures, with one of them; where that is the
+  whole model, the plan rows get its p-values.
 """
 
 import json
@@ -138,20 +136,17 @@ def by_curve(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def clean(text: str) -> str:
-    """One line of printable text: rows are strangers' input, and their control signs go into no
-    file.
-    """
+    """One line of printable text: rows are untrusted, and control characters must reach no file."""
     return "".join(sign if sign.isprintable() else " " for sign in text).strip()
 
 
 def _clean_row(row: Row) -> Row:
-    # null: was not measured
-    kept = {
-        key: value
-        for key, value in row.items()
-        if value is not None and key not in ("seeds", "spread")
-    }
-    return {key: clean(value) if isinstance(value, str) else value for key, value in kept.items()}
+    cleaned: Row = {}
+    for key, value in row.items():
+        if value is None or key in ("seeds", "spread"):  # null: not measured
+            continue
+        cleaned[key] = clean(value) if isinstance(value, str) else value
+    return cleaned
 
 
 def _kind(row: Row) -> str:
@@ -167,11 +162,11 @@ def _problems(row: Row) -> Iterator[str]:
         )
     if kind not in _NEEDED:
         return
-    lacking = [key for key in _NEEDED[kind] if key not in row]
-    if lacking:
+    missing = [key for key in _NEEDED[kind] if key not in row]
+    if missing:
         yield (
             f"a row of kind {kind} must have {', '.join(_NEEDED[kind])}; it lacks "
-            f"{', '.join(lacking)}"
+            f"{', '.join(missing)}"
         )
     if kind in ("plan", "trial") and not any(stack in row for stack in DEPTH_KEYS):
         yield f"a row of kind {kind} must have {' or '.join(DEPTH_KEYS)}, or both"

@@ -11,8 +11,7 @@ import fairseq_layerdrop
 
 
 def origin(command: Sequence[str]) -> dict[str, str]:
-    """What a row says of how it was made; no part of its signature, for its numbers do not hang on
-    this.
+    """How a row was made. Not part of its signature: the numbers do not depend on it.
 
     Args:
         command: the program and its arguments.
@@ -26,7 +25,7 @@ def origin(command: Sequence[str]) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of the checkout that this code lies in; empty where it is installed."""
+    """The commit of the checkout that this code is in; empty for an installed package."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return ""

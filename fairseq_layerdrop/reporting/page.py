@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A report as one page that needs nothing else: it works from a file, and asks no network for
-anything.
-"""
+"""A report as one self-contained page, which fetches nothing."""
 
 import re
 from base64 import b64encode
@@ -31,8 +29,8 @@ figure { margin: 0 }
 figure svg { max-width: 100%; height: auto }
 li { overflow-wrap: anywhere }
 """
-# A header sorts its table: first upwards, then downwards; empty cells stay at the end. Rows that
-# are equal keep their order, so that one can sort by one column and then by another.
+# A click on a header sorts its table, ascending, then descending; empty cells stay at the end.
+# The sort is stable, so that one can sort by one column and then by another.
 _SCRIPT = """
 "use strict";
 const compare = (a, b, numbers) => numbers ? a - b : a.localeCompare(b, "en", { numeric: true });
@@ -57,12 +55,9 @@ for (const table of document.querySelectorAll("table")) {
 def page(
     tables: Sequence[Table], notes: Sequence[str], drawings: Sequence[Drawing], *, title: str = ""
 ) -> str:
-    """The page: tables that sort by a click or a key on a header, notes, and the figures drawn
-    in.
-    """
+    """The page: sortable tables, notes, and the figures inlined."""
     heading = escape(title or _NAME)
-    # The policy runs our script alone, by its hash, and lets nothing be fetched, whatever the rows
-    # hold.
+    # The policy allows only our script, by its hash, and no fetching, whatever the rows hold.
     script = b64encode(sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
     items = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
@@ -84,7 +79,7 @@ def _table(table: Table) -> str:
     numbers = [is_number for _, is_number in table.titles]
     lines = ("".join(map(_cell, cells, numbers)) for cells in table.lines)
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    # Who has no mouse scrolls a wide table by its focus.
+    # Focusable, so that keyboard users can scroll a wide table.
     return (
         '<div class="wide" role="region" aria-label="results" tabindex="0"><table>\n'
         f"<thead><tr>{headers}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
@@ -110,8 +105,6 @@ def _figure(drawing: Drawing) -> str:
 
 
 def _inlined(svg: str, name: str) -> str:
-    """An SVG as part of a page: no XML prologue, no metadata, and identifiers that no other figure
-    has.
-    """
+    """An SVG to inline: no XML prologue, no metadata, and identifiers unique within the page."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg ") :], flags=re.DOTALL)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg).strip()

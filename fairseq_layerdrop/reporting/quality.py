@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which score is a model's quality, which way is better, and what is best by it."""
+"""Which score is a model's quality, which direction is better, and the best by it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +11,13 @@ SIGNIFICANT = 0.05
 
 
 class Quality(NamedTuple):
-    """A score: its key in rows, its name on an axis, 1 where more is better, -1 where less is; is 0
-    its worst?
+    """A score.
+
+    Args:
+        key: its name in rows.
+        label: its name on an axis.
+        sign: +1 if higher is better, -1 if lower.
+        from_zero: whether its axis starts at 0.
     """
 
     key: str
@@ -31,7 +36,7 @@ QUALITIES = (
 
 
 class Point(NamedTuple):
-    """A row in a figure, and how far it may lie off."""
+    """A row in a figure, and its error."""
 
     x: float
     y: float
@@ -40,7 +45,7 @@ class Point(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What depth is counted of, and the rows that are compared by it, by curve."""
+    """The depth on the x axis, and the rows compared by it, by curve."""
 
     label: str
     curves: dict[str, list[tuple[int, Row]]]
@@ -52,11 +57,11 @@ def quality_of(rows: Sequence[Row]) -> Quality | None:
 
 
 def depth_axis(rows: Sequence[Row]) -> Axis:
-    """What the rows' depth is best shown by.
+    """The depth that shows these rows best.
 
-    It is the one stack's, where all rows have the same one; the decoder's, among the rows whose
-    encoder is whole, if some curve has several such (the paper's Figure 2); else that of both
-    stacks together.
+    Where all rows have one and the same stack, that stack's. Otherwise the decoder's, among the
+    rows with a whole encoder, if some curve has several of them (the paper's Figure 2). Otherwise
+    that of both stacks together.
     """
     stacks = {tuple(stack for stack in DEPTH_KEYS if stack in row) for row in rows}
     curves = by_curve(rows)
@@ -84,9 +89,7 @@ def best_at_each(points: Sequence[Point], quality: Quality) -> tuple[list[Point]
 
 
 def pareto_front(points: Sequence[Point], quality: Quality) -> tuple[list[Point], list[Point]]:
-    """The points that none beats in both cost (x) and quality (y), the cheapest first, and the
-    rest.
-    """
+    """The points that no other beats in both cost (x) and quality (y), by cost; and the rest."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -quality.sign * point.y)):
         if not front or quality.sign * (point.y - front[-1].y) > 0:
@@ -104,8 +107,7 @@ def best_trials(rows: Sequence[Row]) -> list[Row]:
 
 
 def smallest_not_worse(rows: Sequence[Row]) -> Row | None:
-    """Of one curve's rows that were tested, the shallowest that is not significantly worse than the
-    full model.
+    """The shallowest tested row of a curve that is not significantly worse than the full model.
 
     The full model is the deepest row. Among equally shallow rows it is the best.
     """
@@ -121,7 +123,7 @@ def _score(row: Row, quality: Quality | None) -> float:
 
 
 def _is_better(row: Row, full: Row) -> bool:
-    # The tests are two-sided: a sub-network may differ significantly because it is better.
+    # The tests are two-sided: a sub-network may differ significantly by being better.
     quality = next(
         (quality for quality in QUALITIES if quality.key in row and quality.key in full), None
     )

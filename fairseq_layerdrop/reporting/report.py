@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A report: rows into Markdown, figures and a page, without torch or a GPU."""
+"""A report: rows to Markdown, figures and a page, without torch or a GPU."""
 
 import re
 

@@ -15,7 +15,7 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     """All rows of some files, in order.
 
     Raises:
-        ValueError: naming the file and line that is no JSON object.
+        ValueError: naming the file and line that is not a JSON object.
     """
     return [row for path in map(Path, paths) for row in parse_rows(path.read_bytes(), path)]
 
@@ -24,7 +24,7 @@ def parse_rows(content: bytes, path: str | os.PathLike[str]) -> list[Row]:
     """The rows in a file's content; the path is for the error.
 
     Raises:
-        ValueError: naming the file, and the line that is no JSON object.
+        ValueError: naming the file, and the line that is not a JSON object.
     """
     try:
         text = content.decode("utf-8")
@@ -46,14 +46,14 @@ def parse_rows(content: bytes, path: str | os.PathLike[str]) -> list[Row]:
 
 
 class RowFile:
-    """A file of rows that are added as they come; what a killed run left of a last row is cut off.
+    """A file of rows, appended as they come; the torn last row of a killed run is cut off.
 
     Args:
         path: of the file.
-        origin: what every new row says of where it comes from.
+        origin: how new rows are made; added to each of them.
 
     Raises:
-        ValueError: if the file holds something else, or another process is writing it.
+        ValueError: if the file holds anything else, or another process is writing it.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RowFile:
         return self._known.get(_key(signature))
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Write rows at the end, at once and to the disk."""
+        """Append rows, and flush them to the disk."""
         new = [row | self._origin for row in rows]
         try:
             self._file.write(
@@ -97,13 +97,13 @@ class RowFile:
             )
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:  # of a full disk, which does not say what was written
+        except OSError as error:  # a full disk does not name the file
             raise OSError(error.errno, error.strerror, self._file.name) from error
         self.rows += new
         self._known |= {_key(row["signature"]): row for row in new if "signature" in row}
 
     def close(self) -> None:
-        """Let others write."""
+        """Close the file, so that other processes may write it."""
         self._file.close()
 
 

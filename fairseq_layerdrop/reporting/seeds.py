@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Models that differ in the seed of their training alone, as one: means, and how far the seeds lie
-apart.
-"""
+"""Models that differ only in their training seed, as one row: means and standard deviations."""
 
 import json
 from collections.abc import Sequence
@@ -15,21 +13,19 @@ _SAME = ("curve", "plan", "encoder_layers", "decoder_layers", "parameters", "sen
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """Plan rows, those that differ in the training's seed alone put together in the first one's
-    place.
+    """Plan rows, with those that differ only in the training seed merged into the first of them.
 
-    Such a row has the mean of each score, ``seeds``, their number, and in ``spread`` the standard
-    deviation of each score over the seeds (n - 1 in the denominator). Speeds and p-values are of
-    single models, and left out of it.
+    Such a row has the mean of each score, the number of ``seeds``, and in ``spread`` the standard
+    deviation of each score over the seeds (n - 1 in the denominator). It has no speeds and no
+    p-values: those belong to single models.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(_key(row), []).append(row)
-    return [
-        row
-        for members in groups.values()
-        for row in (_merged(members) if _are_seeds(members) else members)
-    ]
+    found: list[Row] = []
+    for members in groups.values():
+        found += [_merged(members)] if _are_seeds(members) else members
+    return found
 
 
 def _key(row: Row) -> str:
@@ -43,15 +39,9 @@ def _are_seeds(rows: Sequence[Row]) -> bool:
     return len(rows) > 1 and None not in seeds and len(set(seeds)) == len(seeds)
 
 
-def _merged(rows: Sequence[Row]) -> list[Row]:
+def _merged(rows: Sequence[Row]) -> Row:
     scores = {key: [row[key] for row in rows] for key in SCORES if all(key in row for row in rows)}
     kept = {key: rows[0][key] for key in (*_SAME, "metrics") if key in rows[0]}
     means = {key: mean(values) for key, values in scores.items()}
-    return [
-        {
-            **kept,
-            **means,
-            "seeds": len(rows),
-            "spread": {key: stdev(values) for key, values in scores.items()},
-        }
-    ]
+    spread = {key: stdev(values) for key, values in scores.items()}
+    return {**kept, **means, "seeds": len(rows), "spread": spread}

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows as tables: what stands in a cell, and what a column is sorted by. Markdown and page show the
-same ones.
-"""
+"""Rows as tables, for Markdown and the page alike: each cell's text, and its value for sorting."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,14 +16,14 @@ from fairseq_layerdrop.reporting.rows import Row
 
 
 class Cell(NamedTuple):
-    """What is read, and what it is sorted by; an empty cell has no value."""
+    """A cell's text, and the value that it sorts by; an empty cell has none."""
 
     text: str
     value: str | float | None
 
 
 class Table(NamedTuple):
-    """Titles with whether their column is one of numbers, and the lines."""
+    """Titles, each with whether its column holds numbers, and the lines."""
 
     titles: list[tuple[str, bool]]
     lines: list[list[Cell]]
@@ -51,8 +49,7 @@ def _text(title: str, key: str) -> _Column:
 
 
 def tables(rows: SortedRows) -> list[Table]:
-    """The table of sub-networks, of the layers' importance and of the trainings, where there are
-    rows for them.
+    """The tables of sub-networks, of layer importance and of trainings, as far as there are rows.
 
     Of a search's trials only the best at each depth is in the table.
     """
@@ -67,17 +64,15 @@ def tables(rows: SortedRows) -> list[Table]:
 
 
 def notes(rows: SortedRows) -> list[str]:
-    """What stands under the table: what the tests say, then what the scores were computed on and
-    how.
-    """
+    """The notes under a table: what the tests found, and how the scores were computed."""
     sizes = sorted({row["sentences"] for row in rows.plans if "sentences" in row})
     scored = [f"sentences scored: {', '.join(f'{size:,}' for size in sizes)}"] if sizes else []
-    metrics = sorted(
-        {f"{name}: {text}" for row in rows.plans for name, text in row.get("metrics", {}).items()}
-    )
+    metrics: set[str] = set()
+    for row in rows.plans:
+        metrics |= {f"{name}: {text}" for name, text in row.get("metrics", {}).items()}
     several = any("seeds" in row for row in rows.plans)
     apart = ["±: one standard deviation over the seeds of the training"] if several else []
-    return [*_verdicts(rows.plans), *apart, *scored, *metrics]
+    return [*_verdicts(rows.plans), *apart, *scored, *sorted(metrics)]
 
 
 def _verdicts(plans: Sequence[Row]) -> list[str]:
@@ -109,13 +104,20 @@ def _cell(row: Row, column: _Column) -> Cell:
 
 
 def _with_derived(row: Row) -> Row:
-    p = [row[key] for key in ("p_holm", "p_value") if key in row][:1]
-    return {**row, "_depth": total_depth(row), **({"_p": p[0]} if p else {})}
+    derived = {**row, "_depth": total_depth(row)}
+    for key in ("p_value", "p_holm"):  # sorted by the corrected one, where there is one
+        if key in row:
+            derived["_p"] = row[key]
+    return derived
 
 
 def _p_and_holm(row: Row) -> str:
-    p, holm = (_probability(row[key]) if key in row else "" for key in ("p_value", "p_holm"))
-    return f"{p} ({holm})".lstrip() if holm else p
+    shown = []
+    if "p_value" in row:
+        shown.append(_probability(row["p_value"]))
+    if "p_holm" in row:
+        shown.append(f"({_probability(row['p_holm'])})")
+    return " ".join(shown)
 
 
 def _probability(p: float) -> str:
