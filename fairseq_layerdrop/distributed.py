@@ -89,7 +89,7 @@ def call_main(cfg: Any, main: Any, **named: Any) -> None:
         return
     named["start_rank"], training.distributed_rank = training.distributed_rank, None
     arguments = (main, cfg, named)
-    torch.multiprocessing.spawn(
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
         utils.distributed_main, arguments, nprocs=training.distributed_world_size, join=True
     )
 

@@ -64,7 +64,7 @@ class LayerDropDistillConfig(
 ):
     """The fields of self-distillation, and of the criterions that it can train a task with."""
 
-    distill_criterion: ChoiceEnum(
+    distill_criterion: ChoiceEnum(  # type: ignore[valid-type]
         [
             "label_smoothed_cross_entropy",
             "cross_entropy",

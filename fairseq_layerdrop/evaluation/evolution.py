@@ -60,7 +60,8 @@ def evolve(
         trials = [study.ask() for _ in range(POPULATION)] if study else []
         plans = workers.agree([_plan(trial, depths, counts) for trial in trials])
         scored |= zip(plans, objective(plans), strict=True)
-        for trial, plan in zip(trials, plans, strict=False):  # the first process's
+        for trial, plan in zip(trials, plans, strict=False):  # only the first process has trials
+            assert study is not None
             within = fits is None or fits(plan)
             score = scored[plan] if within else scored[plan] + OVER
             study.tell(trial, (min(score, 2 * OVER), cost(plan)))
@@ -88,7 +89,7 @@ def _plan(trial: Any, depths: Mapping[str, int], counts: Mapping[str, int]) -> P
     selections = {}
     for stack, depth in depths.items():
         weights = [trial.suggest_float(f"{stack}.{i}", 0, 1) for i in range(depth)]
-        ranked = sorted(range(depth), key=lambda i, w=weights: -w[i])
+        ranked = sorted(range(depth), key=[-weight for weight in weights].__getitem__)
         count = counts.get(stack) or max(1, sum(weight > 0.5 for weight in weights))
         selections[stack] = LayerSelection(depth, tuple(ranked[:count]))
     return PruningPlan(**selections)

@@ -4,6 +4,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -60,8 +61,8 @@ class Stopwatch:
             run: Callable[[Any], object] = decoder.run
         else:
             self.description = f"{len(singles)} forwards"
-            run = lambda sample: loaded.criterion(loaded.model, sample)
-        self._runs = [lambda s=sample: run(s) for sample in singles]
+            run = partial(loaded.criterion, loaded.model)
+        self._runs = [partial(run, sample) for sample in singles]
 
     @torch.no_grad()
     def measure(self, kept: Kept) -> Latency:
@@ -95,6 +96,8 @@ class LatencyModel:
         rows = torch.tensor([[1.0, *depths] for depths in measured], dtype=torch.float64)
         times = torch.tensor([*measured.values()], dtype=torch.float64)
         solution = torch.linalg.lstsq(rows, times[:, None], driver="gelsd").solution
+        self.base: float
+        self.layers: list[float]
         self.base, *self.layers = solution[:, 0].tolist()
 
     @classmethod

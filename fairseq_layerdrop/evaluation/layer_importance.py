@@ -18,6 +18,7 @@ of a half turn
 A stack's other layers, and the other stack, are whole in the first and the last.
 """
 
+import itertools
 import math
 import random
 import statistics
@@ -78,11 +79,9 @@ def leave_one_out(
     )
     for (stack, i), losses in zip(where, others, strict=True):
         rises = losses.sums - whole.sums
-        error = (
-            math.sqrt(len(rises) * float(rises.var())) / whole.tokens / math.log(2)
-            if len(rises) > 1
-            else None
-        )
+        error = None
+        if len(rises) > 1:
+            error = math.sqrt(len(rises) * float(rises.var())) / whole.tokens / math.log(2)
         yield {"stack": stack, "layer": i, "value": losses.loss - whole.loss, "error": error}
 
 
@@ -96,9 +95,7 @@ def _random_subsets(
             others = [j for j in range(depth) if j != i]
             subsets = [draw.sample(others, depth // 2) for _ in range(SUBSETS)]
             drawn[stack, i] = [_with(subject, stack, kept) for kept in subsets]
-    plans = list(
-        dict.fromkeys([subject.whole, *(plan for some in drawn.values() for plan in some)])
-    )
+    plans = list(dict.fromkeys([subject.whole, *itertools.chain(*drawn.values())]))
     found = score_losses(subject.loaded, samples, [plan.kept for plan in plans], progress=progress)
     losses = dict(zip(plans, found, strict=True))
     for (stack, i), some in drawn.items():
@@ -164,4 +161,9 @@ def _with(subject: Subject, stack: str, kept: Sequence[int]) -> PruningPlan:
     return PruningPlan(**{**subject.whole.selections, stack: selection})
 
 
-MEASURES = {"leave-one-out": leave_one_out, "random-subsets": _random_subsets, "angular": _angular}
+Measure = Callable[[Subject, Sequence[Any], int, Progress], Iterator[Row]]
+MEASURES: dict[str, Measure] = {
+    "leave-one-out": leave_one_out,
+    "random-subsets": _random_subsets,
+    "angular": _angular,
+}

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def score_losses(
     samples: Iterable[Any],
     plans: Sequence[Kept],
     *,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Callable[[Any], Iterable[Any]] = iter,
 ) -> list[Losses]:
     """The losses of each plan, on the same units: what the criterion gives on the restricted model.
 
@@ -68,13 +69,12 @@ def score_losses(
     Raises:
         ValueError: naming a plan that does not fit the model, or whose loss is not a number.
     """
-    run_all = (
-        run_one_by_one if hasattr(loaded.criterion, "alignment_lambda") else run_each
-    )  # it reads the attention
+    reads_attention = hasattr(loaded.criterion, "alignment_lambda")
+    run_all = run_one_by_one if reads_attention else run_each
     scored: list[list[_Unit]] = [[] for _ in plans]
     for sample in progress(samples):
         target = sample.get("target")
-        for number, log in run_all(loaded.model, plans, lambda s=sample: _log(loaded, s)):
+        for number, log in run_all(loaded.model, plans, partial(_log, loaded, sample)):
             scored[number].append(_units(log, target, loaded))
     found = [_join(units) for units in scored]
     for plan, losses in zip(plans, found, strict=True):

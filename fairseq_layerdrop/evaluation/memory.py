@@ -25,7 +25,7 @@ def peak_of_forward(loaded: Loaded, kept: Kept, sample: Any) -> int:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             loaded.criterion(loaded.model, sample)
     # The public events say what an operation keeps, not what it holds while it runs.
-    tree = profiler.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
     allocations = sorted(_allocations(tree))
     if not allocations:
         return 0

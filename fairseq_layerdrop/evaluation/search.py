@@ -145,7 +145,7 @@ def search(
         trials = exhaustive(score, subject.depths, request.counts, fits)
     elif method == "evolution":
         cost = (lambda plan: predict(model, plan)) if model else subject.parameters
-        options = {
+        options: dict[str, Any] = {
             "generations": request.generations,
             "seed": request.seed,
             "storage": request.storage,

@@ -58,7 +58,9 @@ def _bleu_statistics(texts: Sequence[str], references: Sequence[str]) -> Tensor:
 
 def _bleu(statistics: Sequence[float]) -> float:
     counts = list(map(int, statistics))
-    return BLEU.compute_bleu(counts[:4], counts[4:8], *counts[8:], smooth_method="exp").score
+    matches, totals, (hypotheses, references) = counts[:4], counts[4:8], counts[8:]
+    found = BLEU.compute_bleu(matches, totals, hypotheses, references, smooth_method="exp")
+    return float(found.score)
 
 
 def paired_losses(

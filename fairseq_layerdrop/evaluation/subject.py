@@ -72,7 +72,7 @@ class Subject:
 
     def bytes(self, plan: PruningPlan) -> int:
         """How much memory its weights take."""
-        size = next(iter(self.loaded.model.parameters())).element_size()
+        size: int = next(iter(self.loaded.model.parameters())).element_size()
         return self.parameters(plan) * size
 
     @cached_property

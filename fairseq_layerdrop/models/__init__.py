@@ -14,14 +14,16 @@ from fairseq_layerdrop import distributed
 distributed.mend()
 
 
-class _Places(list):
+class _Places(list[str]):
     """The package's paths, compared after resolving links.
 
     fairseq rejects a second --user-dir unless it is among them.
     """
 
-    def __contains__(self, path):
-        return super().__contains__(path) or os.path.realpath(path) in map(os.path.realpath, self)
+    def __contains__(self, path: object) -> bool:
+        return super().__contains__(path) or os.path.realpath(str(path)) in map(
+            os.path.realpath, self
+        )
 
 
 fairseq_layerdrop.__path__ = _Places(fairseq_layerdrop.__path__)
@@ -35,7 +37,7 @@ torch.serialization.add_safe_globals(
         Dictionary,
         numpy.ndarray,
         numpy.dtype,
-        numpy._core.multiarray._reconstruct,
+        numpy._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         *(type(numpy.dtype(name)) for name in ("int64", "float64")),
     ]
 )

@@ -113,7 +113,7 @@ def flat_config(
     *,
     flags: Any = None,
     architecture: Any = None,
-    **overrides: Tuple[type, Any],
+    **overrides: Tuple[Any, Any],
 ) -> Type[LayerDropConfig]:
     """A configuration with the fields of fairseq's, nested ones flat, and those of LayerDrop.
 

@@ -6,6 +6,9 @@ the forward is written out, because fairseq's cannot be stopped halfway; a test 
 fairseq's, bit for bit, where nothing is dropped.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Optional
+
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper, unwrap_checkpoint
 from fairseq.modules.transformer_layer import (
     TransformerDecoderLayerBase,
@@ -13,25 +16,35 @@ from fairseq.modules.transformer_layer import (
 )
 
 from fairseq_layerdrop.modules.layer_drop import pass_through
-from fairseq_layerdrop.modules.structures import Inside, masked_call
+from fairseq_layerdrop.modules.structures import LayerStep, masked_call
 
 
 class _Sublayers:
     """The residual blocks of a layer: ``x + dropout(f(x))``, with the norm before or after."""
 
-    missing = frozenset()
+    missing: frozenset[str] = frozenset()
     """The sub-layers that were pruned; their modules are ``None``."""
 
-    def _what_runs(self, keep):
-        """Runs in training steps that drop, and always where sub-layers are missing."""
-        return Inside() if keep is None and self.missing else keep
+    if TYPE_CHECKING:  # the rest is fairseq's layer, which this is mixed into
 
-    def _residual(self, name, x, keep, compute, reads=()):
+        def __getattr__(self, name: str) -> Any: ...
+
+    def _what_runs(self, keep: Optional[LayerStep]) -> Optional[LayerStep]:
+        """Runs in training steps that drop, and always where sub-layers are missing."""
+        return LayerStep() if keep is None and self.missing else keep
+
+    def _residual(
+        self,
+        name: str,
+        x: Any,
+        keep: LayerStep,
+        compute: Callable[[Any], Any],
+        reads: Sequence[Any] = (),
+    ) -> tuple[Any, Any]:
         """Run a block, or pass its input on and give its parameters gradients of zero.
 
         ``compute`` is the block's ``f``; what it returns beside its output is returned, too.
-        ``reads`` is what else it
-        reads: where it is dropped, a gradient of zero ties that to the loss.
+        ``reads`` is its other inputs: where the block is dropped, they get gradients of zero.
         """
         if name in self.missing:
             return x, None
@@ -48,18 +61,19 @@ class _Sublayers:
         x = self.residual_connection(self.dropout_module(y), x)
         return x if self.normalize_before else norm(x), more
 
-    def _norm(self, name):
+    def _norm(self, name: str) -> Any:
         return self.final_layer_norm if name == "ffn" else getattr(self, f"{name}_layer_norm")
 
-    def _attention(self, name, keep, **inputs):
-        attention, heads = getattr(self, name), keep.heads.get(name)
-        columns = (
-            {} if heads is None else {"out_proj.weight": heads[: attention.num_heads]}
-        )  # some may be pruned
+    def _attention(self, name: str, keep: LayerStep, **inputs: Any) -> Any:
+        attention = getattr(self, name)
+        heads = keep.heads.get(name)
+        columns = {}
+        if heads is not None:
+            columns["out_proj.weight"] = heads[: attention.num_heads]  # some may be pruned
         return masked_call(attention, columns=columns, weights=_stream(keep, name), **inputs)
 
-    def _ffn(self, x, keep):
-        def compute(x):
+    def _ffn(self, x: Any, keep: LayerStep) -> Any:
+        def compute(x: Any) -> Any:
             x = self.activation_fn(masked_call(self.fc1, x, weights=_stream(keep, "fc1")))
             x = self.activation_dropout_module(x)
             columns = {} if keep.ffn is None else {"weight": keep.ffn}
@@ -71,7 +85,13 @@ class _Sublayers:
 class LayerDropEncoderLayer(_Sublayers, TransformerEncoderLayerBase):
     """fairseq's encoder layer, of which parts can be dropped."""
 
-    def forward(self, x, encoder_padding_mask, attn_mask=None, keep=None):
+    def forward(
+        self,
+        x: Any,
+        encoder_padding_mask: Any,
+        attn_mask: Any = None,
+        keep: Optional[LayerStep] = None,
+    ) -> Any:
         """As in fairseq; ``keep`` says what runs in this training step."""
         keep = self._what_runs(keep)
         if keep is None:
@@ -79,7 +99,7 @@ class LayerDropEncoderLayer(_Sublayers, TransformerEncoderLayerBase):
         if attn_mask is not None:
             raise ValueError("dropping inside a layer takes no attention mask of the caller's")
 
-        def attend(x):
+        def attend(x: Any) -> Any:
             inputs = {"query": x, "key": x, "value": x, "key_padding_mask": encoder_padding_mask}
             return self._attention("self_attn", keep, **inputs, need_weights=False)
 
@@ -92,18 +112,18 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
 
     def forward(
         self,
-        x,
-        encoder_out=None,
-        encoder_padding_mask=None,
-        incremental_state=None,
-        *others,
-        self_attn_mask=None,
-        self_attn_padding_mask=None,
-        need_attn=False,
-        need_head_weights=False,
-        keep=None,
-        **named,
-    ):
+        x: Any,
+        encoder_out: Any = None,
+        encoder_padding_mask: Any = None,
+        incremental_state: Any = None,
+        *others: Any,
+        self_attn_mask: Any = None,
+        self_attn_padding_mask: Any = None,
+        need_attn: bool = False,
+        need_head_weights: bool = False,
+        keep: Optional[LayerStep] = None,
+        **named: Any,
+    ) -> Any:
         """As in fairseq; ``keep`` says what runs in this training step."""
         keep = self._what_runs(keep)
         if keep is None:
@@ -115,12 +135,12 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
             inputs = (x, encoder_out, encoder_padding_mask, incremental_state, *others)
             return super().forward(*inputs, **masks, **wanted, **named)
 
-        def attend(x):
+        def attend(x: Any) -> Any:
             inputs = {"query": x, "key": x, "value": x, "key_padding_mask": self_attn_padding_mask}
             more = {"incremental_state": incremental_state, "attn_mask": self_attn_mask}
             return self._attention("self_attn", keep, **inputs, **more, need_weights=False)
 
-        def attend_to_encoder(x):
+        def attend_to_encoder(x: Any) -> Any:
             inputs = {
                 "query": x,
                 "key": encoder_out,
@@ -138,7 +158,7 @@ class LayerDropDecoderLayer(_Sublayers, TransformerDecoderLayerBase):
         return self._ffn(x, keep), attention, None
 
 
-def drop_inside(layer, kind):
+def drop_inside(layer: Any, kind: str) -> Any:
     """Make a layer that fairseq has built one of these, in place.
 
     Raises:
@@ -166,7 +186,7 @@ def drop_inside(layer, kind):
     return checkpoint_wrapper(layer, offload) if checkpointed else layer
 
 
-def _stream(keep, name):
+def _stream(keep: LayerStep, name: str) -> Optional[tuple[int, float]]:
     """The seed of the masks of a module's weights: one stream a module."""
     if keep.weights is None:
         return None

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The rates of layers, and of what is inside them, from a model's flat configuration."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 
 from fairseq_layerdrop.modules.learned import LearnedRates
@@ -17,7 +20,7 @@ SCHEDULES = tuple(PROFILES)
 RANKS = ("global", "own")
 
 
-def stack_rates(cfg, name, depth):
+def stack_rates(cfg: Any, name: str, depth: int) -> tuple[float, ...]:
     """The rate of each layer of a stack; layers that share their weights have one.
 
     Raises:
@@ -36,7 +39,7 @@ def stack_rates(cfg, name, depth):
     return tuple(rate for rate in rates for _ in range(cfg.share_layers))
 
 
-def structure_rates(cfg):
+def structure_rates(cfg: Any) -> StructureRates:
     """The rates of what is inside the layers."""
     return StructureRates(
         sublayer=cfg.sublayerdrop,
@@ -47,7 +50,7 @@ def structure_rates(cfg):
     )
 
 
-def check_rates(cfg, depths):
+def check_rates(cfg: Any, depths: Mapping[str, int]) -> None:
     """Refuse a configuration that cannot be, before anything is built.
 
     Raises:
@@ -92,12 +95,12 @@ def check_rates(cfg, depths):
         raise ValueError("; ".join(errors))
 
 
-def several_processes():
+def several_processes() -> bool:
     """Whether this is a data-parallel training."""
     return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
-def _listed(parts, groups, schedule):
+def _listed(parts: Sequence[float], groups: int, schedule: str) -> tuple[float, ...]:
     if schedule != "uniform":
         raise ValueError(f"a list of rates takes no schedule, got {schedule}")
     if len(parts) != groups:

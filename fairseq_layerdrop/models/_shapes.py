@@ -7,13 +7,15 @@ those of the attention to the encoder, and the units of the FFN; 0 where there i
 """
 
 import json
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from torch import nn
 
 from fairseq_layerdrop.models._layers import drop_inside
 
 
-def reshape(layers, name, shapes):
+def reshape(layers: Any, name: str, shapes: str) -> None:
     """Give layers that fairseq built the shapes of a configuration, in place, with new weights.
 
     Args:
@@ -36,15 +38,13 @@ def reshape(layers, name, shapes):
             if count and (part == "self_attn" or attends):
                 _shrink_attention(getattr(layer, part), count)
         if units:
-            layer.fc1, layer.fc2 = (
-                _linear_like(layer.fc1, out=units),
-                _linear_like(layer.fc2, into=units),
-            )
+            layer.fc1 = _linear_like(layer.fc1, out=units)
+            layer.fc2 = _linear_like(layer.fc2, into=units)
         missing = {"self_attn": heads, "ffn": units} | ({"encoder_attn": cross} if attends else {})
         _remove(layer, name, [part for part, count in missing.items() if not count])
 
 
-def _shrink_attention(attention, heads):
+def _shrink_attention(attention: Any, heads: int) -> None:
     width = heads * attention.head_dim
     if heads == attention.num_heads:
         return
@@ -56,7 +56,7 @@ def _shrink_attention(attention, heads):
     attention._set_skip_embed_dim_check()
 
 
-def _linear_like(linear, *, out=None, into=None):
+def _linear_like(linear: Any, *, out: Optional[int] = None, into: Optional[int] = None) -> Any:
     out, into = out or linear.out_features, into or linear.in_features
     if (out, into) == (linear.out_features, linear.in_features):
         return linear
@@ -69,13 +69,14 @@ def _linear_like(linear, *, out=None, into=None):
     )
 
 
-def _remove(layer, name, parts):
+def _remove(layer: Any, name: str, parts: Sequence[str]) -> None:
     if not parts:
         return
     drop_inside(layer, name)
     layer.missing = frozenset(parts)
     for part in parts:
-        for module in (
-            ("fc1", "fc2", "final_layer_norm") if part == "ffn" else (part, f"{part}_layer_norm")
-        ):
+        modules = [part, f"{part}_layer_norm"]
+        if part == "ffn":
+            modules = ["fc1", "fc2", "final_layer_norm"]
+        for module in modules:
             setattr(layer, module, None)

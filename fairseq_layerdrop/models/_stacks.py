@@ -2,7 +2,9 @@
 """LayerDrop for the stacks and models that fairseq has built: what every family shares."""
 
 import logging
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 import torch
 from fairseq.logging import metrics
@@ -17,11 +19,10 @@ from fairseq_layerdrop.models._rates import (
     structure_rates,
 )
 from fairseq_layerdrop.models._shapes import reshape
-from fairseq_layerdrop.modules.layer_drop import LayerDropList
+from fairseq_layerdrop.modules.layer_drop import LayerDropList, Step
 from fairseq_layerdrop.modules.learned import LearnedRates
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
-from fairseq_layerdrop.pruning.stacks import stack_depths
-from fairseq_layerdrop.pruning.surgery import prune_state
+from fairseq_layerdrop.pruning.stacks import prune_state, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,12 @@ class LayerDropEncoder(TransformerEncoderBase):
     """fairseq's encoder over a :class:`LayerDropList`."""
 
     def forward(
-        self, src_tokens, src_lengths=None, return_all_hiddens=False, token_embeddings=None
-    ):
+        self,
+        src_tokens: Any,
+        src_lengths: Any = None,
+        return_all_hiddens: bool = False,
+        token_embeddings: Any = None,
+    ) -> Any:
         """As in fairseq; ``encoder_states`` always has depth + 1 entries of ``T x B x C``."""
         with self.layers.running(_draw(self.layers)):
             return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
@@ -43,18 +48,17 @@ class LayerDropDecoder(TransformerDecoderBase):
 
     def extract_features(
         self,
-        prev_output_tokens,
-        encoder_out=None,
-        incremental_state=None,
-        full_context_alignment=False,
-        alignment_layer=None,
-        alignment_heads=None,
-    ):
+        prev_output_tokens: Any,
+        encoder_out: Any = None,
+        incremental_state: Any = None,
+        full_context_alignment: bool = False,
+        alignment_layer: Optional[int] = None,
+        alignment_heads: Optional[int] = None,
+    ) -> Any:
         """As in fairseq; ``inner_states`` always has depth + 1 entries of ``T x B x C``.
 
-        Where the alignment layer is skipped, or its attention to the encoder is, the attention is
-        that of the last layer that ran before it (of the first that ran, if all that ran lie behind
-        it).
+        Where the alignment layer or its attention to the encoder is skipped, the attention is that
+        of the last layer that ran before it, or of the first that ran at all.
         """
         step = _draw(self.layers)
         wanted = self.num_layers - 1 if alignment_layer is None else alignment_layer
@@ -70,14 +74,13 @@ class LayerDropDecoder(TransformerDecoderBase):
                 alignment_heads,
             )
 
-    def _attends(self, index, step):
+    def _attends(self, index: int, step: Step) -> bool:
         dropped = step.inside and "encoder_attn" not in step.inside[index].sublayers
         return not dropped and getattr(self.layers[index], "encoder_attn", None) is not None
 
 
 class LayerDropModel:
-    """Mixin for a fairseq model whose stacks drop layers: layers to keep, and what the log says of
-    the rates.
+    """Mixin for a fairseq model whose stacks drop layers: layers to keep, and rates in the log.
 
     A model's ``build_model`` checks its configuration by :meth:`plan_of`, lets fairseq build, and
     hands each stack to :func:`drop_layers`.
@@ -87,16 +90,18 @@ class LayerDropModel:
     _trains = False
     _logged_rates = False
 
+    if TYPE_CHECKING:  # the rest is fairseq's model, which this is mixed into
+
+        def __getattr__(self, name: str) -> Any: ...
+
     @classmethod
-    def add_args(cls, parser):
-        """Add the model's flags; their defaults come later, so that an architecture can set
-        them.
-        """
+    def add_args(cls, parser: ArgumentParser) -> None:
+        """Add the model's flags; defaults come later, so that an architecture can set them."""
         add_flags(parser, getattr(cls, "__dataclass"))
 
     @staticmethod
-    def plan_of(cfg):
-        """The layers to keep that a flat configuration names, as any SPEC, for one stack or both.
+    def plan_of(cfg: Any) -> PruningPlan:
+        """The layers to keep that a flat configuration names, for one stack or both.
 
         Raises:
             ValueError: one message that names every flag that is out of range, or an architecture
@@ -111,10 +116,8 @@ class LayerDropModel:
         return plan
 
     @staticmethod
-    def stock_options(cfg, plan):
-        """The options for fairseq to build the model by: the depths that are left, and no LayerDrop
-        of its own.
-        """
+    def stock_options(cfg: Any, plan: PruningPlan) -> Namespace:
+        """fairseq's options for the model: the depths that are left, without its LayerDrop."""
         options = dict(cfg)
         for stack, selection in plan.selections.items():
             options[f"{stack}_layers"] = len(selection.kept)
@@ -122,10 +125,14 @@ class LayerDropModel:
             options[f"{stack}_layerdrop"] = 0.0
         return Namespace(**options)
 
-    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        """As in fairseq, but layers to keep may be named for one stack alone, and are taken out
-        once only.
-        """
+    def load_state_dict(
+        self,
+        state_dict: Dict[str, Any],
+        strict: bool = True,
+        model_cfg: Any = None,
+        args: Any = None,
+    ) -> Any:
+        """As in fairseq; layers to keep may be named for one stack, and are taken out once."""
         state_dict = upgrade_state(state_dict)
         found = stack_depths(state_dict)
         whole = {
@@ -138,29 +145,29 @@ class LayerDropModel:
             if selection is not None:
                 chunk = selection.depth // len(state_dict[key])
                 state_dict[key] = state_dict[key][sorted({i // chunk for i in selection.kept})]
-        return super().load_state_dict(prune_state(state_dict, PruningPlan(**whole)), strict)
+        pruned = prune_state(state_dict, PruningPlan(**whole))
+        return super().load_state_dict(pruned, strict)  # type: ignore[misc]
 
-    def train(self, mode=True):
-        """As in fairseq; called with ``True`` by the trainer only, before it says which update is
-        next.
-        """
+    def train(self, mode: bool = True) -> Any:
+        """As in fairseq; only the trainer calls it with ``True``, before it sets the update."""
         self._trains = mode
-        return super().train(mode)
+        return super().train(mode)  # type: ignore[misc]
 
-    def set_num_updates(self, num_updates):
-        """Of a training the first call is where the rates are logged; loading a checkpoint calls it
-        too.
+    def set_num_updates(self, num_updates: int) -> None:
+        """Log the rates at the first call in training.
+
+        Loading a checkpoint calls this as well, before training.
         """
         if self._trains and not self._logged_rates:
             self._logged_rates = True
             _log_rates([layers for layers in self.modules() if isinstance(layers, LayerDropList)])
-        super().set_num_updates(num_updates)
+        super().set_num_updates(num_updates)  # type: ignore[misc]
 
 
-def drop_layers(stack, name, cfg):
+def drop_layers(stack: Any, name: str, cfg: Any) -> Any:
     """Make a stack that fairseq has built drop layers, in place; return it.
 
-    Its class is changed, not the way it was made: the weights, and the order in which fairseq drew
+    Only its class is changed, not how it was made: the weights, and the order in which fairseq drew
     random numbers for them, are those of the stock model.
 
     Args:
@@ -192,21 +199,24 @@ def drop_layers(stack, name, cfg):
         chunk=chunk,
         structures=(structures, cfg[f"{name}_attention_heads"]),
         learned=learned,
-        rank=torch.distributed.get_rank()
-        if cfg.layerdrop_ranks == "own" and several_processes()
-        else None,
+        rank=_rank(cfg),
     )
     return stack
 
 
-def _skipped_decoder_layer(x):
+def _rank(cfg: Any) -> Optional[int]:
+    """The rank that the masks depend on; ``None`` where all processes draw the same."""
+    if cfg.layerdrop_ranks == "own" and several_processes():
+        return torch.distributed.get_rank()
+    return None
+
+
+def _skipped_decoder_layer(x: Any) -> Any:
     return x, None, None
 
 
-def _draw(layers):
-    """Draw what runs, and log the share of the layers, and the learned rates, wherever dropping is
-    on.
-    """
+def _draw(layers: LayerDropList) -> Step:
+    """Draw what runs; where something drops, log the share of the layers and the learned rates."""
     step = layers.draw()
     if layers.training and layers.drops and layers.keep is None:
         metrics.log_scalar(f"{layers.stack}_keep", len(step.active) / len(layers), round=3)
@@ -215,7 +225,7 @@ def _draw(layers):
     return step
 
 
-def _log_rates(lists):
+def _log_rates(lists: Sequence[LayerDropList]) -> None:
     for layers in lists:
         depth, expected = len(layers), layers.expected_depth
         asked = sorted(set(layers.rates))

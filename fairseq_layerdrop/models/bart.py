@@ -2,7 +2,7 @@
 """``layerdrop_bart``: fairseq's BART with LayerDrop in both stacks."""
 
 from dataclasses import field
-from typing import Optional
+from typing import Any, Optional
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
@@ -41,7 +41,7 @@ class LayerDropBART(LayerDropModel, BARTModel):
     """BART (Lewis et al. 2020) with LayerDrop (Fan et al. 2019) in encoder and decoder."""
 
     @classmethod
-    def build_model(cls, cfg, task):
+    def build_model(cls, cfg: Any, task: Any) -> Any:
         """Build the model as fairseq does, at the depths that its layers to keep leave."""
         plan = cls.plan_of(cfg)
         options = cls.stock_options(cfg, plan)
@@ -53,20 +53,20 @@ class LayerDropBART(LayerDropModel, BARTModel):
         return model
 
 
-def _paper_rates(args):
+def _paper_rates(args: Any) -> None:
     args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
     args.decoder_layerdrop = getattr(args, "decoder_layerdrop", PAPER_RATE)
 
 
 @register_model_architecture("layerdrop_bart", "layerdrop_bart_base")
-def layerdrop_bart_base(args):
+def layerdrop_bart_base(args: Any) -> None:
     """6+6 layers, d 768."""
     _paper_rates(args)
     bart_base_architecture(args)
 
 
 @register_model_architecture("layerdrop_bart", "layerdrop_bart_large")
-def layerdrop_bart_large(args):
+def layerdrop_bart_large(args: Any) -> None:
     """12+12 layers, d 1024."""
     _paper_rates(args)
     bart_large_architecture(args)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_roberta``: fairseq's RoBERTa with LayerDrop."""
 
+from typing import Any
+
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.model import (
@@ -22,7 +24,7 @@ class LayerDropRoberta(LayerDropModel, RobertaModel):
     """RoBERTa (Liu et al. 2019) with LayerDrop in its encoder (Fan et al. 2019, section 4.2)."""
 
     @classmethod
-    def build_model(cls, cfg, task):
+    def build_model(cls, cfg: Any, task: Any) -> Any:
         """Build the model as fairseq does, at the depth that its layers to keep leave."""
         plan = cls.plan_of(cfg)
         model = super().build_model(cls.stock_options(cfg, plan), task)
@@ -32,21 +34,21 @@ class LayerDropRoberta(LayerDropModel, RobertaModel):
 
 
 @register_model_architecture("layerdrop_roberta", "layerdrop_roberta_base")
-def layerdrop_roberta_base(args):
+def layerdrop_roberta_base(args: Any) -> None:
     """12 layers, d 768 (the paper's Table 4 prunes it to 6 and 3)."""
     args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
     roberta_base_architecture(args)
 
 
 @register_model_architecture("layerdrop_roberta", "layerdrop_roberta_large")
-def layerdrop_roberta_large(args):
+def layerdrop_roberta_large(args: Any) -> None:
     """24 layers, d 1024 (the paper's Table 4)."""
     args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
     roberta_large_architecture(args)
 
 
 @register_model_architecture("layerdrop_roberta", "layerdrop_roberta_large_48")
-def layerdrop_roberta_large_48(args):
+def layerdrop_roberta_large_48(args: Any) -> None:
     """48 layers, trained at a rate of 0.5, so that about 24 run in a step (the paper's Table 4)."""
     args.encoder_layers = getattr(args, "encoder_layers", 48)
     args.encoder_layerdrop = getattr(args, "encoder_layerdrop", 0.5)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_transformer``: fairseq's Transformer with LayerDrop in both stacks."""
 
+from typing import Any
+
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.models.transformer.transformer_legacy import (
@@ -31,7 +33,7 @@ class LayerDropTransformer(LayerDropModel, TransformerModelBase):
     """The Transformer (Vaswani et al. 2017) with LayerDrop (Fan et al. 2019) in both stacks."""
 
     @classmethod
-    def build_model(cls, cfg, task):
+    def build_model(cls, cfg: Any, task: Any) -> Any:
         """Build the model as fairseq does, at the depths that its layers to keep leave."""
         plan = cls.plan_of(cfg)
         nested = TransformerConfig.from_namespace(cls.stock_options(cfg, plan))
@@ -42,41 +44,41 @@ class LayerDropTransformer(LayerDropModel, TransformerModelBase):
         return model
 
 
-def _paper_rates(args):
+def _paper_rates(args: Any) -> None:
     args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
     args.decoder_layerdrop = getattr(args, "decoder_layerdrop", PAPER_RATE)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_iwslt_de_en")
-def layerdrop_transformer_iwslt_de_en(args):
+def layerdrop_transformer_iwslt_de_en(args: Any) -> None:
     """Base-like 6+6, d 512, FFN 1024, 4 heads (the paper's Table 6)."""
     _paper_rates(args)
     transformer_iwslt_de_en(args)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_wmt_en_de_big")
-def layerdrop_transformer_wmt_en_de_big(args):
+def layerdrop_transformer_wmt_en_de_big(args: Any) -> None:
     """Transformer-big 6+6 (the paper's Table 1)."""
     _paper_rates(args)
     transformer_wmt_en_de_big(args)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_wmt_en_de_big_12_6")
-def layerdrop_transformer_wmt_en_de_big_12_6(args):
+def layerdrop_transformer_wmt_en_de_big_12_6(args: Any) -> None:
     """Transformer-big with twice the encoder (Table 1; it diverged without LayerDrop)."""
     args.encoder_layers = getattr(args, "encoder_layers", 12)
     layerdrop_transformer_wmt_en_de_big(args)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_cnn_dm")
-def layerdrop_transformer_cnn_dm(args):
+def layerdrop_transformer_cnn_dm(args: Any) -> None:
     """Transformer-base 6+6 (the paper's Table 3, CNN-DM; its settings are in Table 5)."""
     _paper_rates(args)
     base_architecture(args)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_cnn_dm_6_8")
-def layerdrop_transformer_cnn_dm_6_8(args):
+def layerdrop_transformer_cnn_dm_6_8(args: Any) -> None:
     """The same with a decoder of 8 layers (Table 3: the best ROUGE)."""
     args.decoder_layers = getattr(args, "decoder_layers", 8)
     layerdrop_transformer_cnn_dm(args)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_transformer_lm``: fairseq's Transformer language model with LayerDrop."""
 
+from typing import Any
+
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer_lm import (
     TransformerLanguageModel,
@@ -21,7 +23,7 @@ class LayerDropTransformerLM(LayerDropModel, TransformerLanguageModel):
     """A decoder-only Transformer with LayerDrop (Fan et al. 2019, section 4.2)."""
 
     @classmethod
-    def build_model(cls, cfg, task):
+    def build_model(cls, cfg: Any, task: Any) -> Any:
         """Build the model as fairseq does, at the depth that its layers to keep leave."""
         plan = cls.plan_of(cfg)
         model = super().build_model(cls.stock_options(cfg, plan), task)
@@ -31,14 +33,14 @@ class LayerDropTransformerLM(LayerDropModel, TransformerLanguageModel):
 
 
 @register_model_architecture("layerdrop_transformer_lm", "layerdrop_transformer_lm_wiki103")
-def layerdrop_transformer_lm_wiki103(args):
+def layerdrop_transformer_lm_wiki103(args: Any) -> None:
     """Adaptive inputs of Baevski & Auli, 16 layers (the paper's Table 2: 18.3 ppl)."""
     args.decoder_layerdrop = getattr(args, "decoder_layerdrop", PAPER_RATE)
     transformer_lm_baevski_wiki103(args)
 
 
 @register_model_architecture("layerdrop_transformer_lm", "layerdrop_transformer_lm_wiki103_40")
-def layerdrop_transformer_lm_wiki103_40(args):
+def layerdrop_transformer_lm_wiki103_40(args: Any) -> None:
     """The paper's 40 layers (Table 2: 17.7 ppl, 423M parameters).
 
     The paper gives neither width: at d 1024 an FFN of 2,560 is the one that makes 423M.

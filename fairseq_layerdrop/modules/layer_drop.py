@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from fairseq_layerdrop.modules.learned import LearnedRates, Slope
 from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator
-from fairseq_layerdrop.modules.structures import Inside, StructureRates, draw_inside
+from fairseq_layerdrop.modules.structures import LayerStep, StructureRates, draw_inside
 
 
 class Step(NamedTuple):
     """What one forward runs: which layers, and what inside each of them."""
 
     active: tuple[int, ...]
-    inside: tuple[Inside, ...] = ()
+    inside: tuple[LayerStep, ...] = ()
     """One item a layer of the list; empty where nothing is dropped inside layers."""
     keep: Tensor | None = None
     """The probabilities that the layers run, where these are learned."""
@@ -43,7 +43,7 @@ class LayerDropList(nn.ModuleList):
                 x = layer(x)
 
     Where things are dropped inside layers, a layer is called with ``keep``, an
-    :class:`~fairseq_layerdrop.modules.structures.Inside`.
+    :class:`~fairseq_layerdrop.modules.structures.LayerStep`.
 
     Args:
         layers: the layers, in order.

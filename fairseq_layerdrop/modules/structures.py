@@ -11,6 +11,7 @@ A sub-layer is a residual block with its norm: where it is dropped, its input pa
 so that a layer whose sub-layers are all dropped is a dropped layer. The paper does not say which.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -70,7 +71,7 @@ class StructureRates:
 
 
 @dataclass(frozen=True)
-class Inside:
+class LayerStep:
     """What of one layer runs in one training step.
 
     Args:
@@ -88,7 +89,7 @@ class Inside:
 
 def draw_inside(
     rates: StructureRates, depth: int, heads: int, key: Sequence[int | str]
-) -> tuple[Inside, ...]:
+) -> tuple[LayerStep, ...]:
     """Draw what runs inside each of ``depth`` layers; each structure has a stream of its own."""
 
     def kept(structure: str, rate: float, shape: tuple[int, ...]) -> Tensor:
@@ -100,7 +101,7 @@ def draw_inside(
     blocks = kept("ffn", rates.ffn, (depth, rates.ffn_blocks)).float()
     seeds = torch.randint(2**62, (depth,), generator=keyed_generator(*key, "weight")).tolist()
     return tuple(
-        Inside(
+        LayerStep(
             frozenset(name for name, runs in zip(SUBLAYERS, sublayers[i], strict=True) if runs),
             {"self_attn": masks[i, 0], "encoder_attn": masks[i, 1]} if rates.head else {},
             blocks[i] if rates.ffn else None,
@@ -133,17 +134,13 @@ def masked_call(
     masked: dict[str, Tensor] = dict(_drop_weights(module, *weights)) if weights else {}
     for name, mask in (columns or {}).items():
         parameter = masked.get(name, module.get_parameter(name))
-        size = -(
-            -parameter.shape[1] // len(mask)
-        )  # the last block is the smaller one where they do not divide
+        size = math.ceil(parameter.shape[1] / len(mask))  # the last block may be smaller
         masked[name] = parameter * mask.to(parameter).repeat_interleave(size)[: parameter.shape[1]]
     return functional_call(module, masked, args, kwargs) if masked else module(*args, **kwargs)
 
 
 def _drop_weights(module: nn.Module, seed: int, rate: float) -> Iterator[tuple[str, Tensor]]:
-    matrices = (
-        (name, parameter) for name, parameter in module.named_parameters() if parameter.dim() == 2
-    )
+    matrices = [item for item in module.named_parameters() if item[1].dim() == 2]
     for number, (name, parameter) in enumerate(matrices):
         generator = torch.Generator(parameter.device).manual_seed(seed + number)
         drawn = torch.rand(parameter.shape, generator=generator, device=parameter.device)

@@ -7,6 +7,8 @@ begins with the plan's name, and are reduced and logged like those, each with th
 """
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Dict, Optional
 
 from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, MetersDict
@@ -17,13 +19,13 @@ _PREFIX = "_plan_{}_"
 _SPEEDS = ("wpb", "bsz")  # the batch's size, not the plan's result
 
 
-def parse_plans(flag, text, depths):
+def parse_plans(flag: str, text: Optional[str], depths: Dict[str, int]) -> Dict[str, PruningPlan]:
     """The plans that a flag names, separated by blanks, by what they are called in metrics.
 
     Raises:
         ValueError: if a plan does not fit, or two would share a name.
     """
-    plans = {}
+    plans: Dict[str, PruningPlan] = {}
     for plan in (text or "").split():
         name = re.sub(r"[^0-9A-Za-z]+", "-", plan)  # it becomes part of metric and file names
         if name in plans:
@@ -37,12 +39,16 @@ def parse_plans(flag, text, depths):
     return plans
 
 
-def named_after(name, log):
+def named_after(name: str, log: Mapping[str, Any]) -> Dict[str, Any]:
     """A plan's logging output under the keys by which it travels."""
     return {_PREFIX.format(name) + key: value for key, value in log.items()}
 
 
-def reduce_plans(names, logging_outputs, reduce):
+def reduce_plans(
+    names: Iterable[str],
+    logging_outputs: Sequence[Mapping[str, Any]],
+    reduce: Callable[[Sequence[Mapping[str, Any]]], None],
+) -> None:
     """Reduce and log the numbers of each plan that has any.
 
     Args:
@@ -61,10 +67,10 @@ def reduce_plans(names, logging_outputs, reduce):
             _log_again(meters, name)
 
 
-def _log_again(meters, name):
+def _log_again(meters: Any, name: str) -> None:
     """Log what ``meters`` holds once more, each key with the plan's name behind it."""
 
-    def unsuffixed(all_meters):
+    def unsuffixed(all_meters: Any) -> Any:
         ours = MetersDict()
         for key in meters:
             if f"{key}_{name}" in all_meters:

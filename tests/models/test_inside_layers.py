@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import fairseq_layerdrop
 from fairseq_layerdrop.models._layers import drop_inside
-from fairseq_layerdrop.modules.structures import SUBLAYERS, Inside, StructureRates
+from fairseq_layerdrop.modules.structures import SUBLAYERS, LayerStep, StructureRates
 
 fairseq_layerdrop.register()
 
@@ -215,10 +215,10 @@ def test_with_everything_kept_a_layer_is_fairseq_s_to_the_bit(
     dropout = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
     stock, ours = (layer_of(kind, style, stock=whose, **dropout) for whose in (True, False))
     expected = outcome(stock, kind, padded=padded, **WANTED[wanted])
-    masks = Inside(
+    masks = LayerStep(
         heads=dict.fromkeys(SUBLAYERS[:2], torch.ones(HEADS)), ffn=torch.ones(3), weights=(1, 0.0)
     )
-    for keep in (Inside(), masks, None):
+    for keep in (LayerStep(), masks, None):
         assert_same(outcome(ours, kind, padded=padded, keep=keep, **WANTED[wanted]), expected)
     assert (expected["attention"] is None) == (wanted == "no attention")
 
@@ -233,7 +233,7 @@ def test_a_language_model_s_layer_is_fairseq_s_to_the_bit(style: str) -> None:
     ours = family.build(**options, headdrop=0.1).decoder.layers[0].train()
     assert ours.normalize_before == stock.normalize_before == (style == "pre-norm")
     found = []
-    for layer, keep in ((stock, {}), (ours, {"keep": Inside()})):
+    for layer, keep in ((stock, {}), (ours, {"keep": LayerStep()})):
         (x, *_), masks = inputs("decoder")
         torch.manual_seed(6)
         output, attention, _ = layer(x, None, None, None, **masks, **keep)
@@ -262,7 +262,7 @@ def zeroed(layer: Any, **rows_and_columns: Any) -> Any:
 def test_a_dropped_head_is_one_whose_columns_are_zeroed(
     kind: str, attention: str, style: str
 ) -> None:
-    keep = Inside(heads={attention: torch.tensor([1.0, 0.0, 1.0, 0.0])})
+    keep = LayerStep(heads={attention: torch.tensor([1.0, 0.0, 1.0, 0.0])})
     got = outcome(layer_of(kind, style), kind, keep=keep)
     rows = torch.tensor([*range(8, 16), *range(24, 32)])
     expected = outcome(
@@ -296,7 +296,7 @@ def test_a_dropped_head_is_one_whose_columns_are_zeroed(
 def test_a_dropped_block_is_one_whose_columns_are_zeroed(
     kind: str, style: str, mask: list[float], columns: Any
 ) -> None:
-    got = outcome(layer_of(kind, style), kind, keep=Inside(ffn=torch.tensor(mask)))
+    got = outcome(layer_of(kind, style), kind, keep=LayerStep(ffn=torch.tensor(mask)))
     expected = outcome(
         zeroed(layer_of(kind, style), fc2__weight=(slice(None), list(columns))), kind
     )
@@ -314,7 +314,7 @@ def test_dropped_weights_are_zeros_in_every_matrix_of_attentions_and_ffn(
 ) -> None:
     """One stream a module, 1000 seeds apart; within an attention one a matrix."""
     seed, rate = 77, 0.3
-    got = outcome(layer_of(kind, style), kind, keep=Inside(weights=(seed, rate)))
+    got = outcome(layer_of(kind, style), kind, keep=LayerStep(weights=(seed, rate)))
     masked = layer_of(kind, style)
     masks: dict[str, Tensor] = {}
     for place, name in enumerate(("self_attn", "encoder_attn", "fc1", "fc2")):
@@ -400,7 +400,7 @@ def test_a_dropped_sub_layer_passes_its_input_on_and_is_not_computed(
 ) -> None:
     layer = layer_of(kind, style)
     with computed(layer) as calls:
-        got = outcome(layer, kind, keep=Inside(frozenset(kept)))
+        got = outcome(layer, kind, keep=LayerStep(frozenset(kept)))
     torch.testing.assert_close(got["output"], by_hand(layer, kind, kept), rtol=0, atol=1e-6)
     expected = {
         part
@@ -430,7 +430,7 @@ def test_a_layer_whose_sub_layers_are_all_dropped_is_a_dropped_layer(kind: str, 
         parameter.grad = None
     dropped = [
         outcome_of(call, layers[0], kind)
-        for call in (stand_in, lambda *a, **n: layers[0](*a, **n, keep=Inside(frozenset())))
+        for call in (stand_in, lambda *a, **n: layers[0](*a, **n, keep=LayerStep(frozenset())))
     ]
     assert_same(*dropped)
     assert torch.equal(dropped[0]["output"], inputs(kind)[0][0])  # type: ignore[arg-type]
@@ -454,7 +454,7 @@ def outcome_of(call: Any, layer: Any, kind: str) -> dict[str, Tensor | None]:
 def test_an_attention_mask_of_the_caller_s_is_refused() -> None:
     (x,), masks = inputs("encoder")
     with pytest.raises(ValueError, match="attention mask"):
-        layer_of("encoder", "post-norm")(x, **masks, attn_mask=torch.zeros(5, 5), keep=Inside())
+        layer_of("encoder", "post-norm")(x, **masks, attn_mask=torch.zeros(5, 5), keep=LayerStep())
 
 
 # Whole models: where nothing is dropped they are fairseq's
@@ -529,7 +529,7 @@ def drawn(model: Any, updates: range, micro_batches: int = 1) -> dict[str, list[
     return seen
 
 
-def facts(inside: Inside) -> tuple[Any, ...]:
+def facts(inside: LayerStep) -> tuple[Any, ...]:
     heads = (
         tuple(tuple(inside.heads[name].tolist()) for name in SUBLAYERS[:2]) if inside.heads else ()
     )

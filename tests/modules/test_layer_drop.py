@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList, Step
-from fairseq_layerdrop.modules.structures import Inside, StructureRates, draw_inside
+from fairseq_layerdrop.modules.structures import LayerStep, StructureRates, draw_inside
 
 DIM = 3
 
@@ -393,9 +393,9 @@ class Told(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Inside | None] = []
+        self.told: list[LayerStep | None] = []
 
-    def forward(self, x: Tensor, keep: Inside | None = None) -> Tensor:
+    def forward(self, x: Tensor, keep: LayerStep | None = None) -> Tensor:
         self.told.append(keep)
         return x + 1
 
@@ -405,7 +405,7 @@ def telling(depth: int = 4, rate: float = 0.5, **options: Any) -> LayerDropList:
     return LayerDropList([Told() for _ in range(depth)], rates=(rate,) * depth, **options)
 
 
-def facts(inside: Inside) -> tuple[Any, ...]:
+def facts(inside: LayerStep) -> tuple[Any, ...]:
     """The same as plain data, to be compared."""
     heads = sorted((name, mask.tolist()) for name, mask in inside.heads.items())
     return (
@@ -447,7 +447,7 @@ def test_structures_alone_leave_every_layer_running() -> None:
 def test_the_warm_up_holds_inside_layers_too() -> None:
     layers = telling(warmup=4)
     layers.set_num_updates(0)
-    assert [inside for inside in layers.draw().inside if inside != Inside()] == []
+    assert [inside for inside in layers.draw().inside if inside != LayerStep()] == []
     layers.set_num_updates(1)
     assert {inside.weights[1] for inside in layers.draw().inside} == {0.125}
 

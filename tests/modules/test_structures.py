@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fairseq_layerdrop.modules.masks import keyed_generator
 from fairseq_layerdrop.modules.structures import (
     SUBLAYERS,
-    Inside,
+    LayerStep,
     StructureRates,
     draw_inside,
     masked_call,
@@ -23,7 +23,7 @@ DEPTH, HEADS, UPDATES = 3, 4, 2000
 ALL = StructureRates(sublayer=0.3, head=0.4, ffn=0.2, ffn_blocks=3, weight=0.1)
 
 
-def bits(inside: tuple[Inside, ...]) -> dict[str, Tensor]:
+def bits(inside: tuple[LayerStep, ...]) -> dict[str, Tensor]:
     """What was drawn in one step, by structure: a row a layer, 1 for what runs."""
     found = {
         "sublayer": torch.tensor(
@@ -164,8 +164,8 @@ def test_torchs_own_generator_is_not_touched() -> None:
 
 
 def test_at_rate_0_everything_runs_and_there_are_no_masks() -> None:
-    assert draw_inside(StructureRates(), 2, HEADS, (1,)) == (Inside(), Inside())
-    assert Inside() == Inside(frozenset({"self_attn", "encoder_attn", "ffn"}), {}, None, None)
+    assert draw_inside(StructureRates(), 2, HEADS, (1,)) == (LayerStep(), LayerStep())
+    assert LayerStep() == LayerStep(frozenset({"self_attn", "encoder_attn", "ffn"}), {}, None, None)
 
 
 def test_at_rate_1_nothing_runs() -> None:
