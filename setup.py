@@ -37,6 +37,7 @@ setup(
             "hypothesis",
             "mypy",
             "pytest",
+            "pytest-cov",
             "pytest-xdist",
             "ruff",
             "soundfile",

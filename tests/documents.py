@@ -11,7 +11,10 @@ from recipes import PARSED
 
 PAGES = sorted(
     (
-        *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *(
+            REPOSITORY / name
+            for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+        ),
         *(REPOSITORY / "docs").rglob("*.md"),
         *(REPOSITORY / "results").rglob("*.md"),
     )

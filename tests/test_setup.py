@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import fairseq_layerdrop
+
 REPOSITORY = Path(__file__).parents[1]
 TOOLS = ("bash", "dirname", "cat", "cksum", "rm", "tail")
 
@@ -93,3 +95,8 @@ def test_a_changed_constraint_makes_it_run_again(checkout: Path) -> None:
     with (checkout / "constraints.txt").open("a") as file:
         file.write("# one more\n")
     assert_one_line(setup(checkout), "Python 3.11 or newer")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (REPOSITORY / "CITATION.cff").read_text()
+    assert f"\nversion: {fairseq_layerdrop.__version__}\n" in citation
