@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""Compensate a model for the layers that a plan removes: the mathematics of
+:mod:`~fairseq_layerdrop.pruning.compensation` on a model and its data.
+
+The gaps are taken from left to right, the encoder's first. What a layer should give comes from the
+whole model, what it gives from the model as it is cut and compensated so far. A gap's change stays
+only if the loss on held-out sentences falls by it.
+
+Where norms stand behind the sums, the layer before a gap also takes over the last norm of the
+layers that go, and the sums before these two norms are what is fitted.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from fairseq_layerdrop.evaluation.calibration import Calibration
+from fairseq_layerdrop.evaluation.loading import Loaded
+from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.evaluation.streams import layers, replaced, see
+from fairseq_layerdrop.modules.subnetwork import restricted
+from fairseq_layerdrop.pruning.compensation import Fit, Gap, Regression, beginnings, fit, gaps
+from fairseq_layerdrop.pruning.plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one gap."""
+
+    gap: Gap
+    loss: float
+    """With it, bits a token on the held-out sentences."""
+    share: float | None = None
+    """Its α; none where it was left alone."""
+    reason: str = ""
+    """Why it was left alone."""
+
+    def __str__(self) -> str:
+        done = f"left alone, {self.reason}" if self.reason else f"α = {self.share:g}"
+        return f"{self.gap}: {done}; loss {self.loss:.4f}"
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """New weights for layers that stay, and what they are worth on the held-out sentences."""
+
+    weights: dict[str, Tensor]
+    """By their names in the whole model."""
+    outcomes: Sequence[Outcome]
+    cut: float
+    """The loss of plain pruning, bits a token."""
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def loss(self) -> float:
+        """With the new weights."""
+        return self.outcomes[-1].loss if self.outcomes else self.cut
+
+
+class Compensator:
+    """Compensates one model for any plan.
+
+    Args:
+        loaded: the model, whole; it is whole again after each call.
+        data: the sentences to fit on, and those to judge by.
+        progress: wraps the gaps of a plan.
+
+    Raises:
+        ValueError: if the model's layers are none that can be compensated.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        data: Calibration,
+        *,
+        progress: Callable[[Sequence[Gap]], Iterable[Gap]] = iter,
+    ) -> None:
+        self.loaded, self.data, self.progress = loaded, data, progress
+        self.layers = layers(loaded.model)
+        self.names = {id(p): name for name, p in loaded.model.named_parameters()}
+
+    def __call__(self, plan: PruningPlan) -> Compensation:
+        """Refit what can be refitted.
+
+        Raises:
+            ValueError: if the plan removes nothing, or an activation or loss is no number.
+        """
+        if plan.is_whole:
+            raise ValueError("compensation is for a plan that removes layers, got one that keeps all")
+        weights: dict[str, Tensor] = {}
+        cut = loss = self._loss(plan, weights)
+        outcomes = []
+        for gap in self.progress(gaps(plan)):
+            found = self._obstacle(gap) or self._fit(plan, gap, weights)
+            if isinstance(found, Fit):
+                tried = weights | self._changed(gap, found)
+                with_it = self._loss(plan, tried)
+                if with_it < loss:
+                    weights, loss = tried, with_it
+                    outcomes.append(Outcome(gap, loss, found.share))
+                    continue
+                found = f"the loss on held-out sentences does not fall by it ({with_it:.4f})"
+            outcomes.append(Outcome(gap, loss, reason=found))
+        notes = [
+            f"the first layers of the {stack} go, with no layer before them to make up for them"
+            for stack in beginnings(plan)
+        ]
+        return Compensation(weights, outcomes, cut, notes)
+
+    def _loss(self, plan: PruningPlan, weights: dict[str, Tensor]) -> float:
+        with replaced(self.loaded.model, weights):
+            (losses,) = score_losses(self.loaded, self.data.held_out, [plan.kept])
+        return losses.loss
+
+    def _obstacle(self, gap: Gap) -> str:
+        """Why a gap cannot be compensated, if so."""
+        one, other = (self.layers[gap.stack][i] for i in (gap.layer, gap.last))
+        for number, layer in ((gap.layer, one), (gap.last, other)):
+            if getattr(layer, "fc2", None) is None:
+                return f"layer {number} has no FFN"
+        if id(one.fc2.weight) in self._shared():
+            return f"layer {gap.layer} shares its weights"
+        return ""
+
+    def _shared(self) -> set[int]:
+        """Parameters that several layers have."""
+        found = Counter(
+            id(stack[i].fc2.weight)
+            for stack in self.layers.values()
+            for i in range(len(stack))
+            if getattr(stack[i], "fc2", None) is not None
+        )
+        return {parameter for parameter, times in found.items() if times > 1}
+
+    def _fit(self, plan: PruningPlan, gap: Gap, weights: dict[str, Tensor]) -> Fit | str:
+        layer, last = (self.layers[gap.stack][i] for i in (gap.layer, gap.last))
+        sums = []
+        for samples in (self.data.fit, self.data.held_out):
+            found = Regression(layer.fc2.in_features, layer.fc2.out_features, self.loaded.device)
+            for sample in samples:
+                wanted = see(self.loaded, sample, gap.stack, last).stream
+                with replaced(self.loaded.model, weights), restricted(self.loaded.model, plan.kept):
+                    given = see(self.loaded, sample, gap.stack, layer)
+                found.add(given.inputs, wanted - given.stream)
+            if not found.is_finite:
+                raise ValueError(
+                    f"activations must be numbers, got others in the {gap.stack} after layer "
+                    f"{gap.layer} or {gap.last}"
+                )
+            sums.append(found)
+        return fit(*sums) or "no change is best on held-out tokens"
+
+    def _changed(self, gap: Gap, found: Fit) -> dict[str, Tensor]:
+        layer, last = (self.layers[gap.stack][i] for i in (gap.layer, gap.last))
+        new: list[tuple[nn.Parameter, Tensor]] = []
+        for parameter, change in zip((layer.fc2.weight, layer.fc2.bias), found.change, strict=True):
+            new.append((parameter, (parameter.data + change).to(parameter.dtype)))
+        if not layer.normalize_before:
+            norm, other = layer.final_layer_norm, last.final_layer_norm
+            new += [(norm.weight, other.weight.data), (norm.bias, other.bias.data)]
+        return {self.names[id(parameter)]: value for parameter, value in new}
