@@ -43,9 +43,7 @@ def calibration(
     dataset = loaded.task.dataset(name)
     with numpy_seed(1):  # fairseq's own seed where it evaluates
         ordered = dataset.ordered_indices()
-    limit = utils.resolve_max_positions(
-        loaded.task.max_positions(), loaded.model.max_positions()
-    )
+    limit = utils.resolve_max_positions(loaded.task.max_positions(), loaded.model.max_positions())
     fitting, _ = dataset.filter_indices_by_size(ordered, limit)
     places = _draw(dataset, fitting, tokens)
     held_out = set(places[::HELD_OUT])
@@ -71,7 +69,7 @@ def _load(loaded: Loaded, names: list[str]) -> str:
 
 
 def _draw(dataset: Any, indices: Any, tokens: int) -> list[int]:
-    """Places in ``indices`` of sentences that have about so many tokens together, in random order."""
+    """Places in ``indices`` of sentences that have about so many tokens together, at random."""
     order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(1)).tolist()
     total = 0
     for count, place in enumerate(order, start=1):
@@ -82,7 +80,5 @@ def _draw(dataset: Any, indices: Any, tokens: int) -> list[int]:
 
 
 def _batches(loaded: Loaded, dataset: Any, indices: Any, max_tokens: int) -> list[Any]:
-    batches = dataset.batch_by_size(
-        indices, max_tokens=max_tokens, required_batch_size_multiple=1
-    )
+    batches = dataset.batch_by_size(indices, max_tokens=max_tokens, required_batch_size_multiple=1)
     return Batches.collate(loaded, dataset, batches)

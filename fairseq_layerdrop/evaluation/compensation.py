@@ -13,7 +13,6 @@ layers that go, and the sums before these two norms are what is fitted.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -90,7 +89,9 @@ class Compensator:
             ValueError: if the plan removes nothing, or an activation or loss is no number.
         """
         if plan.is_whole:
-            raise ValueError("compensation is for a plan that removes layers, got one that keeps all")
+            raise ValueError(
+                "compensation is for a plan that removes layers, got one that keeps all"
+            )
         weights: dict[str, Tensor] = {}
         cut = loss = self._loss(plan, weights)
         outcomes = []

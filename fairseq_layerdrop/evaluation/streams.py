@@ -7,7 +7,7 @@ leaves it. One with its norm behind (fairseq's default, BART, RoBERTa) adds them
 norm of the sum leaves it: there the stream is read before that norm.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -88,7 +88,9 @@ def _real(loaded: Loaded, inputs: Mapping[str, Tensor], stack: str) -> Tensor:
     tokens = inputs["src_tokens"]
     if stack == "decoder":
         tokens = inputs.get("prev_output_tokens", tokens)
-    dictionary = loaded.task.source_dictionary if stack == "encoder" else loaded.task.target_dictionary
+    dictionary = (
+        loaded.task.source_dictionary if stack == "encoder" else loaded.task.target_dictionary
+    )
     return tokens.ne(dictionary.pad()).t()
 
 

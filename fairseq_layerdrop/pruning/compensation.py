@@ -21,7 +21,7 @@ from torch import Tensor
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 SHARES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""α, as shares of the mean of AᵀA's diagonal. Below the first nothing changed wherever we looked."""
+"""α, as shares of the mean of AᵀA's diagonal. Below the first nothing changed where we looked."""
 
 
 class Gap(NamedTuple):
