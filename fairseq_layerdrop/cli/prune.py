@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fairseq_layerdrop.cli._evaluation import quiet
 from fairseq_layerdrop.cli._text import as_flags, join, keep_flags
 
 SUMMARY = "write the sub-network that a plan keeps, as an ordinary fairseq checkpoint"
@@ -64,6 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="scores of heads and units, by `importance` (default: their magnitude)",
     )
+    add_compensation(parser)
     parser.add_argument(
         "--keep-optimizer", action="store_true", help="keep Adam's moments of the layers that stay"
     )
@@ -84,10 +86,37 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
+def add_compensation(parser: ArgumentParser) -> None:
+    """The arguments of ``--compensate``."""
+    parser.add_argument(
+        "--compensate",
+        metavar="DATA",
+        help="refit layers that stay on this data set, so that they make up for those that go; "
+        "needs fairseq, and no training: seconds to minutes",
+    )
+    parser.add_argument(
+        "--compensate-subset",
+        metavar="SPLIT",
+        help="of that data set (default: train, or valid where there is no train)",
+    )
+    parser.add_argument(
+        "--compensate-tokens",
+        metavar="N",
+        type=int,
+        default=30_000,
+        help="about so many of it; a quarter of the sentences is held out (default: 30000)",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where --compensate computes, cpu or cuda (default: cpu)"
+    )
+
+
 def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop.operations.prune import prune
 
+    if args.compensate:
+        quiet()
     with Console(stderr=True).status(f"pruning {args.checkpoint}"):
         facts = prune(
             args.checkpoint,
@@ -99,6 +128,10 @@ def run(args: Namespace) -> None:
             ffn_keep=args.ffn_keep,
             sublayers_remove=args.sublayers_remove,
             importance=args.importance,
+            compensate=args.compensate,
+            compensate_subset=args.compensate_subset,
+            compensate_tokens=args.compensate_tokens,
+            device=args.device,
             keep_optimizer=args.keep_optimizer,
             copy_dicts=args.copy_dicts,
             config_style=args.config_style,
@@ -116,6 +149,8 @@ def _print(facts: dict[str, Any]) -> None:
         print(f"{stack}: kept {join(layers['kept'])}; {removed}")
     for line in facts["inside"]:
         print(line)
+    if facts["compensated"]:
+        print_compensated(facts["compensated"])
     before, after = facts["parameters"]
     print(f"parameters: {before:,} -> {after:,} ({after / before:.0%})")
     if facts["output"]:
@@ -130,3 +165,13 @@ def _print(facts: dict[str, Any]) -> None:
     print(
         f"written and checked: {facts['output']}" if facts["output"] else "dry run: nothing written"
     )
+
+
+def print_compensated(facts: dict[str, Any]) -> None:
+    """What became of each gap, and what all of it is worth."""
+    fitted, held_out = facts["sentences"]
+    print(f"compensated on {fitted:,} sentences of {facts['subset']}, {held_out:,} held out:")
+    for line in facts["lines"]:
+        print(f"  {line}")
+    loss = facts["loss"]
+    print(f"held-out loss: {loss['cut']:.4f} -> {loss['compensated']:.4f} bits")

@@ -11,8 +11,9 @@ layers that go, and the sums before these two norms are what is fitted.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,7 +22,14 @@ from fairseq_layerdrop.evaluation.loading import Loaded
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.streams import layers, replaced, see
 from fairseq_layerdrop.modules.subnetwork import restricted
-from fairseq_layerdrop.pruning.compensation import Fit, Gap, Regression, beginnings, fit, gaps
+from fairseq_layerdrop.pruning.compensation import (
+    Change,
+    Gap,
+    Regression,
+    beginnings,
+    fit,
+    gaps,
+)
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 
@@ -57,6 +65,28 @@ class Compensation:
     def loss(self) -> float:
         """With the new weights."""
         return self.outcomes[-1].loss if self.outcomes else self.cut
+
+    def to_json(self) -> dict[str, Any]:
+        """What there is to say of it, in plain containers."""
+        return {
+            "gaps": [
+                {**outcome.gap._asdict(), "share": outcome.share, "loss": outcome.loss}
+                for outcome in self.outcomes
+            ],
+            "lines": [*map(str, self.outcomes), *self.notes],
+            "loss": {"cut": self.cut, "compensated": self.loss},
+        }
+
+
+class Refit(NamedTuple):
+    """What could be done at a gap."""
+
+    weights: dict[str, Tensor]
+    """By their names in the whole model; none where nothing can be done."""
+    share: float | None
+    """Its α."""
+    reason: str
+    """Why nothing can be done, if so."""
 
 
 class Compensator:
@@ -96,23 +126,40 @@ class Compensator:
         cut = loss = self._loss(plan, weights)
         outcomes = []
         for gap in self.progress(gaps(plan)):
-            found = self._obstacle(gap) or self._fit(plan, gap, weights)
-            if isinstance(found, Fit):
-                tried = weights | self._changed(gap, found)
-                with_it = self._loss(plan, tried)
-                if with_it < loss:
-                    weights, loss = tried, with_it
-                    outcomes.append(Outcome(gap, loss, found.share))
-                    continue
-                found = f"the loss on held-out sentences does not fall by it ({with_it:.4f})"
-            outcomes.append(Outcome(gap, loss, reason=found))
+            refitted, share, reason = self.refit(plan, gap, weights)
+            with_it = self._loss(plan, weights | refitted) if refitted else loss
+            if with_it < loss:
+                weights, loss = weights | refitted, with_it
+                outcomes.append(Outcome(gap, loss, share))
+                continue
+            reason = reason or f"the loss on held-out sentences does not fall by it ({with_it:.4f})"
+            outcomes.append(Outcome(gap, loss, reason=reason))
         notes = [
             f"the first layers of the {stack} go, with no layer before them to make up for them"
             for stack in beginnings(plan)
         ]
         return Compensation(weights, outcomes, cut, notes)
 
-    def _loss(self, plan: PruningPlan, weights: dict[str, Tensor]) -> float:
+    def refit(self, plan: PruningPlan, gap: Gap, weights: Mapping[str, Tensor]) -> Refit:
+        """New weights for the layer before a gap, whatever the loss says of them.
+
+        Args:
+            plan: the layers that stay.
+            gap: one of its gaps.
+            weights: what was refitted before it.
+
+        Raises:
+            ValueError: if an activation is no number.
+        """
+        reason = self._obstacle(gap)
+        if reason:
+            return Refit({}, None, reason)
+        best = fit(*self._sums(plan, gap, weights))
+        if best is None:
+            return Refit({}, None, "held-out tokens are best without any change")
+        return Refit(self._changed(gap, best.change), best.share, "")
+
+    def _loss(self, plan: PruningPlan, weights: Mapping[str, Tensor]) -> float:
         with replaced(self.loaded.model, weights):
             (losses,) = score_losses(self.loaded, self.data.held_out, [plan.kept])
         return losses.loss
@@ -137,9 +184,11 @@ class Compensator:
         )
         return {parameter for parameter, times in found.items() if times > 1}
 
-    def _fit(self, plan: PruningPlan, gap: Gap, weights: dict[str, Tensor]) -> Fit | str:
+    def _sums(
+        self, plan: PruningPlan, gap: Gap, weights: Mapping[str, Tensor]
+    ) -> Iterator[Regression]:
+        """What is missing where a gap's layers have gone, on both sets of sentences."""
         layer, last = (self.layers[gap.stack][i] for i in (gap.layer, gap.last))
-        sums = []
         for samples in (self.data.fit, self.data.held_out):
             found = Regression(layer.fc2.in_features, layer.fc2.out_features, self.loaded.device)
             for sample in samples:
@@ -152,14 +201,13 @@ class Compensator:
                     f"activations must be numbers, got others in the {gap.stack} after layer "
                     f"{gap.layer} or {gap.last}"
                 )
-            sums.append(found)
-        return fit(*sums) or "no change is best on held-out tokens"
+            yield found
 
-    def _changed(self, gap: Gap, found: Fit) -> dict[str, Tensor]:
+    def _changed(self, gap: Gap, change: Change) -> dict[str, Tensor]:
         layer, last = (self.layers[gap.stack][i] for i in (gap.layer, gap.last))
         new: list[tuple[nn.Parameter, Tensor]] = []
-        for parameter, change in zip((layer.fc2.weight, layer.fc2.bias), found.change, strict=True):
-            new.append((parameter, (parameter.data + change).to(parameter.dtype)))
+        for parameter, added in zip((layer.fc2.weight, layer.fc2.bias), change, strict=True):
+            new.append((parameter, (parameter.data + added).to(parameter.dtype)))
         if not layer.normalize_before:
             norm, other = layer.final_layer_norm, last.final_layer_norm
             new += [(norm.weight, other.weight.data), (norm.bias, other.bias.data)]

@@ -96,7 +96,10 @@ def _real(loaded: Loaded, inputs: Mapping[str, Tensor], stack: str) -> Tensor:
 
 @contextmanager
 def replaced(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """A scope in which parameters of the model have other values."""
+    """A scope in which parameters of the model have other values.
+
+    To be opened before the model is restricted: the names are those in the whole model.
+    """
     own = dict(model.named_parameters())
     before = {name: own[name].data for name in weights}
     try:

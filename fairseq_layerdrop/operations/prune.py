@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._compensate import TOKENS, Calibrate
+from fairseq_layerdrop.operations._compensate import compensate as fit
 from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
 from fairseq_layerdrop.operations._facts import notes, training_flags
 from fairseq_layerdrop.operations._plan import Plan, choose_plan
@@ -30,6 +32,10 @@ def prune(
     ffn_keep: str | None = None,
     sublayers_remove: str | None = None,
     importance: str | os.PathLike[str] | None = None,
+    compensate: str | os.PathLike[str] | None = None,
+    compensate_subset: str | None = None,
+    compensate_tokens: int = TOKENS,
+    device: str = "cpu",
     keep_optimizer: bool = False,
     copy_dicts: str | os.PathLike[str] | None = None,
     config_style: str | None = None,
@@ -54,6 +60,12 @@ def prune(
         sublayers_remove: sub-layers that go, e.g. ``"encoder:3.ffn,decoder:0.self_attn"``, of the
             layers of ``source``.
         importance: a file of scores of heads and units; else their magnitude counts.
+        compensate: a data set, on which layers that stay are refitted to make up for those that
+            go, see :mod:`~fairseq_layerdrop.pruning.compensation`; fairseq is imported then.
+        compensate_subset: its split; without one ``train``, or ``valid`` where there is no
+            ``train``.
+        compensate_tokens: about so many of it; a quarter of the sentences is held out.
+        device: where that is computed, ``cpu`` or ``cuda``.
         keep_optimizer: keep Adam's moments of the layers that stay.
         copy_dicts: a data set whose dictionaries are copied beside the output.
         config_style: ``plain`` or ``namespace``, see
@@ -63,8 +75,8 @@ def prune(
 
     Returns:
         The facts: ``stacks`` (kept and removed layers), ``parameters`` and ``bytes`` before and
-        after, ``inside`` (what was cut inside layers), ``training_flags``, ``notes``, and the
-        ``dictionaries`` that were copied.
+        after, ``inside`` (what was cut inside layers), ``compensated`` (what became of each gap),
+        ``training_flags``, ``notes``, and the ``dictionaries`` that were copied.
 
     Raises:
         CheckpointError: if the source cannot be read safely, or the output not be written.
@@ -75,6 +87,15 @@ def prune(
     target, replace = Path(output), force or dry_run
     checkpoint.check_target(target, source=source, force=replace)
     copies = plan_copies(copy_dicts, target, force=replace) if copy_dicts else {}
+    on = None
+    if compensate is not None:
+        on = Calibrate(str(compensate), compensate_subset, compensate_tokens, device)
+        on.check()
+        if heads_keep or ffn_keep or sublayers_remove:
+            raise ValueError(
+                "compensate= is for whole layers; cut inside layers first, then compensate the "
+                "file that was written"
+            )
     full = checkpoint.open_source(source)
     with checkpoint.naming_file(source):
         chosen = choose_plan(full, plan, target_params=target_params, strategy=strategy)
@@ -86,6 +107,7 @@ def prune(
             sublayers_remove=sublayers_remove,
             importance=importance,
         )
+        full, compensated = fit(full, chosen, on) if on else (full, None)
         small = prune_checkpoint(
             full,
             chosen,
@@ -93,6 +115,7 @@ def prune(
             style=config_style,
             keep_optimizer=keep_optimizer,
             widths=inside.widths,
+            compensated=compensated,
         )
     about = notes(full, small, target, style=config_style, copies_dictionaries=bool(copy_dicts))
     facts = {
@@ -108,6 +131,7 @@ def prune(
         "training_flags": training_flags(small, output, with_optimizer=keep_optimizer),
         "notes": list(about),
         "inside": inside.facts,
+        "compensated": compensated,
     }
     if not dry_run:
         save_pruned(small, output, full, chosen, inside=inside.narrow, force=force)

@@ -37,6 +37,7 @@ def prune_checkpoint(
     style: str | None = None,
     keep_optimizer: bool = False,
     widths: Widths | None = None,
+    compensated: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A fairseq checkpoint restricted to a plan: an ordinary, stock one.
 
@@ -49,6 +50,8 @@ def prune_checkpoint(
         widths: what stays inside the layers; these are numbered as in ``source``.
         keep_optimizer: carry the optimizer's state over to the layers that stay; else there is
             none.
+        compensated: what was done to the source's layers to make up for those that go, for the
+            provenance.
 
     Raises:
         ValueError: if the plan is one for other depths, parts layers that share their weights,
@@ -76,6 +79,7 @@ def prune_checkpoint(
     earlier = extra.get("layerdrop", {"steps": [], "rates": training_rates(model)})
     step = {"source": source.digest, "plan": plan.to_json(), "version": version}
     step |= {"inside": widths.to_json()} if widths else {}
+    step |= {"compensated": dict(compensated)} if compensated else {}
     pruned = {
         "args": None,
         "cfg": in_style(cfg, style),

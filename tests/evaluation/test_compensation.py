@@ -5,18 +5,20 @@ whole afterwards.
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from fairseq_programs import STYLE
+from fairseq_programs import STYLE, WIDTH
 from planted import poison, write_model
 
 from fairseq_layerdrop.evaluation.calibration import calibration
 from fairseq_layerdrop.evaluation.compensation import Compensation, Compensator
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
 from fairseq_layerdrop.evaluation.losses import score_losses
-from fairseq_layerdrop.evaluation.streams import layers, replaced
-from fairseq_layerdrop.modules.subnetwork import depths
+from fairseq_layerdrop.evaluation.streams import layers, replaced, see
+from fairseq_layerdrop.modules.subnetwork import depths, restricted
+from fairseq_layerdrop.pruning.compensation import gaps
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
 
@@ -155,3 +157,79 @@ def test_layers_that_share_their_weights_are_left_alone(pairs: Loaded, official:
     found = compensate(loaded, "all/2-3")
     assert not found.weights
     assert "shares its weights" in str(found.outcomes[0])
+
+
+SIZES = ["--encoder-layers", "3", "--decoder-layers", "3"]
+FAMILIES: dict[str, tuple[str, list[str]]] = {
+    "norms before": ("all/0,2", ["--task", "translation", "--arch", "transformer", *STYLE, *SIZES]),
+    "norms behind": (
+        "0/1",
+        [
+            "--task",
+            "translation",
+            "--arch",
+            "transformer",
+            *WIDTH,
+            "--share-all-embeddings",
+            *SIZES,
+        ],
+    ),
+    "bart": ("0,1/0,2", ["--task", "translation", "--arch", "bart_base", *WIDTH, *SIZES]),
+    "language model": (
+        "0,2",
+        [
+            *("--task", "language_modeling", "--arch", "transformer_lm", *WIDTH[6:], *SIZES[2:]),
+            *("--decoder-input-dim", "32", "--decoder-output-dim", "32"),
+            *("--tokens-per-sample", "16"),
+        ],
+    ),
+    "masked language model": (
+        "0,2",
+        [
+            *("--task", "masked_lm", "--arch", "roberta_base", *WIDTH[:6], *SIZES[:2]),
+            *("--tokens-per-sample", "16", "--sample-break-mode", "complete"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_follows_a_gap_gets_more_of_what_it_had(
+    family: str, data: Path, text_data: Path, tmp_path: Path
+) -> None:
+    text, flags = FAMILIES[family]
+    folder = text_data if "language model" in family else data
+    loaded = load(str(write_model(folder, tmp_path / "model.pt", *flags)), str(folder))
+    calibrated = calibration(loaded, tokens=99999)
+    compensator, plan = Compensator(loaded, calibrated), plan_of(loaded, text)
+    for gap in gaps(plan):
+        weights = compensator.refit(plan, gap, {}).weights
+        layer, last = (layers(loaded.model)[gap.stack][i] for i in (gap.layer, gap.last))
+
+        def end(found: Any, of: Any) -> torch.Tensor:
+            return found.stream if of.normalize_before else of.final_layer_norm(found.stream)
+
+        for sample in calibrated.held_out:
+            whole = end(see(loaded, sample, gap.stack, last), last)
+            with restricted(loaded.model, plan.kept):
+                cut = end(see(loaded, sample, gap.stack, layer), layer)
+            with replaced(loaded.model, weights), restricted(loaded.model, plan.kept):
+                mended = end(see(loaded, sample, gap.stack, layer), layer)
+            assert (mended - whole).square().sum() < 0.9 * (cut - whole).square().sum()
+
+
+def test_a_shift_that_a_removed_layer_adds_goes_into_the_bias(data: Path, tmp_path: Path) -> None:
+    loaded = load(str(write_model(data, tmp_path / "model.pt", *TINY)), str(data))
+    removed = layers(loaded.model)["decoder"][1]
+    with torch.no_grad():
+        for module in (removed.self_attn.out_proj, removed.encoder_attn.out_proj, removed.fc2):
+            module.weight.zero_()
+            module.bias.zero_()
+        removed.fc2.bias.copy_(torch.linspace(-1, 1, 32))
+    plan = plan_of(loaded, "all/0,2")
+    (gap,) = gaps(plan)
+    weights = Compensator(loaded, calibration(loaded, tokens=99999)).refit(plan, gap, {}).weights
+    found = Compensation(weights, [], 0.0)
+    whole = loss_on(loaded, "test", "all/all")
+    assert loss_on(loaded, "test", "all/0,2", found) == pytest.approx(whole, abs=1e-4)
+    assert loss_on(loaded, "test", "all/0,2") != pytest.approx(whole, abs=1e-2)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""``prune --compensate``: the file that it writes is what was measured, and stock."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Outcome
+from fairseq_programs import fairseq
+
+from fairseq_layerdrop.checkpoint import load as read
+from fairseq_layerdrop.evaluation.loading import Batches, load
+from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.modules.subnetwork import depths
+
+EVERY_BLOCK = ["--tokens-per-sample", "64", "--required-batch-size-multiple", "1"]
+
+
+def loss_on_test(file: Path, data: Path) -> float:
+    """Bits a token on the subset test, loaded as fairseq loads it."""
+    loaded = load(str(file), str(data))
+    kept = {stack: range(depth) for stack, depth in depths(loaded.model).items()}
+    (losses,) = score_losses(loaded, Batches(loaded, "test").samples, [kept])
+    return losses.loss
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compensated")
+
+
+@pytest.mark.parametrize(
+    ("fixture", "keep", "changed"),
+    [
+        ("translation-0.12.2", ["--decoder-keep", "0,3"], "decoder.layers.1.fc2.weight"),
+        ("lm-0.12.2", ["--decoder-keep", "0,4"], "decoder.layers.0.fc2.weight"),
+    ],
+)
+def test_the_file_gives_back_half_of_what_pruning_takes(
+    fixtures: Path, folder: Path, command: Outcome, fixture: str, keep: list[str], changed: str
+) -> None:
+    source, data = fixtures / fixture / "checkpoint.pt", fixtures / fixture / "data-bin"
+    cut, mended = folder / f"{fixture}.cut.pt", folder / f"{fixture}.pt"
+    assert command("prune", source, cut, *keep)[0] == 0
+    status, out, err = command("prune", source, mended, *keep, "--compensate", data, "--json")
+    assert (status, json.loads(out)["output"]) == (0, str(mended)), err
+    losses = [loss_on_test(file, data) for file in (source, cut, mended)]
+    assert losses[2] - losses[0] < (losses[1] - losses[0]) / 2
+    plain, new = read(cut), read(mended)
+    assert plain["cfg"] == new["cfg"]
+    differing = {
+        key for key, tensor in plain["model"].items() if not tensor.equal(new["model"][key])
+    }
+    assert changed in differing
+    assert all(".fc2." in key for key in differing)
+    about = new["extra_state"]["layerdrop"]["steps"][-1]["compensated"]
+    assert about == json.loads(out)["compensated"]
+    assert about["subset"] == "valid"
+    assert about["loss"]["compensated"] < about["loss"]["cut"]
+
+
+def test_stock_fairseq_reads_the_file(fixtures: Path, folder: Path, command: Outcome) -> None:
+    data, file = fixtures / "lm-0.12.2" / "data-bin", folder / "stock.pt"
+    source = fixtures / "lm-0.12.2" / "checkpoint.pt"
+    flags = ["--decoder-keep", "0,4", "--compensate", data]
+    assert command("prune", source, file, *flags)[0] == 0
+    printed = fairseq(
+        "eval_lm", data, "--path", file, "--gen-subset", "test", "--batch-size", "8", *EVERY_BLOCK
+    )
+    assert f"Loss (base 2): {loss_on_test(file, data):.4f}" in printed
+
+
+def test_what_became_of_each_gap_is_printed(official: Path, folder: Path, command: Outcome) -> None:
+    source, data = official / "checkpoint.pt", official / "data-bin"
+    keep = ["--encoder-keep", "1-5", "--decoder-keep", "0-3"]
+    flags = [*keep, "--compensate", data, "--compensate-tokens", "900", "--dry-run"]
+    status, out, _ = command("prune", source, folder / "dry.pt", *flags)
+    assert status == 0
+    assert "decoder layers 4-5: α = " in out
+    assert "the first layers of the encoder go, with no layer before them" in out
+    assert "held-out loss: " in out
+    assert not (folder / "dry.pt").exists()
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "a plan that keeps all": ([], "--compensate is for a plan that removes layers"),
+    "heads, too": (
+        ["--decoder-keep", "0", "--heads-keep", "1"],
+        "--compensate is for whole layers",
+    ),
+    "no tokens": (["--decoder-keep", "0", "--compensate-tokens", "0"], "must be at least 1, got 0"),
+    "no such split": (["--decoder-keep", "0", "--compensate-subset", "x"], "there is no subset x"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_one_line(
+    official: Path, tmp_path: Path, command: Outcome, case: str
+) -> None:
+    flags, message = REFUSED[case]
+    source, data = official / "checkpoint.pt", official / "data-bin"
+    status, out, err = command("prune", source, tmp_path / "x.pt", "--compensate", data, *flags)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_of_another_model_are_one_line(
+    official: Path, fixtures: Path, tmp_path: Path, command: Outcome
+) -> None:
+    for data in (tmp_path / "nowhere", fixtures / "lm-0.12.2" / "data-bin"):
+        flags = ["--decoder-keep", "0", "--compensate", data]
+        status, _, err = command("prune", official / "checkpoint.pt", tmp_path / "x.pt", *flags)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert not list(tmp_path.iterdir())
