@@ -63,7 +63,14 @@ def load_subject(args: Namespace) -> "Subject":
     loaded = load(args.path, args.data, device=args.device, threads=args.threads)
     rates = {stack: about["layerdrop"] for stack, about in facts["stacks"].items()}
     name = args.curve or Path(args.path).stem
-    return Subject(loaded, digest=source.digest, curve=name, rates=rates, seed=facts["seed"])
+    return Subject(
+        loaded,
+        digest=source.digest,
+        curve=name,
+        rates=rates,
+        trained=facts["trained_plans"],
+        seed=facts["seed"],
+    )
 
 
 def quiet() -> None:

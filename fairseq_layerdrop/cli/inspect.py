@@ -76,6 +76,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
             rows.append(("", f"that share their weights: {' | '.join(map(join, about['shared']))}"))
         if about["layers_of_the_original"] is not None:
             rows.append(("", f"layers {join(about['layers_of_the_original'])} of the original"))
+    if facts["trained_plans"]:
+        rows.append(("trained plans", " ".join(facts["trained_plans"])))
     for path, length in facts["other_lists"].items():
         rows.append(("", f"{path}: {length} layers, no stack (prune leaves them whole)"))
     rows.append(("parameters", f"{parameters['total']:,}"))

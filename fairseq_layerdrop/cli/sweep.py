@@ -26,7 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--points",
         metavar="PLANS",
         required=True,
-        help="plans, separated by blanks; the whole model is always one",
+        help="plans, separated by blanks; trained: those of --train-plans; the whole model is "
+        "always one",
     )
     add_decoding(parser, metrics="loss")
     parser.add_argument(
@@ -40,13 +41,9 @@ def run(args: Namespace) -> None:
     subject = load_subject(args)
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
-    from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.reporting.origin import origin
 
-    plans = [
-        subject.whole,
-        *(PruningPlan.parse(text, subject.depths) for text in args.points.split()),
-    ]
+    plans = [subject.whole, *subject.plans(args.points)]
     batches = load_batches(args, subject)
     measures = make_measures(args, subject, batches, metrics)
     results = Results(args.output, origin(args.command))

@@ -32,7 +32,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         output="the folder for the checkpoints, manifest.json and rows.jsonl; made if need be",
     )
     parser.add_argument(
-        "--points", metavar="PLANS", required=True, help="plans, separated by blanks"
+        "--points",
+        metavar="PLANS",
+        required=True,
+        help="plans, separated by blanks; trained: those of --train-plans",
     )
     add_decoding(parser, metrics="loss")
 
@@ -46,15 +49,10 @@ def run(args: Namespace) -> None:
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
     from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
-    from fairseq_layerdrop.pruning.plan import PruningPlan
     from fairseq_layerdrop.reporting.files import write_files
     from fairseq_layerdrop.reporting.origin import origin
 
-    plans = list(
-        dict.fromkeys(PruningPlan.parse(text, subject.depths) for text in args.points.split())
-    )
-    if not plans:
-        raise ValueError("--points must name at least one plan, e.g. 6+3, got none")
+    plans = subject.plans(args.points)
     batches = load_batches(args, subject)
     folder = Path(args.output)
     folder.mkdir(exist_ok=True)

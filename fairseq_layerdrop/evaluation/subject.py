@@ -2,7 +2,7 @@
 """What is evaluated: a checkpoint with a name, and the facts of each row about it."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
@@ -27,6 +27,7 @@ class Subject:
         digest: of the checkpoint's file.
         curve: the model's name in tables and figures.
         rates: the LayerDrop rates of its training, by stack, where its file says so.
+        trained: the plans that its training ran in its steps, where its file says so.
         seed: of its training, where its file says so; models that differ only in it are one curve.
     """
 
@@ -37,12 +38,14 @@ class Subject:
         digest: str,
         curve: str,
         rates: Mapping[str, Any],
+        trained: Sequence[str] = (),
         seed: int | None = None,
     ) -> None:
         self.loaded = loaded
         self.digest = digest
         self.curve = curve
         self.rates = dict(rates)
+        self.trained = list(trained)
         self.seed = seed
         self.depths = depths(loaded.model)
         everything = {
@@ -64,6 +67,25 @@ class Subject:
             **counts,
             "parameters": self.parameters(plan),
         }
+
+    def plans(self, text: str) -> list[PruningPlan]:
+        """The plans of a text, separated by blanks; ``trained`` stands for those of the training.
+
+        Raises:
+            ValueError: if one does not fit, or there is none.
+        """
+        names: list[str] = []
+        for name in text.split():
+            if name == "trained" and not self.trained:
+                raise ValueError(
+                    "trained: the checkpoint names no plans that it was trained with "
+                    "(--train-plans); name them, e.g. 6+3"
+                )
+            names += self.trained if name == "trained" else [name]
+        plans = [PruningPlan.parse(name, self.depths) for name in names]
+        if not plans:
+            raise ValueError("there must be at least one plan, e.g. 6+3, got none")
+        return list(dict.fromkeys(plans))
 
     def parameters(self, plan: PruningPlan) -> int:
         """How many parameters the sub-network has, as ``inspect`` counts them."""

@@ -13,8 +13,10 @@ from typing import Any
 
 from fairseq_layerdrop.pruning.config import architecture, config_style, model_section
 from fairseq_layerdrop.pruning.flags import model_flags
+from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import other_lists
+from fairseq_layerdrop.pruning.trained import trained_plans, untrained
 
 USER_DIR = '--user-dir "$(fairseq-layerdrop user-dir)"'
 
@@ -55,6 +57,7 @@ def _positions(small: Mapping[str, Any]) -> list[str]:
 def notes(
     source: Source,
     small: Mapping[str, Any],
+    plan: PruningPlan,
     output: Path,
     *,
     style: str | None,
@@ -65,11 +68,14 @@ def notes(
     Args:
         source: the full model.
         small: what was cut from it.
+        plan: the layers that stay.
         output: where that goes.
         style: of the configuration, if one was asked for.
         copies_dictionaries: whether dictionaries go beside it.
     """
     full = source.checkpoint
+    if reason := untrained(plan, trained_plans(full), source.depths):
+        yield f"the model {reason}"
     for path, length in other_lists(small["model"]).items():
         yield (
             f"left whole: the {length} layers of {path}, which is no stack that this command prunes"

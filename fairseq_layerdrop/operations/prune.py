@@ -117,7 +117,9 @@ def prune(
             widths=inside.widths,
             compensated=compensated,
         )
-    about = notes(full, small, target, style=config_style, copies_dictionaries=bool(copy_dicts))
+    about = notes(
+        full, small, chosen, target, style=config_style, copies_dictionaries=bool(copy_dicts)
+    )
     facts = {
         "input": str(source),
         "output": None if dry_run else str(output),

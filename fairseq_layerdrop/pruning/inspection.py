@@ -12,6 +12,7 @@ from fairseq_layerdrop.pruning.config import architecture, plain, training_rates
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import chunks, locate, other_lists
+from fairseq_layerdrop.pruning.trained import trained_plans
 
 _BUFFER = re.compile(r".*\.(version|_float_tensor|layerdrop_gate\.activation)")
 _EMBEDDING = re.compile(
@@ -58,6 +59,7 @@ def describe(source: Source) -> dict[str, Any]:
         "heads": sorted({match[1] for key in state if (match := _HEAD.fullmatch(key))}),
         "optimizer_state": checkpoint.get("last_optimizer_state") is not None,
         "ema": "ema" in extra,
+        "trained_plans": trained_plans(checkpoint),
         "provenance": provenance,
     }
 

@@ -20,6 +20,7 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.shaped import head_dims, hold_shapes
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
+from fairseq_layerdrop.pruning.trained import trained_plans
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_state
 from fairseq_layerdrop.pruning.widths import Widths, narrow, shapes
 
@@ -77,9 +78,12 @@ def prune_checkpoint(
         cfg = hold_shapes(cfg, shapes(small, head_dims(model)), missing=missing)
     extra = _extra_state(full.get("extra_state") or {}, cut)
     earlier = extra.get("layerdrop", {"steps": [], "rates": training_rates(model)})
+    trained = trained_plans(full)
     step = {"source": source.digest, "plan": plan.to_json(), "version": version}
     step |= {"inside": widths.to_json()} if widths else {}
     step |= {"compensated": dict(compensated)} if compensated else {}
+    provenance = {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}
+    provenance |= {"trained_plans": trained} if trained else {}
     pruned = {
         "args": None,
         "cfg": in_style(cfg, style),
@@ -89,8 +93,7 @@ def prune_checkpoint(
         "task_state": {
             key: value for key, value in (full.get("task_state") or {}).items() if is_plain(value)
         },
-        "extra_state": extra
-        | {"layerdrop": {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}},
+        "extra_state": extra | {"layerdrop": provenance},
     }
     if keep_optimizer:
         optimizer = full.get("last_optimizer_state")

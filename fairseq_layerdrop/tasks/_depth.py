@@ -167,7 +167,7 @@ def _trained_plans(options, model, cfg):
 def _check_plans(plans, model):
     wrong, names = [], {}
     for name, plan in plans.items():
-        if not any(selection.removed for selection in plan.selections.values()):
+        if plan.is_whole:
             wrong.append(f"{name} is the whole model, which is trained anyway")
         same = names.setdefault(tuple(sorted(plan.kept.items())), name)
         if same != name:

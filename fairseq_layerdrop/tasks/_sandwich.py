@@ -120,7 +120,7 @@ class TrainedPlans:
 @contextmanager
 def _sub_network(model, plan, encoder):
     """The model restricted to a plan, with the step's encoder output if the plan keeps it whole."""
-    whole_encoder = plan.encoder is None or not plan.encoder.removed
+    whole_encoder = plan.encoder is None or plan.encoder.is_whole
     with restricted(model, plan.kept), encoder.given_again() if whole_encoder else nullcontext():
         yield
 
