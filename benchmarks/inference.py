@@ -41,7 +41,7 @@ from fairseq_layerdrop import checkpoint, cli
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
 from fairseq_layerdrop.evaluation.subject import Subject
-from fairseq_layerdrop.evaluation.texts import quality
+from fairseq_layerdrop.evaluation.texts import score_texts
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.reporting.origin import origin
 from fairseq_layerdrop.reporting.rows import Row, RowFile
@@ -241,7 +241,7 @@ def _row(
         **subject.describe(system.plan),
         "curve": system.engine,
         "bytes": system.bytes,
-        **quality(texts, references, ["bleu"]),
+        **score_texts(texts, references, ["bleu"]),
         "sentences": len(texts),
         "same": sum(a == b for a, b in zip(system.found, stock, strict=True)) / len(texts),
         "sentences_per_second": statistics.median(system.speeds),

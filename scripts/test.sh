@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Set up if need be, then lint, check types and run the tests.
-#   scripts/test.sh             all but the slow ones
-#   scripts/test.sh unit        those that run none of fairseq's programs: about a minute
-#   scripts/test.sh -m slow     other arguments go to pytest
+# Set up if need be, then lint, check types and run the tests that are not slow; flags go to pytest.
+#   scripts/test.sh [unit] [FLAGS]      unit: those that run none of fairseq's programs, about a minute
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = unit ]; then
