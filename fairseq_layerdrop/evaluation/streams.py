@@ -52,7 +52,7 @@ def layers(model: nn.Module) -> dict[str, Any]:
 def _kind(holders: list[nn.Module]) -> str:
     if len(holders) > 1:
         return f"{len(holders)} stacks of a kind, one a language"
-    return type(next(iter(holders[0].layers))).__name__  # type: ignore[call-overload]
+    return type(next(iter(holders[0].layers))).__name__  # type: ignore[arg-type]
 
 
 @torch.no_grad()
