@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Whether official fairseq 0.12.2, on Python 3.8, reads what `prune` writes and translates as
-today's does.
+"""Whether official fairseq 0.12.2 reads what `prune` writes and translates as today's does.
 
 python scripts/check_old_fairseq.py [--venv FOLDER] DATA CKPT --encoder-keep 0,2,4 --decoder-keep
 every:2

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command's prune verb, for a checkout that is not installed; needs torch and rich, not
-fairseq.
+"""`prune` for a checkout that is not installed; needs torch and rich, not fairseq.
 
 python scripts/prune_checkpoint.py full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2
 """

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Score checkpoints with stock fairseq-generate and sacreBLEU; one row each, as it comes; rows that
-are there are kept.
+"""Score checkpoints with stock fairseq-generate and sacreBLEU; rows that are there are kept.
 
     python scripts/score_checkpoints.py DATA --reference TEXT --rows ROWS.jsonl --curve NAME CKPT...
     [-- FLAGS]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Print ROUGE-1, -2 and -L (F1, by rouge-score, with its signature) of what ``fairseq-generate``
-printed into a file.
+"""Print ROUGE-1, -2 and -L (F1, by rouge-score) of ``fairseq-generate``'s output.
 
 python scripts/score_rouge.py GEN
 """
@@ -13,9 +12,7 @@ from fairseq_layerdrop.evaluation.texts import score_texts
 
 
 def main(path: str) -> None:
-    """Hypotheses against the targets that fairseq printed beside them; sentences without a
-    hypothesis are an error.
-    """
+    """Hypotheses against the targets beside them; a missing hypothesis is an error."""
     output = Path(path).read_text(encoding="utf-8")
     targets = dict(re.findall(r"^T-(\d+)\t(.*)$", output, re.MULTILINE))
     hypotheses = dict(re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.MULTILINE))

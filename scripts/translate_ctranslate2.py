@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Translate standard input, line by line, with a model of `fairseq-layerdrop export --to
-ctranslate2`.
+"""Translate standard input, line by line, with a model exported to CTranslate2.
 
     python scripts/translate_ctranslate2.py MODEL SENTENCEPIECE < TEXT > TRANSLATIONS
 

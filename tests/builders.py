@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tiny checkpoint dictionaries as fairseq's trainer writes them; layer i of a stack is filled with
-the value i.
-"""
+"""Tiny checkpoint dictionaries, as fairseq's trainer writes them; layer i is filled with i."""
 
 import copy
 from argparse import Namespace
@@ -123,9 +121,7 @@ def family_state(family: str, encoder: int = 6, decoder: int = 6) -> dict[str, T
 def share(
     state: Mapping[str, Tensor], path: str, chunks: Sequence[Sequence[int]], part: str = ""
 ) -> dict[str, Tensor]:
-    """The layers of each chunk at a path have the weights of its first; only those whose names
-    begin with ``part``.
-    """
+    """Each chunk's layers get the weights of its first, for names that begin with ``part``."""
     shared = dict(state)
     for first, *others in chunks:
         for layer in others:
@@ -159,9 +155,7 @@ def model_options(encoder: int = 6, decoder: int = 6) -> dict[str, Any]:
 def config(
     encoder: int = 6, decoder: int = 6, *, ours: bool = False, namespace: bool = False
 ) -> dict[str, Any]:
-    """A configuration: of stock fairseq, or of this package's model and task; the model's options
-    flat either way.
-    """
+    """A configuration of stock fairseq, or of our model and task; model options are flat."""
     model: dict[str, Any] | Namespace = model_options(encoder, decoder)
     task: dict[str, Any] = {"_name": "translation", "data": "data-bin", "source_lang": "en"}
     if ours:
@@ -252,9 +246,7 @@ def family_checkpoint(family: str, encoder: int = 6, decoder: int = 6) -> dict[s
 
 
 def layer_values(state: dict[str, Tensor], stack: str) -> list[int]:
-    """Which layers of the original a stack consists of, read off its weights; of a stack elsewhere,
-    its module.
-    """
+    """Which layers of the original a stack has, by its weights; for other stacks, its module."""
     layers: dict[int, set[float]] = {}
     for key, tensor in state.items():
         if key.startswith(f"{stack}.layers."):

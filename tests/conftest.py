@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Made once for all tests: a tiny data set, a tiny model trained on it with LayerDrop, its pruned
-files.
-"""
+"""Shared by all tests: a tiny data set, a tiny model trained with LayerDrop, its pruned files."""
 
 import functools
 import os
@@ -95,9 +93,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy data set in fairseq's binary form: 60 pairs to train on, 14 valid, 11 test, one
-    dictionary.
-    """
+    """A toy data set in fairseq's binary form: 60, 14 and 11 pairs, one dictionary."""
     folder = tmp_path_factory.mktemp("data")
     write_corpus(folder, SENTENCES)
     prefixes = [item for split in SENTENCES for item in (f"--{split}pref", str(folder / split))]
@@ -120,9 +116,7 @@ def text_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def audio_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quarter of a second of noise eleven times, as fairseq's speech tasks read it, with labels
-    for HuBERT.
-    """
+    """Eleven files of a quarter of a second of noise, with labels for HuBERT."""
     folder = tmp_path_factory.mktemp("audio")
     write_audio(folder, {"train": 8, "valid": 3})
     return folder
@@ -130,18 +124,14 @@ def audio_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A 4+4 model trained for 60 updates with LayerDrop 0.5, dropout, two micro-batches, plans and
-    BLEU.
-    """
+    """A 4+4 model after 60 updates with LayerDrop 0.5, dropout, two micro-batches, plans, BLEU."""
     folder = tmp_path_factory.mktemp("trained")
     return Run(folder, train(data, folder, *LAYERDROP_TRAINING, "--max-update", "60"))
 
 
 @pytest.fixture(scope="session")
 def pruned(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``pruned("--decoder-keep", "0,2")``: the trained model's file with these layers, written
-    once.
-    """
+    """``pruned("--decoder-keep", "0,2")``: the trained model's file with these layers, cached."""
     folder = tmp_path_factory.mktemp("pruned")
 
     @functools.cache
@@ -153,9 +143,7 @@ def pruned(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 @pytest.fixture(scope="session")
 def stock_hypotheses(data: Path, pruned: Callable[..., Path]) -> Callable[..., Hypotheses]:
-    """``stock_hypotheses("--decoder-keep", "0,2")``: what stock fairseq generates from that file,
-    run once.
-    """
+    """``stock_hypotheses(*keep)``: what stock fairseq generates from that file, cached."""
 
     @functools.cache
     def run(*keep: str) -> Hypotheses:

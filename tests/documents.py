@@ -50,8 +50,7 @@ def spans(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The commands on a page, in words: those in blocks, in indented lines, and whole ones in
-    running text.
+    """The commands on a page, in words: in blocks, in indented lines, and in running text.
 
     What is cut by an ellipsis is none, nor is a program's name alone.
     """

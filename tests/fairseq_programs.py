@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Helpers: fairseq's programs as processes of their own, its parsers in process, models of some
-thousand parameters.
-"""
+"""Helpers: fairseq's programs in processes of their own, its parsers, tiny models."""
 
 import copy
 import functools
@@ -81,8 +79,7 @@ SHORT = ["--max-len-a", "0", "--max-len-b", "12"]
 
 
 def python(*arguments: str | Path, cwd: Path | None = None, fails: bool = False) -> str:
-    """Run Python in a process of its own, on one thread; return what it printed, stdout and stderr
-    together.
+    """Run Python in a process, on one thread; return stdout and stderr together.
 
     ``cwd`` defaults to the repository, from where the package can be imported without being
     installed.
@@ -106,9 +103,7 @@ def python(*arguments: str | Path, cwd: Path | None = None, fails: bool = False)
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
-    """The process that forks fairseq's programs; it ends when this one does, at the end of its
-    input.
-    """
+    """The process that forks fairseq's programs; it ends when its input does."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, Path(__file__).with_name("fairseq_server.py")]
@@ -118,9 +113,7 @@ def _server() -> subprocess.Popen[str]:
 
 
 def in_stock(program: str, *arguments: str | Path, fails: bool = False) -> str:
-    """Run a module, or a script, in a process of stock fairseq, far from the repository; return all
-    that it printed.
-    """
+    """Run a module or script in a process of stock fairseq; return all that it printed."""
     server = _server()
     assert server.stdin and server.stdout
     with tempfile.NamedTemporaryFile("r") as output:
@@ -180,9 +173,7 @@ def generate(data: Path, checkpoint: Path, *flags: str | Path) -> Hypotheses:
 
 
 def assert_same_hypotheses(one: Hypotheses, two: Hypotheses, *, sentences: int) -> None:
-    """Every sentence is there, every text equal, every score within 1e-5; those of words as far as
-    they are printed.
-    """
+    """Every sentence is there, texts are equal, scores within 1e-5."""
     assert len(one) == sentences
     assert {n: text for n, (_, text, _) in one.items()} == {
         n: text for n, (_, text, _) in two.items()
@@ -234,9 +225,7 @@ def write_corpus(folder: Path, sizes: dict[str, int]) -> None:
 
 
 def masked_lm_data(folder: Path) -> Path:
-    """Sentences that run through an alphabet, for masked language modelling: 60 to train on, 14
-    valid, 11 test.
-    """
+    """Sentences through an alphabet, for masked language modelling: 60, 14 and 11."""
     rng = random.Random(5)
     for split, sentences in {"train": 60, "valid": 14, "test": 11}.items():
         starts = [rng.randrange(10) for _ in range(sentences)]
@@ -248,8 +237,7 @@ def masked_lm_data(folder: Path) -> Path:
 
 
 def sentence_data(folder: Path, dictionary: Path) -> Path:
-    """Sentences of two classes, up and down the alphabet, in a folder as for GLUE: 120 to train on,
-    15 valid, 11 test.
+    """Sentences of two classes, up and down the alphabet, as for GLUE: 120, 15 and 11.
 
     ``dictionary`` is the one that the model to fine-tune was trained with.
     """
@@ -269,9 +257,7 @@ def sentence_data(folder: Path, dictionary: Path) -> Path:
 
 
 def preprocess(folder: Path, name: str, target: Path, *flags: str) -> Path:
-    """Run ``fairseq-preprocess --only-source`` in this process on ``train.NAME``, ``valid.NAME``
-    and ``test.NAME``.
-    """
+    """Run ``fairseq-preprocess --only-source`` in this process on the three splits of NAME."""
     from fairseq import options
     from fairseq_cli import preprocess as program
 
@@ -286,9 +272,7 @@ def preprocess(folder: Path, name: str, target: Path, *flags: str) -> Path:
 
 
 def write_audio(folder: Path, sizes: dict[str, int]) -> None:
-    """Noise of a quarter of a second, with lists of files, labels of twelve frames a file, and
-    letters.
-    """
+    """A quarter of a second of noise, with lists of files, twelve labels a file, and letters."""
     import numpy
     import soundfile
 
@@ -308,8 +292,7 @@ def write_audio(folder: Path, sizes: dict[str, int]) -> None:
 
 
 def evaluate(checkpoint: Path, **overrides: Any) -> dict[str, Any]:
-    """The metrics of a checkpoint on its validation set, as ``fairseq-validate`` computes them,
-    means not rounded.
+    """A checkpoint's validation metrics as ``fairseq-validate`` computes them, not rounded.
 
     The whole set is one batch; ``overrides`` are of the configuration that was saved.
     """
@@ -374,9 +357,7 @@ def build_task(cfg: Any) -> Any:
 
 
 def build_model(*flags: str, seed: int = 5) -> Any:
-    """The model that ``fairseq-train`` would build from these flags, its weights drawn from
-    ``seed``.
-    """
+    """The model that ``fairseq-train`` would build, with weights drawn from ``seed``."""
     import torch
 
     cfg = config(*flags)
@@ -395,9 +376,7 @@ def build_shapes(*flags: str) -> Any:
 
 
 def batch(sentences: int = 3, length: int = 6, seed: int = 11) -> dict[str, Any]:
-    """A sample as fairseq's translation task feeds it; the second sentence is shorter on both
-    sides.
-    """
+    """A sample as fairseq's translation task feeds it; the second sentence is shorter."""
     import torch
 
     words = dictionary()
@@ -435,9 +414,7 @@ def loss_of(model: Any, sample: dict[str, Any] | None = None) -> Any:
 def after_training(
     samples: list[dict[str, Any]], *flags: str
 ) -> tuple[list[float], dict[str, Any]]:
-    """The losses of one update a sample, and the weights after them, of the model that these flags
-    build.
-    """
+    """The losses of one update a sample, and the weights after them."""
     import torch
 
     model = build_model(*flags).train()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Runs fairseq's programs, each in a process of its own, without the six seconds that importing
-fairseq takes.
+"""Runs fairseq's programs in processes of their own, without importing fairseq each time.
 
 A process that has imported stock fairseq, and nothing of this package, forks for every program; the
 child runs the program's module as ``python -m`` does. Requests and exit statuses go through pipes,

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The model families of the table in docs/families.md: how a tiny one of each is trained, and what
-it computes.
-"""
+"""The families of docs/families.md: how a tiny one is trained, and what it computes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +81,7 @@ DECODER_ALONE = {
 
 @dataclass(frozen=True)
 class Family:
-    """A family: its data (a folder's name), the flags of its training, the cuts that it can
-    bear.
-    """
+    """A family: its data (a folder), the flags of its training, the cuts that it takes."""
 
     name: str
     data: str
@@ -250,9 +246,7 @@ FAMILIES = [
 
 
 def outputs(model: Any) -> Any:
-    """What a model computes of a fixed input, as one row of numbers: logits, or the features of
-    speech.
-    """
+    """What a model computes of a fixed input, as one row: logits, or features of speech."""
     import torch
 
     model.eval()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What ``from_pretrained`` of stock fairseq makes of a checkpoint and sentences; run where this
-package is not.
+"""What stock ``from_pretrained`` makes of a checkpoint; runs where this package is not.
 
 hub_in_stock.py translate|score CHECKPOINT SENTENCES OUT
 """
@@ -16,9 +15,7 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 
 
 def scores(hub: Any, sentence: str) -> list[float]:
-    """The log probability of each token; ``hub.score`` itself fails on numpy 2, for any model
-    (``numpy.compat``).
-    """
+    """Each token's log probability; ``hub.score`` fails on numpy 2, for any model."""
     tokens = hub.encode(sentence)
     (logits, _) = hub.models[0](torch.cat([tokens[-1:], tokens[:-1]])[None])
     found: list[float] = logits[0].log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()

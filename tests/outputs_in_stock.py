@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Load checkpoints with stock fairseq, no override, and write what each computes; run where this
-package is not.
+"""Load checkpoints with stock fairseq, and write what each computes.
 
 outputs_in_stock.py OUT CHECKPOINT...                        stock fairseq alone
 outputs_in_stock.py OUT --user-dir FOLDER CHECKPOINT...      with a plugin

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tiny models in files, and what evaluates them: without training, with layers that are known to be
-useful or not.
-"""
+"""Tiny models in files: untrained, with layers known to be useful or not."""
 
 import json
 import shutil
@@ -32,9 +30,7 @@ def subject(checkpoint: Path, data: Path, **rates: Any) -> Subject:
 
 
 def plant(source: Path, target: Path, useful: Mapping[str, Collection[int]]) -> Path:
-    """A pre-norm checkpoint in which all layers but these add nothing, and so can go without any
-    loss.
-    """
+    """A pre-norm checkpoint in which only these layers add anything."""
     state = load(source)
     for key, tensor in list(state["model"].items()):
         stack, layers, number, *rest = [*key.split("."), "", "", ""][:7]
@@ -46,9 +42,7 @@ def plant(source: Path, target: Path, useful: Mapping[str, Collection[int]]) -> 
 
 
 def write_language_model(data: Path, folder: Path) -> Path:
-    """A language model of four layers, as it was drawn, in a file as fairseq's trainer writes
-    it.
-    """
+    """A language model of four layers with random weights, in a file as the trainer writes it."""
     sizes = [
         "--decoder-embed-dim",
         "32",

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Classify sentences as fairseq's README of RoBERTa does, with stock fairseq alone; run where this
-package is not.
+"""Classify sentences as fairseq's README of RoBERTa does, with stock fairseq only.
 
 predict_in_stock.py FOLDER CHECKPOINT SENTENCES OUT
 """

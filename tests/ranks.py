@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run by a process that has imported fairseq: ``fairseq-train`` in N processes, as torchrun starts
-them, forked after the flags are read, which takes two seconds.
+"""``fairseq-train`` in N processes as torchrun starts them, forked to save the imports.
 
     ranks.py N SECONDS FOLDER ARGUMENTS…
 
@@ -81,9 +80,7 @@ def watch(layers: Any, trainer: Any, notes: list[Any]) -> None:
 
 
 def main() -> None:
-    """Become ``fairseq-train``, fork as soon as the flags are read, and write down what there is to
-    note.
-    """
+    """Become ``fairseq-train``, fork once the flags are read, and write down what happened."""
     size, seconds, folder, *arguments = sys.argv[1:]
     ranks: list[int] = []
     trainers: list[Any] = []

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Stands in for every program of a recipe: writes down how it was called, reads what it would read,
-leaves its files.
+"""Stands in for every program of a recipe: records the call, reads its input, leaves its files.
 
 It is called by the program's name; ``RECIPE_TEST`` names a folder with ``calls.jsonl`` and
 ``served/``, the downloads, and ``RECIPE_USER_DIR`` the plugin.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands of documents and recipes: given to the real parsers; recipes run with stand-ins for all
-programs.
-"""
+"""Commands of documents and recipes, given to the real parsers; recipes run with stubs."""
 
 import json
 import os
@@ -56,9 +54,7 @@ def parse(command: Sequence[str]) -> Any:
 
 
 class Bench:
-    """A folder in which recipes run, no program of which does more than to write down how it was
-    called.
-    """
+    """A folder in which recipes run with programs that only record how they were called."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -53,9 +53,7 @@ LIBRARIES = {
 
 
 class Import(NamedTuple):
-    """One imported module, by its full name, and whether the import runs as soon as the file is
-    imported.
-    """
+    """An imported module, by its full name, and whether it is imported with the file."""
 
     name: str
     at_once: bool

@@ -65,9 +65,7 @@ def test_a_compiled_model_says_the_same_in_evaluation(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stack_of_layers_is_one_graph_in_evaluation(family: str) -> None:
-    """A random draw, or a branch on a tensor, would make more of it, which ``fullgraph``
-    refuses.
-    """
+    """A random draw, or a branch on a tensor, would break the graph; ``fullgraph`` refuses it."""
     layers = build(family, ours=True).eval().decoder.layers
     skips = [layer.encoder_attn is not None for layer in layers]
 
@@ -102,9 +100,7 @@ def layers_of_the_encoder(model: Any, backend: str) -> Any:
 
 
 def assert_trained_alike(compile_: Compile, backend: str, updates: int) -> list[int]:
-    """Losses and gradients of successive updates, by a model and by its compiled copy; the graphs
-    after each.
-    """
+    """Losses and gradients of updates, by a model and its compiled copy; graphs after each."""
     plain = build("transformer", ours=True).train()
     copied = copy.deepcopy(plain)
     compiled, graphs, masks = compile_(copied, backend), [], set()
@@ -144,9 +140,7 @@ def test_a_compiled_model_trains_as_it_does(compile_: Compile, backend: str) -> 
 
 
 def test_a_skipped_layer_has_gradients_of_zero_where_the_loop_is_compiled() -> None:
-    """AOTAutograd gives what it sees to be unused no gradient at all, which other ranks would wait
-    for.
-    """
+    """AOTAutograd gives unused parameters no gradient, which other ranks would wait for."""
     layers = LayerDropList([nn.Linear(4, 4) for _ in range(3)], rates=[0.5] * 3)
 
     def run(x: Tensor, active: tuple[int, ...]) -> Tensor:

@@ -121,9 +121,7 @@ def _no_hydra_run_is_left() -> Iterator[None]:
 
 
 def composed(recipe: str, *overrides: str) -> Any:
-    """What ``fairseq-hydra-train`` would train by, all sections, the plugin's defaults filled
-    in.
-    """
+    """What ``fairseq-hydra-train`` would train by, with the plugin's defaults filled in."""
     GlobalHydra.instance().clear()
     kept = mock.patch.dict(
         ConfigStore.instance().repo
@@ -238,9 +236,7 @@ def test_it_is_not_in_any_other_program() -> None:
 
 
 def hydra_train(recipe: str, run: Path, *overrides: str, flags: tuple[str, ...] = ()) -> str:
-    """Run ``fairseq-hydra-train`` as the documents have it, from the checkout, small; return all
-    that it printed.
-    """
+    """Run ``fairseq-hydra-train`` as documented, in small; return all that it printed."""
     program = str(Path(sys.executable).with_name("fairseq-hydra-train"))
     command = [
         program,

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Data-parallel training through the real ``fairseq-train``, in two processes: whole, alike on all
-ranks, and it ends.
+"""Data-parallel training through the real ``fairseq-train``, in two processes.
 
 ``spawn`` and ``torchrun`` start what a user starts. All else runs in processes that are forked
 (``ranks.py``), which saves the seconds of importing fairseq, and in which each rank's draws and
@@ -80,9 +79,7 @@ SLURM_SCRIPT = REPOSITORY / "scripts" / "slurm" / "train.sh"
 
 
 class Together(NamedTuple):
-    """A finished training: what all processes printed, and of each rank its draws and its weights
-    at the end.
-    """
+    """A finished training: its output, and each rank's draws and final weights."""
 
     output: str
     draws: list[list[dict[str, Any]]]
@@ -95,9 +92,7 @@ class Together(NamedTuple):
 def run_ranks(
     data: Path, folder: Path, *flags: str | Path, ranks: int = 2, fails: bool = False
 ) -> str:
-    """Run ``fairseq-train`` in forked processes; ``fails`` means that they end by themselves, with
-    an error.
-    """
+    """Run ``fairseq-train`` in forked processes; ``fails``: they must end with an error."""
     folder.mkdir(exist_ok=True)
     began = time.monotonic()
     script = Path(__file__).with_name("ranks.py")
@@ -111,9 +106,7 @@ def run_ranks(
 def together(
     data: Path, folder: Path, *flags: str | Path, updates: int = 6, ranks: int = 2
 ) -> Together:
-    """Train, and see that all of it was done, once, by all ranks, which end with the same
-    weights.
-    """
+    """Train, and check that all ranks did all of it, once, and end with the same weights."""
     world = ["--distributed-world-size", str(ranks)]
     output = run_ranks(
         data, folder, *BRIEF, *world, *flags, "--max-update", str(updates), ranks=ranks
@@ -457,9 +450,7 @@ def test_every_way_of_sharing_gradients_trains_the_same_weights(
 def test_checkpointing_fails_where_unused_parameters_are_looked_for(
     data: Path, tmp_path: Path
 ) -> None:
-    """In torch's words and at once, as in stock fairseq: a layer that is computed again is counted
-    twice.
-    """
+    """In torch's words, as in stock fairseq: a recomputed layer is counted twice."""
     output = run_ranks(
         data, tmp_path, *HALF, *BRIEF, *TWO, *CHECKPOINTED, "--find-unused-parameters", fails=True
     )
@@ -586,9 +577,7 @@ RESUMED = [
 
 
 def killed(folder: Path, update: int, *command: str | Path) -> None:
-    """Start a training and kill it, and all of its processes, as soon as the log shows an
-    update.
-    """
+    """Start a training, and kill all of its processes as soon as the log shows an update."""
     folder.mkdir(exist_ok=True)
     launched = Launched(folder, *command)
     launched.wait_for(f'"num_updates": "{update}"')

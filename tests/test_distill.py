@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``--criterion layerdrop_distill`` through fairseq's own programs: trained, pruned, trained on in
-stock fairseq.
-"""
+"""``--criterion layerdrop_distill`` in fairseq's programs: trained, pruned, trained on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,9 +57,7 @@ print(CRITERION_REGISTRY["layerdrop_distill"].__name__)
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """``run("1")``: 60 updates with LayerDrop, dropout, two micro-batches, and this weight of the
-    distillation.
-    """
+    """``run("1")``: 60 updates with LayerDrop, dropout, two micro-batches, this distill weight."""
     done: dict[str, Run] = {}
 
     def trained(weight: str) -> Run:

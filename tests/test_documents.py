@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every command and flag in the documents is taken by the real parsers; no link is dead; what is
-shown, runs.
+"""The real parsers take every documented command and flag; links lead somewhere; examples run.
 
 (The commands inside the recipes: test_recipes.py; those for hydra: test_configs.py.)
 """

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""fairseq's own doors to a pruned file and to a training: interactive, hub, scoring, sentencepiece,
-tensorboard.
-"""
+"""fairseq's other programs: interactive, hub, scoring, sentencepiece, tensorboard."""
 
 import json
 from collections.abc import Callable
@@ -36,9 +34,7 @@ SURE = ["--required-batch-size-multiple", "1", "--cpu"]
 
 
 def interactive(data: Path, checkpoint: Path, sentences: Path, *flags: str | Path) -> str:
-    """What ``fairseq-interactive`` prints of a file of sentences, all in one batch as in
-    :func:`generate`.
-    """
+    """What ``fairseq-interactive`` prints of sentences in one batch, as in :func:`generate`."""
     sure = ["--buffer-size", "32", "--batch-size", "32", "--beam", "5", *SURE]
     return fairseq("interactive", data, "--path", checkpoint, "--input", sentences, *sure, *flags)
 
@@ -61,9 +57,7 @@ def test_interactive_says_what_generate_does(
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model trained for two updates on pieces of words, pruned, and the folder of its text, data
-    and pieces.
-    """
+    """A model of word pieces after two updates, pruned, and the folder of its data."""
     import sentencepiece
 
     folder = tmp_path_factory.mktemp("pieces")
@@ -250,9 +244,7 @@ def test_a_link_of_another_name_is_refused_in_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def watched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Four epochs with learned rates and a plan, whose best checkpoints are kept, logged for
-    tensorboard.
-    """
+    """Four epochs with learned rates and a plan, logged for tensorboard, best files kept."""
     folder = tmp_path_factory.mktemp("watched")
     depths = ["--encoder-layers", "3", "--decoder-layers", "3", "--layerdrop-schedule", "learned"]
     plan = [
@@ -279,9 +271,7 @@ def watched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def scalars(folder: Path) -> dict[str, list[float]]:
-    """The values of each scalar in a folder's event file, which is a row of records: length, CRC,
-    bytes, CRC.
-    """
+    """Each scalar's values in an event file: records of length, CRC, bytes, CRC."""
     proto = pytest.importorskip("tensorboardX.proto.event_pb2")
     (file,) = folder.glob("events.out.tfevents.*")
     found: dict[str, list[float]] = {}

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ensembles of different depths: ``--path a.pt:b.pt``, in stock fairseq and with layers named on
-demand.
-"""
+"""Ensembles of different depths, ``--path a.pt:b.pt``: in stock fairseq and on demand."""
 
 import math
 from collections.abc import Callable

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every family through the whole way, by fairseq's own programs; what ran makes the table of
-docs/families.md.
+"""Every family all the way, by fairseq's programs; the table of docs/families.md.
 
 ``pytest tests/test_families.py --write-docs`` writes the table anew.
 """
@@ -83,9 +82,7 @@ def training(
 def made_from(
     family: Family, training: Callable[[Family], Run], pruned_to: Path | None = None
 ) -> list[str | Path]:
-    """The flags that name the pre-trained model, if a family is made from one; or that model,
-    pruned alike.
-    """
+    """The flags that name the (pruned) pre-trained model of a family that is made from one."""
     base = next((base for base in FAMILIES if base.name == family.made_from), None)
     if base is None:
         return []
@@ -203,9 +200,7 @@ def test_it_is_fine_tuned_saved_and_loaded_again(
 
 
 def masked(checkpoint: Path, inside: dict[str, Any]) -> Any:
-    """What the full model computes when what is not kept inside its layers is masked by zeros and
-    idle norms.
-    """
+    """The full model with masks and idle norms instead of what is pruned inside its layers."""
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)])
     with torch.no_grad():
         for path, kept in inside["kept"].items():
@@ -227,9 +222,7 @@ def masked(checkpoint: Path, inside: dict[str, Any]) -> Any:
 
 
 def reader(model: Any, path: str) -> tuple[Any, int]:
-    """The matrix that reads an attention's heads, or an FFN's units, and how many of its columns
-    are one.
-    """
+    """The matrix that reads an attention's heads or an FFN's units, and columns a group."""
     module = model.get_submodule(path.removesuffix(".ffn"))
     return (
         (module.fc2.weight, 1)

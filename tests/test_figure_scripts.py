@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The scripts of the paper's figures: each runs with stand-ins, and its commands are ones that
-their programs take.
-"""
+"""The scripts of the paper's figures run with stubs; real parsers take their commands."""
 
 import gzip
 import json

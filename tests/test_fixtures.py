@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Against somebody else's program: checkpoints and translations of official fairseq, 0.12.2 and
-0.6.2.
-"""
+"""Against official fairseq 0.12.2 and 0.6.2: their checkpoints and translations."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Training in half precision on CUDA devices: ``pytest -m gpu``; each test is skipped where there
-are too few.
-"""
+"""Training in half precision on CUDA devices: ``pytest -m gpu``."""
 
 from pathlib import Path
 from typing import Any
@@ -81,9 +79,7 @@ def need(devices: int) -> None:
 
 
 def assert_trained(output: str) -> list[dict[str, Any]]:
-    """All updates were done, but for those of fp16 whose gradients overflowed, which are
-    repeated.
-    """
+    """All updates were done; fp16 repeats those whose gradients overflowed."""
     assert output.count("| done training in ") == 1
     steps = logged(output, "train_inner")
     assert [int(step["num_updates"]) for step in steps] == list(range(1, UPDATES + 1))
@@ -124,9 +120,7 @@ def test_two_devices_train_on_default_flags(
 
 @pytest.mark.parametrize("rate", ["0.5", "0.99"])
 def test_a_gpu_drops_the_layers_that_a_cpu_drops(rate: str, data: Path, tmp_path: Path) -> None:
-    """Draws come from a generator on the CPU, so that a run can be told from its seed wherever it
-    was made.
-    """
+    """Draws come from a CPU generator, so that a seed means the same on any device."""
     need(1)
     flags = [*TRAINING, *rates(rate), "--no-save"]
     on_cpu, on_gpu = (

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The whole way through fairseq's own programs: train, prune, generate, train on; with and without
-the plugin.
-"""
+"""The whole way in fairseq's programs: train, prune, generate, train on; with and without us."""
 
 import shlex
 from collections.abc import Callable
@@ -64,9 +62,7 @@ def undropped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
 
 @pytest.fixture(scope="module")
 def small(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The trained model cut to 2+2 layers by the command, and the flags it printed for training
-    on.
-    """
+    """The trained model pruned to 2+2 layers, and the flags that were printed."""
     target = tmp_path_factory.mktemp("small") / "small.pt"
     keep = ["--encoder-keep", "even:2", "--decoder-keep", "even:2"]
     printed = python("-m", "fairseq_layerdrop.cli", "prune", trained.last, target, *keep)
@@ -84,9 +80,7 @@ def small(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_what_is_written_loads_with_torch_alone(
     trained: Run, undropped: tuple[Run, Run], small: tuple[Path, list[str]]
 ) -> None:
-    """Safely, too: trained with plans and --eval-bleu (whose meters fairseq saves along), trained
-    plainly, pruned.
-    """
+    """With torch's safe loading, too: plans and --eval-bleu, a plain training, a pruned file."""
     best = trained.folder / "checkpoint_best.pt"
     names = python(
         "-c", LOAD_WITH_TORCH_ALONE, trained.last, best, undropped[1].last, small[0]
@@ -133,9 +127,7 @@ def test_rate_zero_is_warned_of_in_the_log(undropped: tuple[Run, Run]) -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_weights(data: Path, trained: Run, tmp_path: Path) -> None:
-    """60 updates straight, or 25, a stop in the middle of an epoch, and the rest; with everything
-    random on.
-    """
+    """60 updates, or 25, a stop in the middle of an epoch, and the rest; all randomness on."""
     stopped = train(data, tmp_path, *LAYERDROP_TRAINING, "--max-update", "25")
     resumed = train(data, tmp_path, *LAYERDROP_TRAINING, "--max-update", "60")
     steps = logged(stopped, "train_inner") + logged(resumed, "train_inner")

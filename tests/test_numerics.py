@@ -101,9 +101,7 @@ def test_prune_and_zoo_keep_the_types_of_the_tensors(
 
 
 def with_gaps(folder: Path) -> Path:
-    """The toy data, in whose splits some sources, some targets and one pair are empty, and one is a
-    single word.
-    """
+    """The toy data with some empty sources and targets, an empty pair, and a single word."""
     for split in ("train", "valid", "test"):
         for language, empty in (("src", (1, 3)), ("tgt", (2, 3))):
             lines = (folder / f"{split}.{language}").read_text().splitlines()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The recipes of scripts/: every step runs after the one before it, and every command is one that
-its program takes.
-"""
+"""The recipes of scripts/: each step runs after the one before, with real commands."""
 
 import gzip
 import importlib.util

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is in a checkpoint beside the model, through fairseq's own programs: the EMA's weights,
-Adam's moments.
-"""
+"""What a checkpoint holds beside the model: the EMA's weights, Adam's moments."""
 
 from pathlib import Path
 from typing import Any
@@ -68,9 +66,7 @@ def test_the_ema_of_a_layer_is_that_of_the_layer_it_came_from(full: Path, tmp_pa
 
 
 def test_training_goes_on_from_the_pruned_ema(full: Path, data: Path, tmp_path: Path) -> None:
-    """Stock fairseq restores it by name: with weights that stand still it moves a tenth of the way
-    towards them.
-    """
+    """Stock fairseq restores the EMA by name: it moves a tenth of the way to still weights."""
     small = prune(full, tmp_path / "small.pt", *KEEP)
     still = [
         "--restore-file",

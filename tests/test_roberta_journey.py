@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""RoBERTa's whole way: pre-train, prune, fine-tune with stock fairseq, classify through
-``from_pretrained``.
-"""
+"""RoBERTa's whole way: pre-train, prune, fine-tune in stock fairseq, classify."""
 
 import shlex
 from pathlib import Path

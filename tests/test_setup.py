@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""scripts/setup.sh: what is missing is one line, and a second run does nothing. (That it installs,
-CI shows.)
-"""
+"""scripts/setup.sh: what is missing is one line; a second run does nothing."""
 
 import shutil
 import subprocess

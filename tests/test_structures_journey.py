@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""All that can be dropped, learned and shared, through fairseq's own programs: train, resume,
-prune, generate.
-"""
+"""Everything that is dropped, learned or shared: train, resume, prune, generate."""
 
 import importlib.util
 from pathlib import Path
@@ -127,9 +125,7 @@ def moments(checkpoint: Path) -> dict[Any, Any]:
 def test_a_resumed_run_ends_with_the_same_weights_moments_and_rates(
     data: Path, whole: Run, tmp_path: Path
 ) -> None:
-    """24 updates straight, or 10, a stop in the middle of an epoch and of the warm-up, and the
-    rest.
-    """
+    """24 updates, or 10, a stop in the middle of an epoch and of the warm-up, and the rest."""
     stopped = train(data, tmp_path, *EVERYTHING, "--max-update", "10")
     resumed = train(data, tmp_path, *EVERYTHING, "--max-update", "24")
     expected = shown(whole.output)
@@ -261,9 +257,7 @@ def test_tensorboard_has_the_rates(learned: Run) -> None:
 def test_the_layers_that_were_learned_generate_alike_in_the_training_file_and_pruned_in_stock(
     data: Path, learned: Run, tmp_path: Path
 ) -> None:
-    """The training file with the plugin, its layers chosen on demand; the pruned file with no
-    plugin at all.
-    """
+    """The training file with the plugin and layers on demand; the pruned file without."""
     order = {
         stack: sorted(range(4), key=rate.__getitem__) for stack, rate in rates(learned.last).items()
     }

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A pruned checkpoint, loaded by stock fairseq, goes through TorchScript. (That evaluation draws no
-random number is tested for every family in models/test_every_family.py.)"""
+"""A pruned checkpoint, loaded by stock fairseq, goes through TorchScript."""
 
 from collections.abc import Callable
 from pathlib import Path

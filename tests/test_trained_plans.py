@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From ``fairseq-train --train-plans`` to what is shipped: every command knows which plans were
-trained.
-"""
+"""From ``--train-plans`` to what is shipped: every command knows the trained plans."""
 
 import json
 import logging

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Training goes on from a pruned file in stock fairseq: by the printed words as they are, and by
-its other doors.
-"""
+"""Training goes on from a pruned file in stock fairseq, by the printed flags and others."""
 
 import json
 import shlex
@@ -59,9 +57,7 @@ TEXT = ["--tokens-per-sample", "32", "--sample-break-mode", "complete"]
 
 @dataclass(frozen=True)
 class Changed:
-    """A model of ours of which no option has its default, the task of its training and of a later
-    one.
-    """
+    """A model of ours with no option at its default, its task, and a later task."""
 
     model: list[str]
     task: list[str]
@@ -122,9 +118,7 @@ CHANGED = {
 def test_the_printed_words_start_stock_fairseq_whatever_was_changed(
     family: str, request: pytest.FixtureRequest, command: Command, tmp_path: Path
 ) -> None:
-    """At a learning rate of 0 the weights stay what they are, and the model's options are the
-    pruned file's.
-    """
+    """At learning rate 0 the weights stay, and the options are the pruned file's."""
     changed = CHANGED[family]
     data = request.getfixturevalue(changed.data)
     full, small, tuned = tmp_path / "full", tmp_path / "small.pt", tmp_path / "tuned"

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run fairseq-train once: a run that was killed goes on, a run that has ended is left alone; what
-it took is a row.
+"""Run fairseq-train once: killed runs go on, finished ones stay; what it took is a row.
 
     python scripts/figures/train.py RUN DATA FLAGS
 
@@ -74,9 +73,7 @@ def describe(log: str) -> dict[str, Any]:
 
 
 def lines(log: str, key: str) -> list[dict[str, Any]]:
-    """What the log says at the ends of epochs, of training or validation; a number in it tells
-    which.
-    """
+    """What the log says at the ends of epochs, of training or validation."""
     return [json.loads(line[line.index("{") :]) for line in log.splitlines() if f'"{key}"' in line]
 
 

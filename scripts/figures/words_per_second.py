@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows of training speed from the logs of figure7_speed.sh: medians over all rounds and the updates
-after the first 10.
+"""Rows of training speed from figure7_speed.sh's logs: medians after the first 10 updates.
 
 python scripts/figures/words_per_second.py FOLDER
 """

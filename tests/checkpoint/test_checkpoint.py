@@ -319,9 +319,7 @@ def objects(value: Any) -> Iterator[Any]:
 
 
 def options(**model: Any) -> dict[str, Any]:
-    """A configuration as hydra composes one: sections typed by fairseq's dataclasses, and
-    references to others.
-    """
+    """A configuration as hydra composes it: typed sections, references to other sections."""
     cfg = OmegaConf.create(
         {
             "_name": None,
@@ -447,9 +445,7 @@ def words(*symbols: str) -> Dictionary:
 
 @pytest.fixture
 def nothing_allowed() -> Iterator[None]:
-    """What this process has allowed torch to read (our plugin does, some) is forgotten for a
-    while.
-    """
+    """Forget for a while what this process has allowed torch to read (our plugin allows some)."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     yield
@@ -485,9 +481,7 @@ def test_what_a_process_has_allowed_is_allowed_afterwards_and_nothing_more(tmp_p
 def test_what_a_process_has_allowed_changes_nothing_of_what_is_read(
     tmp_path: Path, zipped: bool
 ) -> None:
-    """With our plugin, fairseq may read arrays and dictionaries; half an array that is one is none
-    at all.
-    """
+    """With our plugin fairseq may read arrays and dictionaries; a damaged array is refused."""
     state = {"dictionary": words("a"), "array": numpy.arange(4), "scalar": numpy.float64(1.5)}
     path = write_as(zipped, tmp_path / "a.pt", task_state=state)
     of_numpy = [

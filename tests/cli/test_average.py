@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop average``: which files are taken, what is said and written, and what is
-refused in one line.
-"""
+"""``average``: which files are taken, what is said and written, what is refused in one line."""
 
 import functools
 import json
@@ -42,9 +40,7 @@ def average(command: Command) -> Command:
 
 
 def write(path: Path, value: float, *, maximize: bool | None = None, **form: Any) -> Path:
-    """A training checkpoint that is recognised by ``value``: one of its weights, and its
-    updates.
-    """
+    """A checkpoint recognised by ``value``: one of its weights, and its number of updates."""
     found = training_checkpoint(2, 2, **form)
     found["model"]["encoder.layer_norm.bias"].fill_(value)
     found["optimizer_history"][-1]["num_updates"] = int(value)
@@ -77,9 +73,7 @@ def three(save_dir: Folder) -> list[Path]:
 
 
 def rewrite(path: Path, found: dict[str, Any], **options: Any) -> None:
-    """Put another file in a checkpoint's place; to write over it would change what ``load`` has
-    mapped.
-    """
+    """Replace a checkpoint's file; writing over it would change what ``load`` has mapped."""
     torch.save(found, path.with_suffix(".new"), **options)
     path.with_suffix(".new").rename(path)
 
@@ -612,9 +606,7 @@ def test_the_mean_of_official_checkpoints_is_read_by_torchs_safe_defaults(
 def test_the_mean_runs_in_stock_fairseq(
     average: Command, fixtures: Path, tmp_path: Path, out: Path, name: str
 ) -> None:
-    """Of the official weights half and one and a half times: their mean is what official fairseq
-    translated with.
-    """
+    """The mean of the official weights times a half and one and a half is the official model."""
     official = fixtures / name / "checkpoint.pt"
     parts = [scaled(official, tmp_path / f"{factor}.pt", factor) for factor in (0.5, 1.5)]
     assert average(*parts, out).status == 0

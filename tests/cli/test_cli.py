@@ -915,9 +915,7 @@ SCORES = {"encoder": [0.5, -1.0, 2.0, 0.0, 1.5, -0.5], "decoder": [5.0, 4.0, 3.0
 def learned_checkpoint(
     scores: dict[str, list[float]] = SCORES, rate: float = 0.5
 ) -> dict[str, Any]:
-    """A training checkpoint of 6+6 layers with gates; neighbours that share their weights have one
-    score.
-    """
+    """A checkpoint of 6+6 layers with gates; neighbours that share weights have one score."""
     checkpoint = training_checkpoint(ours=True)
     for stack, biases in scores.items():
         prefix = f"{stack}.layerdrop_gate."

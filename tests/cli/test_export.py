@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop export``: what other programs compute of it, and read in it, is what fairseq
-does.
-"""
+"""``export``: other programs compute and read what fairseq does."""
 
 import fcntl
 import json
@@ -111,9 +109,7 @@ def token_scores(tested: Subject, sample: Any) -> list[list[float]]:
 
 
 def assert_same_scores(found: list[Any], expected: list[list[float]]) -> None:
-    """Every word's log-probability, of all sentences; these weights are large, and each layer's
-    rounding grows.
-    """
+    """Every word's log-probability in all sentences; large weights, so rounding grows by layer."""
     assert [len(result.log_probs) for result in found] == [len(scores) for scores in expected]
     for result, scores in zip(found, expected, strict=True):
         assert result.log_probs == pytest.approx(scores, rel=5e-4, abs=1e-4)

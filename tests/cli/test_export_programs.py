@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What goes with ``export``: the benchmark of engines, and the program that translates on the
-shell.
-"""
+"""Beside ``export``: the benchmark of engines, and the program that translates."""
 
 import json
 import subprocess

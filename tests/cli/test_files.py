@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The verbs and their files: a full disk, a folder that may not be written, links, two writers,
-names of any letters.
+"""Verbs and files: full disks, missing permissions, links, two writers, any file name.
 
 What goes wrong is one line and exit status 2; inputs are untouched, and the same command completes
 once it can.
@@ -125,9 +124,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def forked(words: list[str], prepare: Callable[[], None], log: Path) -> tuple[int, list[str]]:
-    """Run the command in a process of its own, which has everything imported: its status, and its
-    lines on stderr.
-    """
+    """Run the command in a forked process: its status, and its lines on stderr."""
     child = os.fork()
     if child == 0:
         try:

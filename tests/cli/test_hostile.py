@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files from strangers: nothing in them runs, memory stays bounded, and what is wrong is one line,
-whatever it is.
-"""
+"""Untrusted files: nothing in them runs, memory stays bounded, errors are one line."""
 
 import argparse
 import json
@@ -255,9 +253,7 @@ def use(file: Path) -> None:
 
 
 def fuzz(folder: Path, *, zipped: bool, cases: int, seed: int) -> tuple[int, int]:
-    """How many mutated files were taken, and how many refused; anything else is an error of
-    ours.
-    """
+    """How many mutated files were read, and how many refused; anything else is our error."""
     content = write(
         folder / "full.pt", training_checkpoint(2, 2, ours=True), zipped=zipped
     ).read_bytes()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``kill -9`` at any moment of a verb that writes: the output is absent or whole, the input
-untouched, nothing left.
-"""
+"""``kill -9`` at any moment: the output is absent or whole, the input untouched."""
 
 import json
 import os
@@ -117,9 +115,7 @@ ZOO = ["--points", "4+3 4+2 3+3 2+2", "--metrics", "loss", "--threads", "1"]
 
 
 def kill_zoos(trained: Run, data: Path, folder: Path, *, kills: int, seed: int) -> set[int]:
-    """After each kill all that is in the folder is whole, and a second run completes; how many
-    models were there.
-    """
+    """After each kill all files are whole and a second run completes; the numbers of models."""
     source, whole, out, draw, found = (
         folder / "full.pt",
         folder / "whole",

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files that hold one part of a model: every verb that reads a checkpoint refuses them before
-anything is written.
-"""
+"""Files that hold part of a model: every verb refuses them before it writes anything."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -200,9 +200,7 @@ def test_a_latency_is_predicted_and_kept_to(
 
 
 def killed(arguments: list[str], out: Path, moment: float) -> bool:
-    """Run the command in a forked process, and kill it when the file has so many bytes; whether it
-    was in time.
-    """
+    """Run the command in a fork, and kill it when the file has N bytes; whether it was in time."""
     child = os.fork()
     if child == 0:
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``sweep`` and ``importance`` of layers through the command: what rows say, against stock fairseq
-and sacreBLEU.
-"""
+"""``sweep`` and ``importance`` of layers: rows against stock fairseq and sacreBLEU."""
 
 import json
 import subprocess
@@ -125,9 +123,7 @@ def test_bleu_and_chrf_are_those_of_what_official_fairseq_generates(
 def test_bleu_is_that_of_stock_fairseq_generate_on_the_pruned_file(
     official: Path, swept: Path, tmp_path: Path, command: Command
 ) -> None:
-    """With a beam and a length penalty of one's own; the longest output hangs on the batch, so that
-    must be alike.
-    """
+    """With another beam and length penalty; the longest output depends on the batch, so keep it."""
     small = prune(
         official / "checkpoint.pt",
         tmp_path / "small.pt",
@@ -329,9 +325,7 @@ def test_a_score_that_did_not_see_every_sentence_is_an_error() -> None:
 
 
 def test_a_sweep_s_row_is_there_only_with_its_units(tmp_path: Path) -> None:
-    """Units are written first: a run that is killed in between writes them again, and the row
-    once.
-    """
+    """Units are written first: a run killed in between writes them again, and the row once."""
     results = Results(str(tmp_path / "rows.jsonl"))
     row = {"kind": "plan", "plan": "x", "units": [1.0], "sizes": [2.0], "signature": {"a": 1}}
     results._units.add([{"units": [1.0], "sizes": [2.0], "signature": {"a": 1}}])

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``prune --heads-keep …`` and ``importance`` through the command, on a model that fairseq
-trained.
-"""
+"""``prune --heads-keep …`` and ``importance``, on a model that fairseq trained."""
 
 import json
 from pathlib import Path
@@ -88,9 +86,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_pruned_pruned_model_translates(trained: Run, data: Path, tmp_path: Path) -> None:
-    """Without any width to speak of it translates as the full model does: with the cut it is
-    another model.
-    """
+    """With all widths kept it translates as the full model; pruned, it is another model."""
     whole = prune(trained.last, tmp_path / "whole.pt")
     all_units = prune(trained.last, tmp_path / "all.pt", "--heads-keep", "2", "--ffn-keep", "1.0")
     short = ["--max-len-a", "0", "--max-len-b", "12"]

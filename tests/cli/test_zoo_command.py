@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``zoo``: stock checkpoints that are the sub-networks which were measured, and a manifest of
-them.
-"""
+"""``zoo``: the stock checkpoints are the sub-networks that were measured; the manifest."""
 
 import json
 from collections.abc import Callable

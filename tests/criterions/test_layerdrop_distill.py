@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_distill`` in process: held against fairseq's own criterions, and a divergence written
-out by hand.
-"""
+"""``layerdrop_distill`` against fairseq's own criterions and a divergence written by hand."""
 
 import copy
 import logging
@@ -74,9 +72,7 @@ Sample = dict[str, Any]
 
 
 class Family(NamedTuple):
-    """A model, the criterion that trains its task, and what the latter reads, as one row a
-    position.
-    """
+    """A model, the criterion of its task, and what that reads, one row a position."""
 
     flags: list[str]
     criterion: str
@@ -122,9 +118,7 @@ def of_classes(model: Any, sample: Sample) -> torch.Tensor:
 
 
 def of_clusters(model: Any, sample: Sample) -> torch.Tensor:
-    """Of an adaptive softmax: the logarithm of a word's probability in its cluster times that of
-    the cluster.
-    """
+    """Of an adaptive softmax: log p of a word in its cluster plus that of the cluster."""
     x = of_words(model, sample)
     softmax = model.decoder.adaptive_softmax
     head = softmax.head(x).softmax(-1)
@@ -637,9 +631,7 @@ def test_prune_writes_the_criterion_that_trained_the_task(choice: str) -> None:
 
 
 def test_a_stock_model_s_options_name_it_too() -> None:
-    """fairseq keeps every option there was in the section of a model that has no configuration of
-    its own.
-    """
+    """fairseq puts every option into the section of a model that has no configuration."""
     plan = PruningPlan.parse("0,2/1", {"encoder": 4, "decoder": 4})
     model = stock_config(
         saved("--arch", "transformer", *SIZES, "--distill-criterion", PLAIN), plan

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Compensation on models and data: what it gives back, what it leaves alone, that the model is
-whole afterwards.
-"""
+"""Compensation on models and data: what it gains, what it leaves alone, the model whole again."""
 
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Speed and memory: a model of latency against times that are known, a stopwatch against one that
-is made up.
-"""
+"""Speed and memory: the latency model on known times, a stopwatch with a made-up clock."""
 
 import time
 from pathlib import Path
@@ -25,9 +23,7 @@ def translation(official: Path) -> Subject:
 
 
 class Known:
-    """A stopwatch of a machine that takes 3 ms, 0.5 a layer of the encoder and 2 one of the
-    decoder.
-    """
+    """A stopwatch of a machine that takes 3 ms, and 0.5 ms or 2 ms a layer."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, tuple[int, ...]]] = []
@@ -85,9 +81,7 @@ def test_a_sentence_is_generated_at_a_fixed_length_by_the_layers_that_stay(
 def test_times_are_milliseconds_of_a_sentence(
     translation: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each reading of the clock is that many seconds on: the first run takes 1 s, the next 3, then
-    5.
-    """
+    """Each reading of the clock adds this many seconds: runs take 1 s, 3 s, 5 s."""
     readings = iter([0, 1, 10, 13, 20, 25, 30, 37, 40, 49])
     stopwatch = Stopwatch(
         translation.loaded, Batches(translation.loaded, "test"), sentences=5, repeats=1, beam=1
@@ -110,9 +104,7 @@ def test_more_layers_take_longer(translation: Subject) -> None:
 
 
 def test_the_peak_of_a_forward_is_what_its_tensors_hold() -> None:
-    """Of a model whose tensors are known: 1 MiB, of which a layer holds its input and output at a
-    time.
-    """
+    """Of a model with known tensors: 1 MiB each; a layer holds its input and its output."""
     from fairseq_layerdrop.evaluation.loading import Loaded
 
     class Doubling(torch.nn.Module):

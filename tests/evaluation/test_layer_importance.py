@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much each layer matters, each measure against the same in a few lines; and the warning that
-uses one.
-"""
+"""Each measure of layer importance against a few lines, and the warning that uses one."""
 
 import logging
 import math
@@ -79,9 +77,7 @@ def test_leave_one_out_is_the_difference_of_two_validations(
 def test_random_subsets_are_twenty_halves_without_the_layer(
     translation: Subject, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plans are seen on their way to be scored; the value is put together from what the scores
-    were.
-    """
+    """The plans are recorded on their way to be scored; the value follows from the scores."""
     scored: list[tuple[Any, Losses]] = []
     drawn: list[tuple[str, tuple[int, ...]]] = []
     real_with = layers_module._with

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Losses of sub-networks against what stock fairseq says of the pruned file; every sentence is
-seen.
-"""
+"""Losses of sub-networks against stock fairseq's of the pruned file; no sentence is lost."""
 
 import math
 import re
@@ -55,9 +53,7 @@ def keep(kept: Kept) -> list[str]:
 
 
 def validated(checkpoint: Path, data: Path) -> float:
-    """The ``nll_loss`` of a file on its validation set, as ``fairseq-validate`` reckons it, but not
-    rounded.
-    """
+    """A file's validation ``nll_loss``, as ``fairseq-validate`` computes it, but not rounded."""
     (model,), cfg, task = load_model_ensemble_and_task(
         [str(checkpoint)], arg_overrides={"data": str(data)}
     )

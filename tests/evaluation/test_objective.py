@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The objective of a search on real sentences: what is scored, kept, found again, and shared by
-processes.
-"""
+"""A search's objective on real sentences: scored, kept, found again, shared by processes."""
 
 import itertools
 import json
@@ -144,9 +142,7 @@ def test_what_parameters_and_bytes_are(
 
 
 def flat(plans: Sequence[PruningPlan]) -> list[float]:
-    """The useful layers are 1 and 4 of the encoder, 0 of the decoder; any other does a little
-    harm.
-    """
+    """Encoder layers 1 and 4 and decoder layer 0 are useful; any other does a little harm."""
     useful = {"encoder": {1, 4}, "decoder": {0}}
     return [
         sum(

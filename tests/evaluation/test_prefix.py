@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Many sub-networks in one pass: the results of each alone, the layer calls of the trie, a model
-that stays whole.
-"""
+"""Many sub-networks in one pass: each result, the layer calls of the trie, a whole model."""
 
 import itertools
 import random
@@ -53,9 +51,7 @@ MODELS = {
 
 
 def forward(model: Any) -> Callable[[], torch.Tensor]:
-    """One batch through the model, two of its three sentences of another length than the third
-    where it can pad.
-    """
+    """One batch through the model; two of three sentences are shorter, where it can pad."""
     inputs = batch()["net_input"]
     if "decoder" not in depths(model):
         inputs.pop("prev_output_tokens")
@@ -210,9 +206,7 @@ class Calls:
 
 
 class _Mark:
-    """Lives as long as the tensor that it is put on (sets compare, and tensors compare by their
-    elements).
-    """
+    """Lives as long as its tensor (sets would compare tensors element by element)."""
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "_Mark":
@@ -337,9 +331,7 @@ def test_a_model_that_does_not_run_its_layers_once_is_refused(times: int) -> Non
 
 
 def test_the_attention_that_the_decoder_gives_is_that_of_the_sub_network(model: Any) -> None:
-    """Criteria with alignments read it; a stand-in does not give it, so that these share
-    nothing.
-    """
+    """Criteria with alignments read the attention, which a stand-in lacks: nothing is shared."""
     inputs = batch()["net_input"]
     plans = [{"encoder": (0, 1, 2), "decoder": kept} for kept in [(0, 1, 2), (0, 2), (1,)]]
 

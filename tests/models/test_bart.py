@@ -200,8 +200,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @pytest.fixture(scope="module")
 def generated(data: Path, trained: tuple[Path, str]) -> Callable[..., Hypotheses]:
-    """``generated("--decoder-keep", "0,2")``: what the trained model generates with these layers,
-    run once.
+    """``generated(*keep)``: what the trained model generates with these layers, cached.
 
     torch takes its file, as it takes that of the stock model that is made from it, where the plugin
     is loaded.

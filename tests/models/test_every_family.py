@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every model here promises, each held against the model of stock fairseq that it is made
-from.
-"""
+"""What every model promises, against the stock model that it is made from."""
 
 import argparse
 import dataclasses
@@ -30,9 +28,7 @@ fairseq_layerdrop.register()
 
 
 class Family(NamedTuple):
-    """A registered model, a stock architecture of its family, the flags that make both tiny, and
-    its stacks.
-    """
+    """A registered model, its stock architecture, the flags that make both tiny, its stacks."""
 
     ours: str
     stock: str
@@ -55,9 +51,7 @@ class Family(NamedTuple):
         return {f"{stack}_{option}": value for stack in self.stacks}
 
     def sample(self, seed: int = 11) -> dict[str, Any]:
-        """What the family's task feeds it: to a language model the sentences that are not padded
-        alone.
-        """
+        """What the task feeds it: a language model gets only sentences without padding."""
         sample = batch(seed=seed)
         if self.stacks != ["decoder"]:
             return sample
@@ -65,9 +59,7 @@ class Family(NamedTuple):
         return {**sample, "net_input": {"src_tokens": words}, "target": words.roll(-1, dims=1)}
 
     def hidden_states(self, model: Any) -> dict[str, list[torch.Tensor]]:
-        """Each stack's states in one forward of the model; the encoder's of two come from a forward
-        of its own.
-        """
+        """Each stack's states in one forward; an encoder of two stacks has a forward of its own."""
         inputs = self.sample()["net_input"]
         if self.stacks == ["encoder"]:
             return {"encoder": model(**inputs, return_all_hiddens=True)[1]["inner_states"]}
@@ -291,9 +283,7 @@ def test_with_a_minimum_of_zero_nothing_may_run_and_the_loss_is_finite(family: F
 
 
 def test_an_update_runs_the_same_layers_whoever_asks_and_whenever(family: Family) -> None:
-    """They hang on the seed, the update and the micro-batch, not on the weights or on what ran
-    before.
-    """
+    """They depend on seed, update and micro-batch, not on the weights or on what ran before."""
     half = family.each("layerdrop", 0.5)
     straight = draws(family.build(**half, seed=4), range(10), 2, family.sample())
     resumed = draws(family.build(**half, seed=4, draw=8), range(6, 10), 2, family.sample())

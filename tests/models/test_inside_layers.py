@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dropping inside fairseq's layers: fairseq's own to the bit where all is kept, a few lines' values
-where it is not.
-"""
+"""Dropping inside fairseq's layers: its bits where all is kept, known values elsewhere."""
 
 import copy
 import itertools
@@ -126,9 +124,7 @@ ALL_AT = {"sublayerdrop": 0.3, "headdrop": 0.4, "ffndrop": 0.2, "weightdrop": 0.
 
 
 def layer_of(kind: str, style: str, *, stock: bool = False, **options: Any) -> Any:
-    """A first layer with its weights; of a stack in which heads are dropped, so that the layer is
-    one of ours.
-    """
+    """A first layer with its weights, of a stack in which heads are dropped."""
     options = {"dropout": 0.0, **STYLES[style], **({} if stock else {"headdrop": 0.1}), **options}
     layer = getattr(build(stock=stock, **options), kind).layers[0].train()
     assert layer.normalize_before == (style == "pre-norm")
@@ -246,9 +242,7 @@ def test_a_language_model_s_layer_is_fairseq_s_to_the_bit(style: str) -> None:
 
 
 def zeroed(layer: Any, **rows_and_columns: Any) -> Any:
-    """The same layer, parts of its weights set to zero: ``self_attn__out_proj__weight=(slice(None),
-    slice(8))``.
-    """
+    """The same layer with parts of its weights zero: ``self_attn__out_proj__weight=(…)``."""
     with torch.no_grad():
         for name, index in rows_and_columns.items():
             layer.get_parameter(name.replace("__", "."))[index] = 0
@@ -372,9 +366,7 @@ EVERY_SUBSET = [(kind, kept) for kind in ("encoder", "decoder") for kept in subs
 
 @contextmanager
 def computed(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the attentions, linear layers and norms that are called in this scope, in
-    order.
-    """
+    """The attentions, linear layers and norms that are called in this scope, in order."""
     calls: list[str] = []
     kinds = ("MultiheadAttention", "Linear", "LayerNorm", "FusedLayerNorm")
     hooks = [
@@ -437,9 +429,7 @@ def test_a_layer_whose_sub_layers_are_all_dropped_is_a_dropped_layer(kind: str, 
 
 
 def outcome_of(call: Any, layer: Any, kind: str) -> dict[str, Tensor | None]:
-    """The outcome of something that stands for a layer; without the gradient of what it may not
-    read.
-    """
+    """The outcome of a layer's substitute, without the gradient of what it may not read."""
     positional, masks = inputs(kind)
     layer.zero_grad()
     result = call(*positional, **masks)
@@ -538,9 +528,7 @@ def facts(inside: LayerStep) -> tuple[Any, ...]:
 
 
 def test_each_flag_is_its_structure_s_rate(family: Family) -> None:
-    """Realised over many updates, within five deviations; each stack, each layer, each sub-layer,
-    head and block.
-    """
+    """Realised over many updates, within five deviations, for every structure."""
     model = family.build(**family.each("layerdrop", 0.0), **ALL_AT, ffndrop_blocks=3)
     updates, found = 600, drawn(model, range(600))
     for steps in found.values():
@@ -775,9 +763,7 @@ def test_in_a_layer_of_fewer_heads_whole_heads_are_dropped() -> None:
 
 @contextmanager
 def attentions(model: Any) -> Iterator[dict[int, Tensor]]:
-    """The attention to the encoder of each layer in which it runs, averaged over heads, where it
-    was asked for.
-    """
+    """Each layer's attention to the encoder where it ran, averaged over heads."""
     found: dict[int, Tensor] = {}
 
     def note(index: int, output: Any) -> None:
@@ -910,9 +896,7 @@ def test_the_rates_of_a_configuration_are_those_of_the_flags() -> None:
 
 
 def test_gradients_of_dropped_parts_are_zero_in_a_model() -> None:
-    """What a step drops by its draw does not move: of one forward, sub-layers, heads and blocks
-    together.
-    """
+    """What a step drops does not move: sub-layers, heads and blocks of one forward."""
     model, twin = (build(sublayerdrop=0.4, headdrop=0.5, ffndrop=0.5).train() for _ in range(2))
     checked = 0
     for update in range(4):

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_roberta``: what it has beyond the other families (test_every_family.py): heads,
-positions, old names.
-"""
+"""``layerdrop_roberta`` beyond test_every_family.py: heads, positions, old names."""
 
 from argparse import Namespace
 from typing import Any

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rates that differ by layer: linear, listed, warmed up, learned; and neighbours that share their
-weights.
-"""
+"""Rates that differ by layer: linear, listed, warmed up, learned; shared neighbours."""
 
 import copy
 import io
@@ -425,9 +423,7 @@ def test_evaluation_logs_no_rates(family: Family) -> None:
 
 
 def test_a_model_that_was_saved_goes_on_as_if_it_had_not_been(family: Family) -> None:
-    """Rates, running means and draws; at learning rate 0 for the rest, so that no optimizer is
-    needed.
-    """
+    """Rates, running means and draws; the rest at learning rate 0, so without an optimizer."""
     options = {**family.each("layerdrop", 0.5), **LEARNED, **UNDROPPED}
 
     def go_on(model: Any) -> list[tuple[list[float], dict[str, list[int]]]]:
@@ -479,9 +475,7 @@ def test_a_copy_of_a_model_learns_apart(family: Family) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("useless", range(4))
 def test_a_layer_that_adds_nothing_has_a_higher_rate_than_any_that_is_missed(useless: int) -> None:
-    """In a Transformer that learns to turn sentences round, its every other weight trained
-    along.
-    """
+    """In a Transformer that learns to reverse sentences, with its other weights trained too."""
     options = {"encoder_layerdrop": 0.3, "decoder_layerdrop": 0.3, **LEARNED, **UNDROPPED}
     model = TRANSFORMER.build(
         **options, encoder_normalize_before=True, decoder_normalize_before=True

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_transformer`` in process, held against fairseq's own ``transformer`` of the same
-sizes.
-"""
+"""``layerdrop_transformer`` against fairseq's own ``transformer`` of the same sizes."""
 
 import dataclasses
 import logging
@@ -57,9 +55,7 @@ def depth(layers: int) -> list[str]:
 
 
 def values(architecture: str) -> dict[str, Any]:
-    """What an architecture sets, as fairseq's Transformer reads it: ``encoder.layers``,
-    ``dropout``, …
-    """
+    """What an architecture sets, in nested names: ``encoder.layers``, ``dropout``, …"""
     nested = dataclasses.asdict(
         TransformerConfig.from_namespace(config("--arch", architecture).model)
     )

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_transformer_lm`` in process, held against fairseq's own ``transformer_lm`` of the
-same sizes.
-"""
+"""``layerdrop_transformer_lm`` against fairseq's own ``transformer_lm`` of the same sizes."""
 
 import dataclasses
 from typing import Any
@@ -57,9 +55,7 @@ def tokens(seed: int = 11) -> dict[str, Any]:
 
 
 def parameters(*flags: str) -> int:
-    """The number of parameters of a Wikitext-103 model with that data's dictionary, without making
-    its weights.
-    """
+    """The parameters of a Wikitext-103 model with that dictionary, without making weights."""
     cfg = config(*flags)
     task = build_task(cfg)
     words = type("Words", (), {"__len__": lambda _: 267744, "pad": lambda _: 1})()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The layer list: a loop sees every layer, training skips some for real, and the gradients stay
-whole.
-"""
+"""The layer list: loops see every layer, training really skips some, gradients stay whole."""
 
 import copy
 import math
@@ -335,9 +333,7 @@ def test_each_layer_runs_at_its_own_rate() -> None:
 
 
 def test_with_a_minimum_each_layer_runs_at_the_rate_of_the_truncated_law() -> None:
-    """Two layers at 0.5 and 0.75, not both dropped: of 1 - 3/8 the first runs in 1/2, the second in
-    1/4.
-    """
+    """Two layers at 0.5 and 0.75, never both dropped: they run in 4/5 and 2/5 of the steps."""
     layers = LayerDropList(linear_layers(2), rates=(0.5, 0.75), min_layers=1)
     assert_near(runs(layers, 2000), [0.5 / 0.625, 0.25 / 0.625], 2000)
     assert layers.expected_depth == pytest.approx(0.75 / 0.625)

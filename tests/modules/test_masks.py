@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Masks: their law against the enumeration of all subsets, and where their randomness comes
-from.
-"""
+"""Masks: their law against an enumeration of all subsets, and their randomness."""
 
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is dropped inside a layer: the laws of the draws, and masked weights against a few lines
-that say the same.
-"""
+"""Dropping inside a layer: the laws of the draws, masked weights against plain lines."""
 
 import math
 from itertools import combinations

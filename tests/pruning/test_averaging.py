@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mean of checkpoints: fairseq's arithmetic bit for bit, one model in memory, ties kept,
-nothing untrue of it.
-"""
+"""The mean of checkpoints: fairseq's arithmetic bit for bit, one model in memory, ties kept."""
 
 import copy
 import itertools
@@ -22,9 +20,7 @@ State = dict[str, Tensor]
 
 
 def stock(states: Iterable[Mapping[str, Tensor]]) -> State:
-    """What fairseq's scripts/average_checkpoints.py computes (it knows no bfloat16), written down
-    independently.
-    """
+    """What fairseq's average_checkpoints.py computes, written independently."""
     states = [dict(state) for state in states]
     mean = {}
     for key in states[0]:
@@ -37,9 +33,7 @@ def stock(states: Iterable[Mapping[str, Tensor]]) -> State:
 
 
 def random_checkpoint(seed: int, encoder: int = 6, decoder: int = 6, **form: Any) -> dict[str, Any]:
-    """A training checkpoint of random weights, of sizes so different that a sum's bits tell the
-    order of its terms.
-    """
+    """Random weights of such different sizes that a sum's bits show the order of its terms."""
     found = training_checkpoint(encoder, decoder, **form)
     draw = torch.Generator().manual_seed(seed)
     for tensor in {id(tensor): tensor for tensor in found["model"].values()}.values():

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a number of parameters to depths: always the largest that fits, on the path that is
-documented.
-"""
+"""From a number of parameters to depths: always the largest that fits."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -106,9 +104,7 @@ RULES = {
 
 
 def path_of(depths: Depths) -> Iterator[Depths]:
-    """The documented one: a layer goes from the stack with the greater share left, of equals from
-    the decoder.
-    """
+    """The documented path: the stack with the greater share left loses a layer."""
     left = dict(depths)
     yield dict(left)
     while max(left.values()) > 1:

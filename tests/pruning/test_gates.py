@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a model learned of its layers, read from its checkpoint: scores, the layers they name, files
-without gates.
-"""
+"""What a model learned about its layers, read from its checkpoint."""
 
 import copy
 from dataclasses import fields

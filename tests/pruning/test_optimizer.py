@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The optimizer's state of a pruned model, held against fairseq's own optimizers over fairseq's own
-models.
-"""
+"""The optimizer's state of a pruned model, against fairseq's optimizers and models."""
 
 import copy
 import functools
@@ -82,9 +80,7 @@ every_case = pytest.mark.parametrize(("name", "choice"), CASES)
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds of a model and its optimizer, and the moments of each parameter by
-    name.
-    """
+    """A checkpoint's model and optimizer, and the moments of each parameter by name."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -116,9 +112,7 @@ def options(kind: str) -> Any:
 
 
 def build_optimizer(model: Any, kind: str) -> Any:
-    """fairseq's optimizer as its trainer builds it; ``flat`` and ``not flat`` are those of --fp16
-    on a GPU.
-    """
+    """fairseq's optimizer as its trainer builds it; ``flat`` as for --fp16 on a GPU."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if kind == "amsgrad":  # torch's own, whose steps are tensors
         return torch.optim.Adam(parameters, lr=0.01, amsgrad=True)
@@ -130,9 +124,7 @@ def build_optimizer(model: Any, kind: str) -> Any:
 def update(
     model: Any, criterion: Any, optimizer: Any, seed: int, *, without: str = "nothing"
 ) -> None:
-    """One update on one batch; the parameters of one layer may go without a gradient, as with
-    LayerDrop.
-    """
+    """One update on one batch; one layer's parameters may have no gradient, as with LayerDrop."""
     optimizer.zero_grad()
     sample = batch(seed=seed)
     if not hasattr(model, "encoder"):
@@ -162,9 +154,7 @@ def inner(optimizer: Any) -> Any:
 
 @functools.cache
 def trained(name: str, kind: str = "adam", *, skips: bool = True) -> Saved:
-    """A model after four updates; the decoder's layer 1 misses the third, so that steps differ. Not
-    to be changed.
-    """
+    """A model after four updates, not to be changed; decoder layer 1 misses the third."""
     model, criterion = build(name)
     optimizer = build_optimizer(model, kind)
     for seed in range(4):
@@ -190,9 +180,7 @@ def both(state: dict[str, Tensor], choice: int) -> PruningPlan:
 
 
 def origin(name: str, plan: PruningPlan) -> str:
-    """Where a parameter of the pruned model comes from, told apart from the package's own way to
-    find it.
-    """
+    """Where a parameter of the pruned model comes from, found independently."""
     match = re.match(r"(encoder|decoder)\.layers\.(\d+)\.", name)
     if not match:
         return name
@@ -202,9 +190,7 @@ def origin(name: str, plan: PruningPlan) -> str:
 
 
 def small_model(name: str, saved: Saved, plan: PruningPlan) -> tuple[Any, Any]:
-    """The stock model that is built as small as the plan leaves it, with the weights that the plan
-    keeps.
-    """
+    """The stock model of the plan's size, with the weights that the plan keeps."""
     stock = name if name != "ours" else "all tied"
     model, criterion = build(
         stock, **{stack: len(selection.kept) for stack, selection in plan.selections.items()}
@@ -323,9 +309,7 @@ def test_a_flat_state_is_cut_where_the_parameters_lie(
 def assert_trains_on_alike_flat(
     name: str, one_by_one: Saved, flat: Saved, plan: PruningPlan
 ) -> None:
-    """One more update of the small model, from the flat state and from the state that goes one by
-    one.
-    """
+    """One more update of the small model, from the flat state and from the other."""
     models = []
     for kind, saved in (("flat", flat), ("not flat", one_by_one)):
         model, criterion = small_model(name, one_by_one, plan)
@@ -342,9 +326,7 @@ def untied(encoder: int, decoder: int) -> dict[str, Tensor]:
 
 
 def with_stale(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with a stale copy at the head of each encoder layer, where fairseq 0.12.2 wrote
-    them.
-    """
+    """The state with a stale copy at the head of each encoder layer, as fairseq 0.12.2 wrote."""
     stale = {}
     for key, tensor in state.items():
         if key.startswith("encoder.layers.") and key.endswith("self_attn.k_proj.weight"):
@@ -354,9 +336,7 @@ def with_stale(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def counted(state: dict[str, Tensor], *, flat: bool) -> dict[str, Any]:
-    """Adam's state over a state dict, as if there were no ties; each parameter's moments are its
-    number.
-    """
+    """Adam's state over a state dict without ties; each parameter's moments are its number."""
     sizes = [
         tensor.shape
         for key, tensor in state.items()
@@ -584,9 +564,7 @@ def tied_in_2019(optimizer: dict[str, Any], state: dict[str, Tensor]) -> dict[st
 
 
 def order_of_2019(optimizer: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
-    """``layer_norm`` was registered after the softmax, to be found as such in the files of adaptive
-    models.
-    """
+    """``layer_norm`` was registered after the softmax in old adaptive models."""
     state["decoder.layer_norm.weight"] = state.pop("decoder.layer_norm.weight")
     return optimizer
 

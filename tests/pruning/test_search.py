@@ -242,9 +242,7 @@ def test_a_beam_with_a_budget_ends_with_the_first_that_fits(
 
 
 def test_a_beam_ends_with_the_best_that_fits_where_a_better_does_not() -> None:
-    """Layers of different sizes: a round may hold plans of one depth on both sides of the
-    budget.
-    """
+    """Layers of different sizes: plans of one depth may lie on both sides of the budget."""
     size = {0: 10, 1: 1, 2: 10}
     fits = lambda plan: sum(size[i] for i in key(plan)[0]) <= 12
     scores = {(0, 1, 2): 0.0, (0, 2): 1.0, (0, 1): 3.0, (1, 2): 2.0}

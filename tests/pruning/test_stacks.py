@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the layers are, in every family, and which of them are one: what may be pruned, and what
-may not be parted.
-"""
+"""Where the layers are in every family, and which share weights and so stay together."""
 
 import copy
 from collections.abc import Sequence
@@ -434,9 +432,7 @@ def test_surgery_parts_no_chunk() -> None:
 
 
 def old_format(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The attentions' projections in one matrix each, as in 2019; shared by the layers that share
-    them.
-    """
+    """The attentions' projections in one matrix, as in 2019; shared where the layers are."""
     packed: dict[int, Tensor] = {}
     old = {}
     for key, tensor in state.items():
@@ -483,9 +479,7 @@ def test_what_was_shared_is_shared_in_the_pruned_file(
 
 
 def from_a_gpu(of: int) -> dict[str, Any]:
-    """A file in which every key has a tensor of its own, of a model whose layers are shared in
-    pairs.
-    """
+    """A file of a model with layers shared in pairs, in which every key has its own tensor."""
     shared = share(model_state(), "encoder.layers", PAIRS)
     full = training_checkpoint() | {
         "model": {key: tensor.clone() for key, tensor in shared.items()}

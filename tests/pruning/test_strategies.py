@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Strategies: known answers for the depths that people train, and what holds for every one of
-them.
-"""
+"""Strategies: known answers for common depths, and what holds for all of them."""
 
 from itertools import pairwise
 

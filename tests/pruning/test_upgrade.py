@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Old checkpoints: keys of 2019, options in ``args``; upgraded over the full depth, whatever is
-pruned after.
-"""
+"""Old checkpoints, upgraded over the full depth: keys of 2019, options in ``args``."""
 
 import copy
 from argparse import Namespace
@@ -23,9 +21,7 @@ DEPTH, DIM = 6, 2
 
 
 def old_state() -> dict[str, torch.Tensor]:
-    """A model as fairseq wrote it in 2019; in layer i every projection is 10 i + 1, 2, 3 for q, k,
-    v, every norm i.
-    """
+    """A model of 2019; in layer i the projections are 10 i + 1, 2, 3 for q, k, v, norms i."""
     state = {"encoder.version": torch.tensor([2.0]), "decoder.version": torch.tensor([2.0])}
     for stack, norms in (("encoder", 2), ("decoder", 3)):
         state[f"{stack}.embed_tokens.weight"] = torch.full((4, DIM), 0.5)
@@ -178,9 +174,7 @@ def prune(checkpoint: dict[str, Any], **specs: str) -> dict[str, Any]:
 
 
 def roberta_of_2019() -> dict[str, torch.Tensor]:
-    """RoBERTa's keys of 2019, when its encoder was called a decoder; in layer i every projection is
-    10 i + 1, 2, 3.
-    """
+    """RoBERTa's keys of 2019 (a decoder); in layer i the projections are 10 i + 1, 2, 3."""
     stack = "decoder.sentence_encoder"
     state = {f"{stack}.embed_tokens.weight": torch.full((4, DIM), 0.5)}
     state |= {

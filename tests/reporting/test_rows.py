@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows: written as they come, read back, recognised by signature; nothing that is no row is
-touched.
-"""
+"""Rows: written as they come, read back, recognised by signature; other files untouched."""
 
 from pathlib import Path
 

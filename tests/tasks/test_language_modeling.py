@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Language models through fairseq's own programs: pruned, in stock ``fairseq-eval-lm``; and depth
-on demand.
-"""
+"""Language models in fairseq's programs: pruned in stock ``fairseq-eval-lm``; on demand."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_masked_lm``: plans in validation and depth on demand, through fairseq's own
-programs.
-"""
+"""``layerdrop_masked_lm``: plans in validation and depth on demand, in fairseq's programs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,9 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A 4-layer RoBERTa trained with LayerDrop 0.5 for six epochs, validated with two plans after
-    each.
-    """
+    """A 4-layer RoBERTa after six epochs with LayerDrop 0.5, validated with two plans."""
     folder = tmp_path_factory.mktemp("masked-lm")
     flags = ["--encoder-layerdrop", "0.5", "--mask-prob", "0.3", "--sample-break-mode", "complete"]
     flags += ["--optimizer", "adam", "--lr", "0.01", "--max-epoch", "6", "--criterion", "masked_lm"]
@@ -79,9 +75,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def losses(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], float]:
-    """``losses("0,3")``: the validation loss of the pruned file, which is a stock one, in one
-    batch.
-    """
+    """``losses("0,3")``: the pruned file's validation loss in stock fairseq, in one batch."""
     folder = tmp_path_factory.mktemp("pruned")
 
     def loss(spec: str) -> float:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_sentence_prediction``: a RoBERTa fine-tuned with plans, depth on demand, its head
-elsewhere.
-"""
+"""``layerdrop_sentence_prediction``: fine-tuned with plans, depth on demand, its head."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -129,9 +127,7 @@ def trained(corpus: Data, pretrained: Path, tmp_path_factory: pytest.TempPathFac
 def metrics(
     trained: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], dict[str, float]]:
-    """``metrics("0,3")["accuracy"]``: what the pruned file, which is a stock one, has on the
-    validation set.
-    """
+    """``metrics("0,3")["accuracy"]``: the pruned file's, on the validation set, in stock."""
     folder = tmp_path_factory.mktemp("pruned")
     return lambda spec: evaluate(
         prune(trained.last, folder / "small.pt", "--encoder-keep", spec, "--force")

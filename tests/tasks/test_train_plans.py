@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``--train-plans``: what a step computes, held against losses and gradients written out by hand;
-which plans it draws; what the small plans gain by it.
-"""
+"""``--train-plans``: steps against losses and gradients by hand, the draws, what is gained."""
 
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``layerdrop_translation``: depth on demand in generation, plans in validation, through fairseq's
-own programs.
-"""
+"""``layerdrop_translation``: depth on demand and plans in validation, in fairseq's programs."""
 
 from collections.abc import Callable
 from pathlib import Path
