@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A list of layers of which some are skipped in training (LayerDrop, Fan et al. 2019, section 3.2).
 
-It takes the place of fairseq's ``LayerDropModuleList``, in which every loop over the list is a
-lottery. Here a loop sees all layers, always; only inside :meth:`LayerDropList.running` do the
-dropped ones step aside, each replaced by a stand-in that passes its input on.
+It replaces fairseq's ``LayerDropModuleList``, which skips layers at random in every loop over it.
+Here a loop always sees all layers; only inside :meth:`LayerDropList.running` are the dropped ones
+replaced, each by a stand-in that passes its input on.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fairseq_layerdrop.modules.learned import LearnedRates, Slope
+from fairseq_layerdrop.modules.learned import KeepProbabilityGradient, LearnedRates
 from fairseq_layerdrop.modules.masks import draw_active, expected_depth, keyed_generator
 from fairseq_layerdrop.modules.structures import LayerStep, StructureRates, draw_inside
 
@@ -28,12 +28,11 @@ class Step(NamedTuple):
     keep: Tensor | None = None
     """The probabilities that the layers run, where these are learned."""
     probe: int | None = None
-    """The layer of those that do not run that is looked at, to learn what it costs to drop it."""
+    """The dropped layer that is run aside, to learn what it costs to drop it."""
 
 
 class LayerDropList(nn.ModuleList):
-    """A ``ModuleList`` with an explicit set of active layers; its state dict is that of a plain
-    list.
+    """A ``ModuleList`` with explicit active layers; its state dict is that of a plain list.
 
     A model's forward draws once and runs inside the scope::
 
@@ -48,22 +47,19 @@ class LayerDropList(nn.ModuleList):
     Args:
         layers: the layers, in order.
         rates: each layer's probability of being skipped in a training step.
-        min_layers: at least so many layers run in every step (0 allowed).
-        seed: with the update, the forward within the update and ``stack``, the key of the draws.
-        stack: the stack's name, so that encoder and decoder draw apart.
+        min_layers: at least this many layers run in every step (0 allowed).
+        seed: the key of the draws, with the update, the forward within the update and ``stack``.
+        stack: the stack's name, so that encoder and decoder draw independently.
         skipped: what a skipped layer's call returns, made from its input: identity in an encoder,
             ``(x, None, None)`` in a fairseq decoder.
-        warmup: all rates grow from 0 over so many updates.
-        chunk: so many neighbours share their weights, and are one group: they run together or not
-            at all.
+        warmup: all rates grow from 0 over this many updates.
+        chunk: this many neighbours share their weights, and run together or not at all.
         structures: the rates of what is inside the layers, and the number of attention heads.
-        learned: where the rates come from, instead of ``rates``; a module of the stack's, not of
-            this list.
-        rank: of this process, if each is to draw for itself; without one all processes draw alike.
+        learned: gives the rates instead of ``rates``; a module of the stack, not of this list.
+        rank: of this process, if each draws for itself; without it all processes draw alike.
 
     Raises:
-        ValueError: if ``rates`` are no probabilities, one a layer, or the minimum does not fit the
-        depth.
+        ValueError: if ``rates`` are not one probability a layer, or the minimum does not fit.
     """
 
     def __init__(
@@ -95,9 +91,7 @@ class LayerDropList(nn.ModuleList):
         self.seed = seed
         self.stack = stack
         self.rank = rank
-        self.keep: tuple[int, ...] | None = (
-            None  # a fixed sub-network; None: all layers, or the draw
-        )
+        self.keep: tuple[int, ...] | None = None  # a fixed sub-network; else all layers, or a draw
         self.warmup = warmup
         self.chunk = chunk
         self.structures, self._heads = structures
@@ -108,11 +102,10 @@ class LayerDropList(nn.ModuleList):
         self._draws = 0  # forwards since the update began: micro-batches, or a teacher's pass
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Called by fairseq's trainer, several times an update: only a change starts a new
-        count.
-        """
+        """Start a new count if the update is new; fairseq's trainer calls this several times."""
         if num_updates != self._update:
-            self._update, self._draws = num_updates, 0
+            self._update = num_updates
+            self._draws = 0
 
     @property
     def learned(self) -> LearnedRates | None:
@@ -130,47 +123,40 @@ class LayerDropList(nn.ModuleList):
         return self.chunk * expected_depth(self.rates[:: self.chunk], min_layers=self._min_chunks)
 
     def draw(self) -> Step:
-        """Draw what the next forward runs. Outside training nothing is random and nothing is
-        drawn.
-        """
+        """Draw what the next forward runs. Outside training nothing is random."""
+        if self.keep is not None:
+            return Step(self.keep)
         everything = tuple(range(len(self)))
-        if self.keep is not None or not self.training or not (self.drops or self.structures.drop):
-            return Step(everything if self.keep is None else self.keep)
-        key = (
-            self.seed,
-            self._update,
-            self._draws,
-            self.stack,
-            *(() if self.rank is None else (self.rank,)),
-        )
+        if not self.training or not (self.drops or self.structures.drop):
+            return Step(everything)
+        key: tuple[int | str, ...] = (self.seed, self._update, self._draws, self.stack)
+        if self.rank is not None:
+            key = (*key, self.rank)
         self._draws += 1
         warm = min(1.0, self._update / self.warmup) if self.warmup else 1.0
-        keep = None if self.learned is None else 1 - warm * self.learned.rates()
-        rates = (
-            [warm * rate for rate in self.rates[:: self.chunk]]
-            if keep is None
-            else (1 - keep).tolist()
-        )
+        rates = [warm * rate for rate in self.rates[:: self.chunk]]
+        keep = None
+        if self.learned is not None:
+            keep = 1 - warm * self.learned.rates()
+            rates = (1 - keep).tolist()
         active = everything
         if self.drops:
             chunks = draw_active(
                 rates, min_layers=self._min_chunks, generator=keyed_generator(*key)
             )
             active = tuple(i for i in everything if i // self.chunk in chunks)
-        inside = (
-            draw_inside(self.structures.at(warm), len(self), self._heads, key)
-            if self.structures.drop
-            else ()
-        )
-        return Step(active, inside, keep, self._draw_probe(active, key) if self.learned else None)
+        inside: tuple[LayerStep, ...] = ()
+        if self.structures.drop:
+            inside = draw_inside(self.structures.at(warm), len(self), self._heads, key)
+        probe = None if keep is None else self._draw_probe(active, key)
+        return Step(active, inside, keep, probe)
 
     def _draw_probe(self, active: Sequence[int], key: Sequence[int | str]) -> int | None:
         dropped = [i for i in range(len(self)) if i not in active]
         if not dropped:
             return None
-        return dropped[
-            int(torch.randint(len(dropped), (), generator=keyed_generator(*key, "probe")))
-        ]
+        generator = keyed_generator(*key, "probe")
+        return dropped[int(torch.randint(len(dropped), (), generator=generator))]
 
     @property
     def _min_chunks(self) -> int:
@@ -178,17 +164,16 @@ class LayerDropList(nn.ModuleList):
 
     @contextmanager
     def running(self, step: Step | Sequence[int]) -> Iterator[None]:
-        """Within this scope a loop over the list meets stand-ins at the places of the layers that
-        do not run.
-        """
-        before, self._running = self._running, step if isinstance(step, Step) else Step(tuple(step))
+        """In this scope a loop over the list meets stand-ins instead of layers that do not run."""
+        step = step if isinstance(step, Step) else Step(tuple(step))
+        before = self._running
+        self._running = step
         try:
             yield
         finally:
             self._running = before
-        if self.learned is not None and isinstance(step, Step) and step.keep is not None:
-            # here, not at the next draw: what a checkpoint holds is what all have agreed on
-            self.learned.agree()
+        if self.learned is not None and step.keep is not None:
+            self.learned.agree()  # here, not at the next draw: a checkpoint holds what all agree on
 
     def __iter__(self) -> Iterator[Any]:
         for i, layer in enumerate(self._modules.values()):
@@ -201,15 +186,16 @@ class LayerDropList(nn.ModuleList):
         return super().__getitem__(index)
 
     def _runner(self, index: int, layer: Any, step: Step) -> Any:
-        """What stands at a layer's place in one step."""
-        run = layer if index in step.active else self._stand_in(layer, step)
-        if index in step.active and step.inside:
+        """What runs in a layer's place in one step."""
+        if index not in step.active:
+            run = self._stand_in(layer, step)
+        elif step.inside:
             run = functools.partial(layer, keep=step.inside[index])
-        return (
-            run
-            if step.keep is None
-            else functools.partial(self._run_learned, index, layer, run, step)
-        )
+        else:
+            run = layer
+        if step.keep is None:
+            return run
+        return functools.partial(self._run_learned, index, layer, run, step)
 
     def _run_learned(
         self, index: int, layer: Any, run: Any, step: Step, x: Tensor, *others: Any, **named: Any
@@ -222,21 +208,23 @@ class LayerDropList(nn.ModuleList):
         first, *rest = output if isinstance(output, tuple) else (output,)
         keep = float(step.keep.detach()[chunk])
         if index in step.active:
-            first = Slope.apply(first, x, first, step.keep[chunk], 1 / (2 * keep))  # type: ignore[no-untyped-call]
+            first = _with_keep_gradient(first, x, first, step.keep[chunk], 1 / (2 * keep))
         elif index == step.probe:
             dropped = len(self) - len(step.active)
-            f_of_x = _look(layer, x, *others, **named)
-            first = Slope.apply(first, x, f_of_x, step.keep[chunk], dropped / (2 * (1 - keep)))  # type: ignore[no-untyped-call]
+            f_of_x = probe_output(layer, x, *others, **named)
+            first = _with_keep_gradient(
+                first, x, f_of_x, step.keep[chunk], dropped / (2 * (1 - keep))
+            )
         return (first, *rest) if rest else first
 
     def _stand_in(self, layer: nn.Module, step: Step) -> Any:
         parameters = tuple(layer.parameters()) if self.training else ()
 
         def pass_on(x: Tensor, *others: Any, **_: Any) -> Any:
-            # Where no layer runs at all, only the stand-ins tie what else a layer reads (a
-            # decoder's: the encoder's output) and what the draw depends on to the loss.
-            alone = [o for o in (*others, step.keep) if isinstance(o, Tensor) and o.requires_grad]
-            joined = parameters if step.active else (*parameters, *alone)
+            # Where no layer runs at all, only the stand-ins tie a layer's other inputs (in a
+            # decoder the encoder's output) and what the draw depends on to the loss.
+            untied = [o for o in (*others, step.keep) if isinstance(o, Tensor) and o.requires_grad]
+            joined = parameters if step.active else (*parameters, *untied)
             x = pass_through(x, *joined) if parameters else x
             return self._skipped(x) if self._skipped else x
 
@@ -244,25 +232,31 @@ class LayerDropList(nn.ModuleList):
 
     def __repr__(self) -> str:
         # ModuleList has a printer of its own, which leaves extra_repr out.
-        return (
-            super().__repr__().replace("(", f"(rates={self.rates}, min_layers={self.min_layers}", 1)
-        )
+        rates = f"(rates={self.rates}, min_layers={self.min_layers}"
+        return super().__repr__().replace("(", rates, 1)
 
 
 @torch.no_grad()
-def _look(layer: nn.Module, x: Tensor, *others: Any, **named: Any) -> Tensor:
-    """What a layer would have done, without a trace in torch's random numbers."""
+def probe_output(layer: nn.Module, x: Tensor, *others: Any, **named: Any) -> Tensor:
+    """What a layer would have given, with torch's random numbers left as they were."""
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         output = layer(x, *others, **named)
     first: Tensor = output[0] if isinstance(output, tuple) else output
     return first
 
 
-# Not compiled: AOTAutograd gives what it sees to be unused no gradient, instead of zeros.
+def _with_keep_gradient(
+    output: Tensor, x: Tensor, f_of_x: Tensor, keep: Tensor, weight: float
+) -> Tensor:
+    found: Tensor = KeepProbabilityGradient.apply(output, x, f_of_x, keep, weight)  # type: ignore[no-untyped-call]
+    return found
+
+
+# Keep out of torch.compile: AOTAutograd would prune the unused parameters' gradients to None
+# instead of zeros.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def pass_through(x: Tensor, *joined: Tensor) -> Tensor:
-    """``x``, unchanged, with other tensors (a skipped layer's parameters) joined to the graph by
-    gradients of zero.
+    """``x``, unchanged, with other tensors joined to the graph by gradients of zero.
 
     Zeros, not nothing: data-parallel training needs a gradient for every parameter at every step,
     and an optimizer that sees none on one rank and some on another would move the copies apart. No
@@ -281,8 +275,7 @@ class _PassThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        zeros = (
-            torch.zeros_like(t) if need else None
-            for t, need in zip(ctx.joined, needed, strict=True)
-        )
-        return (*gradients, *zeros)
+        found: list[Tensor | None] = [*gradients]
+        for tensor, need in zip(ctx.joined, needed, strict=True):
+            found.append(torch.zeros_like(tensor) if need else None)
+        return tuple(found)

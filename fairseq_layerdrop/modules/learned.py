@@ -59,7 +59,7 @@ class LearnedRates(nn.Module):
         self.register_buffer("activation", torch.zeros(depth, width))
 
     def scores(self) -> Tensor:
-        """One number a layer, the greater the more the layer is dropped."""
+        """One number a layer: the greater, the more the layer is dropped."""
         return (self.weight * torch.tanh(self.activation)).sum(1) + self.bias
 
     def rates(self) -> Tensor:
@@ -75,7 +75,7 @@ class LearnedRates(nn.Module):
 
     @torch.no_grad()
     def observe(self, layer: int, x: Tensor, *, momentum: float = 0.1) -> None:
-        """Note what reaches a layer (``T x B x C``), whether it runs or not."""
+        """Record what reaches a layer (``T x B x C``), whether it runs or not."""
         mean = x.detach().float().mean(dim=tuple(range(x.dim() - 1))).to(self.activation)
         self.activation[layer].lerp_(mean, momentum)
 
@@ -91,7 +91,9 @@ def rates_of(scores: Sequence[float], *, target: float) -> list[float]:
 
 def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
     """Split ``total`` by the softmax of the scores, with no share above ``most``."""
-    shares, free, rest = torch.zeros_like(scores), torch.ones_like(scores, dtype=torch.bool), total
+    shares = torch.zeros_like(scores)
+    free = torch.ones_like(scores, dtype=torch.bool)
+    rest = total
     for _ in range(len(scores)):
         part = torch.softmax(scores.masked_fill(~free, -torch.inf), 0) * rest
         over = free & (part > most)
@@ -102,12 +104,10 @@ def share_out(scores: Tensor, total: float, *, most: float) -> Tensor:
         rest -= most * int(over.sum())
         if not free.any():
             break
-    return (
-        shares + 0 * scores
-    )  # all at the most: no score changes anything, but each has a gradient
+    return shares + 0 * scores  # all at the most: no score changes anything, each has a gradient
 
 
-class Slope(torch.autograd.Function):
+class KeepProbabilityGradient(torch.autograd.Function):
     """A layer's output, unchanged, with a gradient for the probability that the layer runs.
 
     ``weight · g·(f(x) − x)``, where g is the gradient of the output.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Learned rates: their mean is the target whatever the scores, their gradients are those of lines
-that say the same.
-"""
+"""Learned rates: the mean is the target, gradients equal those of plain lines."""
 
 import ast
 import copy
@@ -18,7 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList, Step
-from fairseq_layerdrop.modules.learned import HIGHEST_RATE, LearnedRates, Slope, share_out
+from fairseq_layerdrop.modules.learned import (
+    HIGHEST_RATE,
+    KeepProbabilityGradient,
+    LearnedRates,
+    share_out,
+)
 
 DIM = 5
 SCORES = {
@@ -160,7 +163,7 @@ def test_half_precision_is_observed_in_single() -> None:
 
 def test_the_output_passes_through_unchanged_and_so_does_its_gradient() -> None:
     x, output = torch.randn(2, 3), torch.randn(2, 3, requires_grad=True)
-    through = Slope.apply(
+    through = KeepProbabilityGradient.apply(
         output, x, output, torch.tensor(0.5, dtype=torch.float64, requires_grad=True), 1.0
     )
     assert torch.equal(through, output)
@@ -175,7 +178,9 @@ def test_the_probability_has_the_gradient_of_what_the_layer_adds(kind: torch.dty
         torch.tensor([[4.0, 1.5]]).to(kind).requires_grad_(),
     )
     keep = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
-    Slope.apply(output, x, output, keep, 1.25).backward(torch.tensor([[0.5, 2.0]]).to(kind))
+    KeepProbabilityGradient.apply(output, x, output, keep, 1.25).backward(
+        torch.tensor([[0.5, 2.0]]).to(kind)
+    )
     assert keep.grad.dtype == torch.float64
     assert float(keep.grad) == pytest.approx((0.5 * 3 - 2 * 0.5) * 1.25, rel=1e-6)
 
@@ -302,9 +307,7 @@ def test_the_look_leaves_no_trace_in_output_gradients_and_random_numbers() -> No
 
 
 def test_of_a_quadratic_loss_the_mean_gradient_is_the_true_one() -> None:
-    """Over all draws and looks, by their probability: E[L | the layer runs] - E[L | it does not],
-    of each layer.
-    """
+    """Over all draws and probes: E[L | the layer runs] - E[L | it does not], of each layer."""
     keep = torch.tensor([0.3, 0.6, 0.85], dtype=torch.float64)
     added = torch.randn(3, DIM, generator=torch.Generator().manual_seed(1))
     target = torch.randn(1, 1, DIM, generator=torch.Generator().manual_seed(2))
@@ -473,9 +476,7 @@ def test_the_warm_up_scales_every_learned_rate() -> None:
 def learn(
     blocks: list[nn.Module], *, loss: Any, updates: int, target: float, width: int, seed: int = 0
 ) -> list[float]:
-    """The rates after a training of gate and layers; that their mean is the target at every update
-    is watched.
-    """
+    """The rates after training gate and layers, with the mean checked at every update."""
     gate = LearnedRates(len(blocks), width, target=target)
     layers = LayerDropList(blocks, rates=(target,) * len(blocks), learned=gate, seed=seed)
     parameters = [p for p in (*layers.parameters(), *gate.parameters()) if p.requires_grad]
@@ -513,9 +514,7 @@ def test_among_fixed_layers_the_useless_gets_the_highest_rate_and_the_most_usefu
 
 
 def test_among_layers_that_learn_the_useless_one_gets_the_highest_rate() -> None:
-    """Where layers learn, too, the slope where they run vanishes: that is where a layer's scale
-    stops.
-    """
+    """Where layers learn too, the slope where they run vanishes: their scale stops there."""
     width, found = 8, []
     teacher = 1.5 * torch.randn(width, width, generator=torch.Generator().manual_seed(0))
 
