@@ -9,6 +9,7 @@ RUN is the folder of the checkpoints; RUN/training.json is there when the run ha
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,9 @@ def main() -> int:
         return 0
     run.mkdir(parents=True, exist_ok=True)
     flags = [args.data, *DEFAULTS, *args.flags]
-    made = origin(
-        ["fairseq-train", *flags]
-    )  # at the beginning: the checkout may be another at the end
+    # At the beginning: the checkout may be another at the end.
+    made = origin(["fairseq-train", *flags])
+    resumed = log.exists()
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
         command = ["fairseq-train", *flags, "--save-dir", str(run)]
@@ -57,8 +58,16 @@ def main() -> int:
     for file in run.glob("checkpoint_*_*.pt"):  # those between epochs, for a run that is killed
         file.unlink()
     row = {"kind": "training", "run": run.name, **describe(text), **made}
+    if not resumed:  # of a process that was killed nobody knows what it took
+        row["cpu_seconds"] = cpu_seconds()
     done.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return 0
+
+
+def cpu_seconds() -> int:
+    """The processor's time that the training took, all its processes together."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round(usage.ru_utime + usage.ru_stime)
 
 
 def describe(log: str) -> dict[str, Any]:
