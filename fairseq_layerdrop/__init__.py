@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.loading import load as load
+    from fairseq_layerdrop.evaluation.search import SearchOptions as SearchOptions
+    from fairseq_layerdrop.operations._evaluation import EvaluationOptions as EvaluationOptions
+    from fairseq_layerdrop.operations.average import average as average
+    from fairseq_layerdrop.operations.export import export as export
     from fairseq_layerdrop.operations.prune import prune as prune
+    from fairseq_layerdrop.operations.search import search as search
+    from fairseq_layerdrop.operations.zoo import zoo as zoo
 
 __version__ = "0.1.0"
 
@@ -20,7 +26,16 @@ if __name__ != "fairseq_layerdrop":  # fairseq imports a --user-dir by the folde
         "`fairseq-layerdrop user-dir` prints the right one"
     )
 
-_API = {"load": "evaluation.loading", "prune": "operations.prune"}
+_API = {
+    "EvaluationOptions": "operations._evaluation",
+    "SearchOptions": "evaluation.search",
+    "average": "operations.average",
+    "export": "operations.export",
+    "load": "evaluation.loading",
+    "prune": "operations.prune",
+    "search": "operations.search",
+    "zoo": "operations.zoo",
+}
 """Where the functions of the Python API are."""
 
 

@@ -2,6 +2,7 @@
 """The rooms of the package and who may import whom (DESIGN, section 3), read off the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ FLOORS = {
     "tasks": 1,
     "criterions": 1,
     "checkpoint": 2,
-    "export": 3,
+    "formats": 3,
     "evaluation": 3,
     "operations": 4,
     "cli": 5,
@@ -44,7 +45,7 @@ LIBRARIES = {
     "tasks": FAIRSEQ,
     "criterions": FAIRSEQ,
     "checkpoint": {"torch"},
-    "export": {"torch", "fairseq", "ctranslate2", "safetensors"},
+    "formats": {"torch", "fairseq", "ctranslate2", "safetensors"},
     "reporting": {"matplotlib"},
     "evaluation": FAIRSEQ | {"optuna", "rouge_score", "sacrebleu"},
     "operations": set(),
@@ -119,6 +120,34 @@ def test_the_package_itself_imports_only_typing_at_once() -> None:
     assert {name.partition(".")[0] for name in found} == {"typing"}
 
 
+def arrows(diagram: str) -> dict[str, set[str]]:
+    """The arrows of a diagram in Mermaid: ``a & b["what it is"] --> c`` are two, to ``c``."""
+    found: dict[str, set[str]] = {}
+    for line in re.sub(r"\[.*?\]|\|.*?\|", "", diagram).splitlines():
+        tails, arrow, heads = line.partition("-->")
+        for tail in tails.split("&") if arrow else ():
+            found.setdefault(tail.strip(), set()).update(head.strip() for head in heads.split("&"))
+    return found
+
+
+def reached(room: str, graph: dict[str, set[str]]) -> set[str]:
+    """The rooms that arrows lead to from a room."""
+    next_ = graph.get(room, set())
+    return next_.union(*(reached(other, graph) for other in next_))
+
+
+def test_the_diagram_in_the_documentation_is_what_the_imports_say() -> None:
+    page = (REPOSITORY / "docs" / "code.md").read_text(encoding="utf-8")
+    drawn = arrows(page.partition("```mermaid\n")[2].partition("```")[0])
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        if room(path):
+            found.setdefault(room(path), set()).update(ours(path))
+    assert drawn.keys() <= found.keys()
+    for name, imported in found.items():
+        assert drawn.get(name, set()) <= imported <= reached(name, drawn)
+
+
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_a_room_uses_only_its_libraries(path: Path) -> None:
     foreign = (
@@ -179,6 +208,10 @@ def test_every_source_file_names_its_licence() -> None:
         ("fairseq_layerdrop.cli", {"torch", "fairseq", "numpy", "omegaconf"}),
         (
             "fairseq_layerdrop.checkpoint, fairseq_layerdrop.pruning, fairseq_layerdrop.modules",
+            {"fairseq", "omegaconf"},
+        ),
+        (
+            "fairseq_layerdrop.operations.prune, fairseq_layerdrop.operations.average",
             {"fairseq", "omegaconf"},
         ),
         ("fairseq_layerdrop.reporting.report", {"torch", "fairseq", "numpy", "omegaconf"}),

@@ -18,7 +18,6 @@ from unittest import mock
 
 import documents
 import pytest
-import torch
 from fairseq import options
 from fairseq_programs import LANGUAGES, REPOSITORY, STYLE, USER_DIR
 from planted import write_model
@@ -26,9 +25,9 @@ from recipes import PARSED, parse
 from torch.distributed.run import get_args_parser as torchrun_parser
 
 from fairseq_layerdrop import cli
-from fairseq_layerdrop.evaluation import loading
-from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.checkpoint import open_source
 from fairseq_layerdrop.modules import depths
+from fairseq_layerdrop.pruning.inspection import describe
 
 README = REPOSITORY / "README.md"
 MODULES = {"fairseq_cli.train": "fairseq-train", "fairseq_layerdrop.cli": "fairseq-layerdrop"}
@@ -236,7 +235,7 @@ def test_the_readme_shows_train_prune_generate_in_three_commands() -> None:
 
 
 def test_the_python_of_the_readme_runs(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (block,) = documents.blocks(README, "python")
     write_model(
@@ -253,12 +252,10 @@ def test_the_python_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(block, names)
-    small = loading.load("small.pt", str(data))
-    (losses,) = score_losses(small, names["batches"], [{"encoder": range(6), "decoder": range(3)}])
-    assert capsys.readouterr().out == f"{losses.loss:.3f} bits a token\n"
-    logits, _ = small.model(**names["batches"].samples[0]["net_input"])
-    assert torch.allclose(names["logits"], logits, atol=1e-5)
-    assert depths(names["loaded"].model) == {"encoder": 6, "decoder": 6}
+    assert depths(names["model"]) == {"encoder": 6, "decoder": 3}
+    (step,) = describe(open_source("small.pt"))["provenance"]["steps"]
+    assert step["plan"]["decoder"]["kept"] == names["found"]["kept"]["decoder"]
+    assert (tmp_path / "small.ct2" / "model.bin").is_file()
 
 
 SHORT = "--max-len-a 0 --max-len-b 3 --cpu"

@@ -29,7 +29,7 @@ def check_folder(path: str | os.PathLike[str], *, ours: re.Pattern[str], force: 
         raise CheckpointError(f"the output {path} is a file; name a folder that is not there yet")
     if path.exists() and not force:
         raise CheckpointError(
-            f"the output {path} exists; name another folder, or replace it with --force"
+            f"the output {path} exists; name another folder, or replace it with force=True"
         )
     files = (item.relative_to(path).as_posix() for item in path.rglob("*") if not item.is_dir())
     if strange := next((name for name in files if not ours.fullmatch(name)), None):

@@ -64,7 +64,7 @@ def check_target(
         raise CheckpointError(f"the output {path} is a directory; name a file in it")
     if path.exists() and not force:
         raise CheckpointError(
-            f"the output {path} exists; name another file, or replace it with --force"
+            f"the output {path} exists; name another file, or replace it with force=True"
         )
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no directory {path.parent} for the output; make it first")

@@ -5,7 +5,7 @@ import logging
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.progress import track
 if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.loading import Batches
     from fairseq_layerdrop.evaluation.subject import Subject
+    from fairseq_layerdrop.operations._evaluation import EvaluationOptions
 
 
 def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> None:
@@ -38,39 +39,27 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
-def load_subject(args: Namespace) -> "Subject":
-    """The checkpoint that the arguments name, ready to be evaluated."""
-    from fairseq_layerdrop import checkpoint
-    from fairseq_layerdrop.pruning.inspection import describe
+def evaluation_options(args: Namespace) -> "EvaluationOptions":
+    """What the flags of :func:`add_data`, and of ``_decoding.add_decoding`` where a verb has them,
+    say.
+    """
+    from fairseq_layerdrop.operations._evaluation import EvaluationOptions
 
-    for name in ("max_tokens", "batch_size", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if not Path(args.output).absolute().parent.is_dir():
-        raise ValueError(
-            f"there is no directory {Path(args.output).parent} for the output; make it first"
-        )
-    for folder in args.data.split(":"):
-        if not Path(folder).is_dir():
-            raise ValueError(f"there is no directory {folder} for DATA")
-    source = checkpoint.open_source(args.path)  # says in one line what is wrong with a file
-    facts = describe(source)
+    given = {**vars(args), "subset": args.gen_subset}
+    if "metrics" in given:
+        given["metrics"] = [name for name in args.metrics.split(",") if name]
+    names = {field.name for field in fields(EvaluationOptions)}
+    return EvaluationOptions(**{name: value for name, value in given.items() if name in names})
+
+
+def load(args: Namespace) -> "tuple[Subject, Batches]":
+    """The checkpoint and the sentences that the arguments name."""
+    from fairseq_layerdrop.operations._evaluation import batches_of, open_subject
+
     quiet()
-    from fairseq_layerdrop.evaluation.loading import load
-    from fairseq_layerdrop.evaluation.subject import Subject
-
-    loaded = load(args.path, args.data, device=args.device, threads=args.threads)
-    rates = {stack: about["layerdrop"] for stack, about in facts["stacks"].items()}
-    name = args.curve or Path(args.path).stem
-    return Subject(
-        loaded,
-        digest=source.digest,
-        curve=name,
-        rates=rates,
-        trained=facts["trained_plans"],
-        seed=facts["seed"],
-    )
+    options = evaluation_options(args)
+    _, subject = open_subject(args.path, args.data, args.output, options)
+    return subject, batches_of(subject, options)
 
 
 def quiet() -> None:
@@ -81,27 +70,11 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def load_batches(
-    args: Namespace, subject: "Subject", *, subset: str | None = None, half: Any = "all"
-) -> "Batches":
-    """The sentences that the arguments name."""
-    from fairseq_layerdrop.evaluation.loading import Batches
-
-    sizes = {"max_tokens": args.max_tokens, "max_sentences": args.batch_size}
-    return Batches(subject.loaded, subset or args.gen_subset, half=half, **sizes)
-
-
-def bar(label: str, *, shown: bool = True) -> Callable[[Iterable[Any]], Iterable[Any]]:
+def bar(label: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
     """A progress bar on stderr around anything that has a length."""
 
     def wrap(items: Sequence[Any]) -> Iterable[Any]:
         console = Console(stderr=True)
-        return track(
-            items,
-            label,
-            console=console,
-            transient=True,
-            disable=not (shown and console.is_terminal),
-        )
+        return track(items, label, console=console, transient=True, disable=not console.is_terminal)
 
-    return wrap  # type: ignore[return-value]
+    return wrap

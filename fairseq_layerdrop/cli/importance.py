@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject
+from fairseq_layerdrop.cli._evaluation import add_data, bar, load
 
 SUMMARY = "measure how much each layer matters; or each head and FFN unit, for prune --importance"
 EXAMPLE = "fairseq-layerdrop importance DATA importance.jsonl --path full.pt"
@@ -58,12 +58,12 @@ def run(args: Namespace) -> None:
 
 
 def _layers(args: Namespace) -> None:
-    subject = load_subject(args)
+    subject, batches = load(args)
     from fairseq_layerdrop.evaluation.layer_importance import layer_importance
     from fairseq_layerdrop.reporting.origin import origin
     from fairseq_layerdrop.reporting.rows import RowFile
 
-    batches, file = load_batches(args, subject), RowFile(args.output, origin(args.command))
+    file = RowFile(args.output, origin(args.command))
     for measure in args.measure or MEASURES:
         rows = layer_importance(subject, batches, measure, progress=bar(measure))
         file.add(row for row in rows if not file.find(row["signature"]))
@@ -81,11 +81,10 @@ def _layer_text(row: dict[str, Any]) -> str:
 def _inside(args: Namespace, structures: list[str]) -> None:
     if args.batches < 1:
         raise ValueError(f"--batches must be at least 1, got {args.batches}")
-    subject = load_subject(args)
+    subject, batches = load(args)
     from fairseq_layerdrop.evaluation.head_importance import gradient_scores
     from fairseq_layerdrop.reporting.files import write_files
 
-    batches = load_batches(args, subject)
     samples = batches.share(min(1.0, args.batches / len(batches)))
     scores = gradient_scores(
         subject.loaded, samples, structures=structures, progress=bar("batches")

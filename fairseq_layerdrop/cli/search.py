@@ -2,20 +2,13 @@
 """``fairseq-layerdrop search``: the best sub-network for a depth, a size, a latency or a memory."""
 
 import json
-import logging
 from argparse import ArgumentParser, Namespace
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
-from fairseq_layerdrop.cli._decoding import add_decoding, make_measures, parse_metrics
-from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject, quiet
-from fairseq_layerdrop.cli._text import join, row_text
-
-if TYPE_CHECKING:
-    from fairseq_layerdrop.evaluation.loading import Batches
-    from fairseq_layerdrop.evaluation.search import Found, Request
-    from fairseq_layerdrop.evaluation.subject import Subject
-    from fairseq_layerdrop.evaluation.sweep import Measures, Results
+from fairseq_layerdrop.cli._decoding import add_decoding
+from fairseq_layerdrop.cli._evaluation import add_data, bar, evaluation_options, quiet
+from fairseq_layerdrop.cli._text import keep_flags, row_text
 
 SUMMARY = (
     "find the best sub-network within a budget; every plan that is scored is a row, and "
@@ -26,8 +19,6 @@ EXAMPLE = (
 )
 
 METHODS = ("exhaustive", "greedy", "beam", "evolution")
-
-logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -88,113 +79,24 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb: search on one half of the subset, judge on the other, and on another subset."""
+    from fairseq_layerdrop.evaluation.search import SearchOptions
+    from fairseq_layerdrop.operations.search import search
+
     quiet()
-    metrics, request = parse_metrics(args), _request(args)
-    if request.latency_ms is not None and "latency" not in metrics:
-        metrics.append("latency")  # the winner's is measured, beside the prediction
-    subject = load_subject(args)
-    request.check(subject.depths)
-    from fairseq_layerdrop.evaluation.latency import Stopwatch
-    from fairseq_layerdrop.evaluation.search import search
-    from fairseq_layerdrop.evaluation.sweep import Results
-    from fairseq_layerdrop.evaluation.workers import Workers
-    from fairseq_layerdrop.pruning.search import space_size
-    from fairseq_layerdrop.reporting.origin import origin
-
-    batches, judged = load_batches(args, subject, half="first"), _judged(args, subject)
-    # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
-    stopwatch = Stopwatch(subject.loaded, batches, beam=args.beam) if "latency" in metrics else None
-    metrics = sorted({*metrics, "loss"})
-    measures = {
-        name: make_measures(args, subject, part, metrics, stopwatch)
-        for name, part in judged.items()
-    }
-    measured = {name: replace(each, kind="verdict") for name, each in measures.items()}
-    workers = Workers()
-    results = Results(args.output, origin(args.command)) if workers.first else None
-    if workers.first:
-        size = space_size(subject.depths, request.counts)
-        logger.warning(
-            "%s sub-networks; method: %s", f"{size:,}", request.method_for(subject.depths)
-        )
-    rows, shown = (
-        results.rows if results else None,
-        bar("passes over the data", shown=workers.first),
+    names = [field.name for field in fields(SearchOptions)]
+    facts = search(
+        args.path,
+        args.data,
+        args.output,
+        SearchOptions(**{name: getattr(args, name) for name in names}),
+        evaluation_options(args),
+        test_subset=args.test_subset,
+        command=args.command,
+        progress=bar,
     )
-    found = search(subject, batches, request, rows, workers, stopwatch=stopwatch, progress=shown)
-    if results:
-        _report(args, subject, found, measured, results)
-    workers.close()
-
-
-def _request(args: Namespace) -> "Request":
-    """What is searched for, as far as it can be known without the model."""
-    from fairseq_layerdrop.pruning.budget import parse_amount
-
-    texts = {"parameters": args.target_params, "memory": args.target_memory}
-    amounts = {name: parse_amount(text) for name, text in texts.items() if text is not None}
-    depths = {"encoder": args.encoder_depth, "decoder": args.decoder_depth}
-    from fairseq_layerdrop.evaluation.search import Request
-
-    return Request(
-        method=args.method,
-        counts={stack: count for stack, count in depths.items() if count is not None},
-        latency_ms=args.target_latency_ms,
-        screen=args.screen,
-        beam_width=args.beam_width,
-        generations=args.generations,
-        storage=args.storage,
-        seed=args.seed,
-        **amounts,
-    )
-
-
-def _judged(args: Namespace, subject: "Subject") -> dict[tuple[str, str], "Batches"]:
-    """The data that the search does not see, loaded before it: what is wrong with them is said at
-    once.
-    """
-    judged = {(args.gen_subset, "second"): load_batches(args, subject, half="second")}
-    if args.test_subset:
-        judged[args.test_subset, "all"] = load_batches(args, subject, subset=args.test_subset)
-    return judged
-
-
-def _report(
-    args: Namespace,
-    subject: "Subject",
-    found: "Found",
-    measured: dict[tuple[str, str], "Measures"],
-    results: "Results",
-) -> None:
-    """Judge the winner on data that the search did not see, beside Every Other at its depth and the
-    whole model.
-    """
-    from fairseq_layerdrop.evaluation.preflight import warnings
-    from fairseq_layerdrop.evaluation.search import predict
-    from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
-
-    winner, evenly, plans = found.winner, found.evenly, list(found.losses)
-    facts: dict[str, Any] = {
-        "winner": str(winner),
-        "flags": " ".join(f"--{stack}-keep {join(kept)}" for stack, kept in winner.kept.items()),
-        "path": [{"plan": str(trial.plan), "loss": trial.score} for trial in found.trials],
-        "searched": {str(plan): loss for plan, loss in found.losses.items()},
-        "judged": [],
-    }
-    if found.latency:
-        facts["predicted_ms"] = predict(found.latency, winner)
-    warnings(subject, next(iter(measured.values())).batches, [winner])
-    for (subset, half), measures in measured.items():
-        rows = sweep(subject, plans, measures, results, progress=bar(f"judging on {subset}"))
-        pair = {plan: rows[plan] for plan in (winner, evenly)}
-        tests = compare(pair, evenly, measures.references) if len(pair) > 1 else []
-        for test in tests:
-            results.add_test(test)
-        public_rows = [public(row) for row in rows.values()]
-        facts["judged"].append(
-            {"subset": subset, "half": half, "rows": public_rows, "tests": tests}
-        )
-    print(json.dumps(facts)) if args.json else _print(facts)
+    if facts:
+        facts["flags"] = keep_flags(facts["kept"])
+        print(json.dumps(facts)) if args.json else _print(facts)
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@
 import json
 from argparse import ArgumentParser, Namespace
 
-from fairseq_layerdrop.cli._decoding import add_decoding, make_measures, parse_metrics
-from fairseq_layerdrop.cli._evaluation import add_data, bar, load_batches, load_subject
+from fairseq_layerdrop.cli._decoding import add_decoding
+from fairseq_layerdrop.cli._evaluation import add_data, bar, evaluation_options, load
 from fairseq_layerdrop.cli._text import row_text
 
 SUMMARY = (
@@ -37,15 +37,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb."""
-    metrics = parse_metrics(args)
-    subject = load_subject(args)
+    subject, batches = load(args)
     from fairseq_layerdrop.evaluation.preflight import warnings
     from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
+    from fairseq_layerdrop.operations._evaluation import measures_of
     from fairseq_layerdrop.reporting.origin import origin
 
     plans = [subject.whole, *subject.plans(args.points)]
-    batches = load_batches(args, subject)
-    measures = make_measures(args, subject, batches, metrics)
+    measures = measures_of(subject, batches, evaluation_options(args))
     results = Results(args.output, origin(args.command))
     warnings(subject, batches, plans)
     rows = sweep(subject, plans, measures, results, progress=bar("plans"))

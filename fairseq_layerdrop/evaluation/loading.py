@@ -46,9 +46,9 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
         ValueError: if fairseq cannot read the file, or there is no such device, with what to do.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"--device must be cpu or cuda, got {device!r}")
+        raise ValueError(f"device= must be cpu or cuda, got {device!r}")
     if device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device} needs a CUDA device, got none; leave it out")
+        raise ValueError(f"device={device} needs a CUDA device, got none; leave it out")
     if threads:
         torch.set_num_threads(threads)
     fairseq_layerdrop.register()

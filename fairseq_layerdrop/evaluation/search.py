@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fairseq_layerdrop.evaluation.evolution import evolve
@@ -12,6 +12,7 @@ from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.objective import LossObjective
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.workers import Workers
+from fairseq_layerdrop.pruning.budget import parse_amount
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import (
     Fits,
@@ -29,16 +30,17 @@ LARGEST = 20_000
 
 
 @dataclass(frozen=True)
-class Request:
+class SearchOptions:
     """What is searched for, and how.
 
     Args:
         method: exhaustive, greedy, beam or evolution; without one, exhaustive where the space is
             small, else greedy.
-        counts: the depths that are asked for, by stack.
-        parameters: at most this many.
-        latency_ms: at most this long a sentence, by the latency model.
-        memory: at most this many bytes of weights.
+        encoder_depth: layers of the encoder that stay; else its depth is searched, too.
+        decoder_depth: layers of the decoder that stay, likewise.
+        target_params: at most this many parameters, e.g. ``"30M"``.
+        target_latency_ms: at most this long a sentence, by the latency model.
+        target_memory: at most this many bytes of weights, e.g. ``"120M"``.
         screen: the share of the data on which all plans are scored first.
         beam_width: plans that are followed.
         generations: of the evolution.
@@ -47,37 +49,48 @@ class Request:
     """
 
     method: str | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    parameters: int | None = None
-    latency_ms: float | None = None
-    memory: int | None = None
+    encoder_depth: int | None = None
+    decoder_depth: int | None = None
+    target_params: str | int | None = None
+    target_latency_ms: float | None = None
+    target_memory: str | int | None = None
     screen: float | None = None
     beam_width: int = 4
     generations: int = 10
     storage: str | None = None
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("target_params", "target_memory"):
+            amount = getattr(self, name)
+            if isinstance(amount, str):
+                object.__setattr__(self, name, parse_amount(amount))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The depths that are asked for, by stack."""
+        both = {"encoder": self.encoder_depth, "decoder": self.decoder_depth}
+        return {stack: count for stack, count in both.items() if count is not None}
+
     def check(self, depths: Mapping[str, int]) -> None:
         """Refuse what the model cannot give, all in one message.
 
         Raises:
-            ValueError: naming each flag.
+            ValueError: naming each option.
         """
         errors = []
         for stack, count in self.counts.items():
             if stack not in depths:
                 errors.append(
-                    f"--{stack}-depth: the model has no such stack (it has {', '.join(depths)})"
+                    f"{stack}_depth=: the model has no such stack (it has {', '.join(depths)})"
                 )
             elif not 1 <= count <= depths[stack]:
-                errors.append(f"--{stack}-depth must lie in 1-{depths[stack]}, got {count}")
+                errors.append(f"{stack}_depth= must lie in 1-{depths[stack]}, got {count}")
         if self.screen is not None and not 0 < self.screen < 1:
-            errors.append(f"--screen is a share of the data between 0 and 1, got {self.screen}")
+            errors.append(f"screen= is a share of the data between 0 and 1, got {self.screen}")
         for name in ("beam_width", "generations"):
             if getattr(self, name) < 1:
-                errors.append(
-                    f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}"
-                )
+                errors.append(f"{name}= must be at least 1, got {getattr(self, name)}")
         if errors:
             raise ValueError("; ".join(errors))
 
@@ -108,7 +121,7 @@ class Found:
 def search(
     subject: Subject,
     batches: Batches,
-    request: Request,
+    wanted: SearchOptions,
     rows: RowFile | None,
     workers: Workers,
     *,
@@ -120,7 +133,7 @@ def search(
     Args:
         subject: the checkpoint.
         batches: the sentences, of which none should be those that the winner is judged on.
-        request: what is searched for.
+        wanted: what is searched for.
         rows: where all scores go; in one process only.
         workers: the processes that share the work.
         stopwatch: measures the latency model, where latency is limited.
@@ -133,29 +146,27 @@ def search(
         )
 
     exact = objective()
-    score: Objective = (
-        exact if request.screen is None else Screened(objective(request.screen), exact)
-    )
+    score: Objective = exact if wanted.screen is None else Screened(objective(wanted.screen), exact)
     model = workers.agree(
         LatencyModel.fit(stopwatch, subject.depths) if stopwatch and workers.first else None
     )
-    fits = _fits(subject, request, model)
-    method = request.method_for(subject.depths)
+    fits = _fits(subject, wanted, model)
+    method = wanted.method_for(subject.depths)
     if method == "exhaustive":
-        trials = exhaustive(score, subject.depths, request.counts, fits)
+        trials = exhaustive(score, subject.depths, wanted.counts, fits)
     elif method == "evolution":
         cost = (lambda plan: predict(model, plan)) if model else subject.parameters
         options: dict[str, Any] = {
-            "generations": request.generations,
-            "seed": request.seed,
-            "storage": request.storage,
+            "generations": wanted.generations,
+            "seed": wanted.seed,
+            "storage": wanted.storage,
         }
         trials = evolve(
-            score, cost, subject.depths, request.counts, fits, workers=workers, **options
+            score, cost, subject.depths, wanted.counts, fits, workers=workers, **options
         )
     else:
-        width = 1 if method == "greedy" else request.beam_width
-        trials = beam(score, subject.depths, request.counts, fits, width=width)
+        width = 1 if method == "greedy" else wanted.beam_width
+        trials = beam(score, subject.depths, wanted.counts, fits, width=width)
     counts = {stack: f"even:{len(kept)}" for stack, kept in trials[-1].plan.kept.items()}
     evenly = PruningPlan.from_specs(counts, subject.depths)
     plans = [evenly, trials[-1].plan, subject.whole]
@@ -167,7 +178,7 @@ def predict(model: LatencyModel, plan: PruningPlan) -> float:
     return model.predict([len(kept) for kept in plan.kept.values()])
 
 
-def _fits(subject: Subject, request: Request, model: LatencyModel | None) -> Fits | None:
+def _fits(subject: Subject, wanted: SearchOptions, model: LatencyModel | None) -> Fits | None:
     """Whether a plan is within every limit; nothing, if there is none.
 
     Raises:
@@ -175,17 +186,18 @@ def _fits(subject: Subject, request: Request, model: LatencyModel | None) -> Fit
         for, is within.
     """
     latency = (lambda plan: predict(model, plan)) if model else (lambda _: math.inf)
-    limits = {
-        "--target-params": (subject.parameters, request.parameters),
-        "--target-memory": (subject.bytes, request.memory),
-        "--target-latency-ms": (latency, request.latency_ms),
+    costs = {
+        "target_params": subject.parameters,
+        "target_memory": subject.bytes,
+        "target_latency_ms": latency,
     }
-    given = {flag: (cost, most) for flag, (cost, most) in limits.items() if most is not None}
-    least = {stack: f"first:{request.counts.get(stack, 1)}" for stack in subject.depths}
+    limits = {name: (cost, getattr(wanted, name)) for name, cost in costs.items()}
+    given = {name: (cost, most) for name, (cost, most) in limits.items() if most is not None}
+    least = {stack: f"first:{wanted.counts.get(stack, 1)}" for stack in subject.depths}
     smallest = PruningPlan.from_specs(least, subject.depths)
     errors = [
-        f"{flag}: the smallest sub-network takes {_amount(cost(smallest))}, got {_amount(most)}"
-        for flag, (cost, most) in given.items()
+        f"{name}=: the smallest sub-network takes {_amount(cost(smallest))}, got {_amount(most)}"
+        for name, (cost, most) in given.items()
         if cost(smallest) > most
     ]
     if errors:

@@ -52,7 +52,7 @@ def prune(
         output: where the smaller one goes.
         plan: the layers that stay, e.g. ``"even:6/0,2,5"`` or ``{"decoder": "every:2"}``; a stack
             that is not named stays whole.
-        target_params: choose the depth of what is not named: the largest model of at most so many
+        target_params: choose the depth of what is not named: the largest model of at most this many
             parameters, e.g. ``"30M"``.
         strategy: how that depth becomes layers: even, spread, first, last or learned.
         heads_keep: heads of each attention that stay: how many, or ``"0.5"`` of them.

@@ -28,7 +28,7 @@ class Average:
     """The mean of checkpoints added one by one, in the memory of one model."""
 
     def __init__(self) -> None:
-        self.dropped: list[str] = []
+        self.left_out: list[str] = []
         """What the first holds that is not true of a mean, in words."""
         self.dtypes: set[torch.dtype] = set()
         """The types of the inputs' tensors."""
@@ -56,10 +56,10 @@ class Average:
         state = upgrade_state(upgrade_checkpoint(checkpoint)["model"])
         provenance = (checkpoint.get("extra_state") or {}).get("layerdrop")
         if not self._names:
-            self._sums, self._rest, self.dropped = (
+            self._sums, self._rest, self.left_out = (
                 _copies(state),
                 everything_else(checkpoint),
-                _dropped(checkpoint),
+                _left_out(checkpoint),
             )
         else:
             self._check(state, provenance)
@@ -135,7 +135,7 @@ def check_written(mean: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> 
         )
 
 
-def _dropped(checkpoint: Mapping[str, Any]) -> list[str]:
+def _left_out(checkpoint: Mapping[str, Any]) -> list[str]:
     """What is true of this checkpoint only, in words."""
     extra = checkpoint.get("extra_state") or {}
     words = ["optimizer state"] if checkpoint.get("last_optimizer_state") is not None else []

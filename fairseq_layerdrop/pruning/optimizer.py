@@ -105,7 +105,7 @@ def prune_optimizer(
 
 
 def _refusal(rule: str, got: object) -> ValueError:
-    return ValueError(f"{rule}, got {got}; leave --keep-optimizer out")
+    return ValueError(f"{rule}, got {got}; leave keep_optimizer= out")
 
 
 def _check_form(optimizer: Any) -> None:

@@ -673,7 +673,7 @@ def test_what_cannot_be_pickled_leaves_nothing(folder: Path) -> None:
 
 def test_an_existing_target_is_replaced_only_by_force(folder: Path, small: dict[str, Any]) -> None:
     (folder / "a.pt").write_bytes(b"old")
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="force=True"):
         save(small, folder / "a.pt")
     assert (folder / "a.pt").read_bytes() == b"old"
     save(small, folder / "a.pt", force=True)
@@ -687,7 +687,7 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(
     def appear(_: Path) -> None:
         (folder / "a.pt").write_bytes(b"other")
 
-    with pytest.raises(CheckpointError, match="--force"):
+    with pytest.raises(CheckpointError, match="force=True"):
         save(small, folder / "a.pt", check=appear)
     assert (folder / "a.pt").read_bytes() == b"other"
     assert names(folder) == ["a.pt"]

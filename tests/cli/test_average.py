@@ -96,7 +96,7 @@ def test_the_mean_of_the_files_is_written(average: Command, three: list[Path], o
     assert f"bytes: {out.stat().st_size:,}\n" in text
     assert ", float32\n" in text
     assert (
-        "dropped: optimizer state, best, val_loss, metrics; all else but the weights is that of "
+        "left out: optimizer state, best, val_loss, metrics; all else but the weights is that of "
         "the first" in text
     )
     assert text.endswith(f"\nwritten and checked: {out}\n")
@@ -113,7 +113,7 @@ def test_as_json(average: Command, three: list[Path], out: Path) -> None:
     assert (status, err) == (0, "")
     assert facts["inputs"] == [str(path) for path in three]
     assert (facts["output"], facts["bytes"]) == (str(out), out.stat().st_size)
-    assert facts["dropped"] == ["optimizer state", "best", "val_loss", "metrics"]
+    assert facts["left_out"] == ["optimizer state", "best", "val_loss", "metrics"]
     assert facts["namespaces"] == []
     assert facts["dtypes"] == [["float32"], ["float32"]]
     inspected = subprocess.run(

@@ -26,7 +26,7 @@ from fairseq_layerdrop.cli.export import QUANTIZATIONS
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.subject import Subject
-from fairseq_layerdrop.export.ctranslate2 import convert
+from fairseq_layerdrop.formats.ctranslate2 import convert
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 safetensors = pytest.importorskip("safetensors")

@@ -18,7 +18,7 @@ from fairseq_layerdrop.evaluation.evolution import POPULATION, evolve
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.objective import GROUP, LossObjective, _groups
-from fairseq_layerdrop.evaluation.search import Request
+from fairseq_layerdrop.evaluation.search import SearchOptions
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.workers import Workers
 from fairseq_layerdrop.pruning.inspection import describe
@@ -205,39 +205,39 @@ def test_a_screened_evolution_s_front_holds_scores() -> None:
     json.dumps([trial.score for trial in front], allow_nan=False)
 
 
-# A request
+# What is wanted
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"counts": {"encoder": 7}}, "--encoder-depth must lie in 1-6, got 7"),
-        ({"counts": {"decoder": 0}}, "--decoder-depth must lie in 1-6, got 0"),
-        ({"counts": {"decoder": -1}}, "--decoder-depth must lie in 1-6, got -1"),
-        ({"screen": 2.0}, "--screen is a share of the data between 0 and 1, got 2.0"),
-        ({"screen": math.nan}, "--screen is a share of the data between 0 and 1, got nan"),
-        ({"beam_width": 0}, "--beam-width must be at least 1, got 0"),
-        ({"generations": 0}, "--generations must be at least 1, got 0"),
-        ({"beam_width": 0, "screen": 0.0}, "got 0.0; --beam-width"),
+        ({"encoder_depth": 7}, "encoder_depth= must lie in 1-6, got 7"),
+        ({"decoder_depth": 0}, "decoder_depth= must lie in 1-6, got 0"),
+        ({"decoder_depth": -1}, "decoder_depth= must lie in 1-6, got -1"),
+        ({"screen": 2.0}, "screen= is a share of the data between 0 and 1, got 2.0"),
+        ({"screen": math.nan}, "screen= is a share of the data between 0 and 1, got nan"),
+        ({"beam_width": 0}, "beam_width= must be at least 1, got 0"),
+        ({"generations": 0}, "generations= must be at least 1, got 0"),
+        ({"beam_width": 0, "screen": 0.0}, "got 0.0; beam_width="),
     ],
 )
 def test_what_the_model_cannot_give_is_refused(request_: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Request(**request_).check(DEPTHS)
+        SearchOptions(**request_).check(DEPTHS)
 
 
 def test_a_stack_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"--encoder-depth: the model has no such stack \(it has decoder\)"
+        ValueError, match=r"encoder_depth=: the model has no such stack \(it has decoder\)"
     ):
-        Request(counts={"encoder": 2}).check({"decoder": 6})
+        SearchOptions(encoder_depth=2).check({"decoder": 6})
 
 
 def test_a_small_space_is_searched_whole_and_a_large_one_greedily() -> None:
-    assert Request().method_for(DEPTHS) == "exhaustive"
-    assert Request().method_for({"decoder": 16}) == "greedy"
-    assert Request(counts={"decoder": 8}).method_for({"decoder": 16}) == "exhaustive"
-    assert Request(method="beam").method_for(DEPTHS) == "beam"
+    assert SearchOptions().method_for(DEPTHS) == "exhaustive"
+    assert SearchOptions().method_for({"decoder": 16}) == "greedy"
+    assert SearchOptions(decoder_depth=8).method_for({"decoder": 16}) == "exhaustive"
+    assert SearchOptions(method="beam").method_for(DEPTHS) == "beam"
 
 
 # On real data, methods agree

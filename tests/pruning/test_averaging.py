@@ -233,13 +233,13 @@ def test_everything_else_is_the_firsts() -> None:
     assert mean.keys() == checkpoints[0].keys() - {"last_optimizer_state"}
 
 
-def test_what_is_true_of_one_checkpoint_alone_is_dropped_and_said() -> None:
+def test_what_is_true_of_one_checkpoint_alone_is_left_out_and_said() -> None:
     checkpoint = training_checkpoint(ema=True)
     checkpoint["extra_state"] |= {"train_meters": {}, "ema_fp32_params": {}}
     mean = Average()
     mean.add(checkpoint, name="a.pt", source="a")
     mean.add(training_checkpoint(), name="b.pt", source="b")
-    assert mean.dropped == [
+    assert mean.left_out == [
         "optimizer state",
         "EMA weights",
         "best",
@@ -256,10 +256,10 @@ def test_what_is_true_of_one_checkpoint_alone_is_dropped_and_said() -> None:
     }
 
 
-def test_nothing_is_said_to_be_dropped_of_a_file_that_has_nothing() -> None:
+def test_nothing_is_said_to_be_left_out_of_a_file_that_has_nothing() -> None:
     mean = Average()
     mean.add({"model": model_state(), "cfg": None, "extra_state": None}, name="a.pt", source="a")
-    assert mean.dropped == []
+    assert mean.left_out == []
     assert mean.result(version="1")["cfg"] is None
 
 

@@ -634,7 +634,7 @@ def test_what_cannot_be_carried_over_is_refused_by_name(change: Any, message: st
     with pytest.raises(ValueError) as raised:
         prune_optimizer(optimizer, state, plan)
     assert message in str(raised.value)
-    assert str(raised.value).endswith("; leave --keep-optimizer out")
+    assert str(raised.value).endswith("; leave keep_optimizer= out")
     assert "\n" not in str(raised.value)
 
 

@@ -20,5 +20,5 @@ def check_installed(library: str) -> None:
         importlib.import_module(library)
     except ImportError:
         raise ValueError(
-            f"--to {library} needs {library}: pip install 'fairseq-layerdrop[export]'"
+            f"to={library} needs {library}: pip install 'fairseq-layerdrop[export]'"
         ) from None

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""The best sub-network for a depth, a size, a latency or a memory, judged on sentences that the
+search did not see.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fairseq_layerdrop.operations._evaluation import (
+    EvaluationOptions,
+    batches_of,
+    measures_of,
+    open_subject,
+)
+from fairseq_layerdrop.operations._progress import Progress, silent
+from fairseq_layerdrop.pruning.search import space_size
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.search import Found, SearchOptions
+    from fairseq_layerdrop.evaluation.subject import Subject
+    from fairseq_layerdrop.evaluation.sweep import Measures, Results
+
+logger = logging.getLogger(__name__)
+
+
+def search(
+    source: str | os.PathLike[str],
+    data: str,
+    output: str | os.PathLike[str],
+    wanted: "SearchOptions | None" = None,
+    options: EvaluationOptions | None = None,
+    *,
+    test_subset: str | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any] | None:
+    """Search on one half of a subset, and judge the winner on the other half and on another subset,
+    beside Every Other at its depth and the whole model.
+
+    >>> search("full.pt", "DATA", "trials.jsonl", SearchOptions(decoder_depth=3))  # doctest: +SKIP
+
+    Args:
+        source: a fairseq checkpoint (``.pt``).
+        data: a data set in fairseq's binary form.
+        output: where the rows of all that is scored go; a search that was killed goes on.
+        wanted: the budget, and how it is searched.
+        options: the sentences, and what is measured of the winner; the loss always is.
+        test_subset: judge the winner on this subset, too.
+        command: what rows say that they were made by; else the running program.
+        progress: shows how far it is.
+
+    Returns:
+        The facts: ``winner`` (a plan's text) and the layers that it ``kept``, the ``path`` to it,
+        the losses of those that were ``searched``, and what was ``judged``; nothing in the
+        processes other than the first, where several share the work.
+
+    Raises:
+        CheckpointError: if the source cannot be read safely.
+        ValueError: if the model cannot give what is asked for, naming all reasons.
+    """
+    from fairseq_layerdrop.evaluation.latency import Stopwatch
+    from fairseq_layerdrop.evaluation.search import SearchOptions
+    from fairseq_layerdrop.evaluation.search import search as search_plans
+    from fairseq_layerdrop.evaluation.sweep import Results
+    from fairseq_layerdrop.evaluation.workers import Workers
+    from fairseq_layerdrop.reporting.origin import origin
+
+    wanted, options = wanted or SearchOptions(), options or EvaluationOptions()
+    metrics = {*options.metrics, "loss"}
+    if wanted.target_latency_ms is not None:
+        metrics.add("latency")  # the winner's is measured, beside the prediction
+    _, subject = open_subject(source, data, output, options)
+    wanted.check(subject.depths)
+    batches = batches_of(subject, options, half="first")
+    # What the search does not see is loaded before it: what is wrong with it is said at once.
+    judged = {(options.subset, "second"): batches_of(subject, options, half="second")}
+    if test_subset:
+        judged[test_subset, "all"] = batches_of(subject, options, subset=test_subset)
+    # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
+    stopwatch = None
+    if "latency" in metrics:
+        stopwatch = Stopwatch(subject.loaded, batches, beam=options.beam)
+    measured = {}
+    for name, part in judged.items():
+        measures = measures_of(subject, part, options, metrics=metrics, stopwatch=stopwatch)
+        measured[name] = replace(measures, kind="verdict")
+    workers = Workers()
+    results = Results(str(output), origin(command or sys.argv)) if workers.first else None
+    if workers.first:
+        size, method = space_size(subject.depths, wanted.counts), wanted.method_for(subject.depths)
+        logger.warning("%s sub-networks; method: %s", f"{size:,}", method)
+    found = search_plans(
+        subject,
+        batches,
+        wanted,
+        results.rows if results else None,
+        workers,
+        stopwatch=stopwatch,
+        progress=(progress if workers.first else silent)("passes over the data"),
+    )
+    facts = _judge(subject, found, measured, results, progress) if results else None
+    workers.close()
+    return facts
+
+
+def _judge(
+    subject: "Subject",
+    found: "Found",
+    measured: "dict[tuple[str, str], Measures]",
+    results: "Results",
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure the winner on sentences that the search did not see."""
+    from fairseq_layerdrop.evaluation.preflight import warnings
+    from fairseq_layerdrop.evaluation.search import predict
+    from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
+
+    winner, evenly, plans = found.winner, found.evenly, list(found.losses)
+    facts: dict[str, Any] = {
+        "winner": str(winner),
+        "kept": {stack: list(layers) for stack, layers in winner.kept.items()},
+        "path": [{"plan": str(trial.plan), "loss": trial.score} for trial in found.trials],
+        "searched": {str(plan): loss for plan, loss in found.losses.items()},
+        "judged": [],
+    }
+    if found.latency:
+        facts["predicted_ms"] = predict(found.latency, winner)
+    warnings(subject, next(iter(measured.values())).batches, [winner])
+    for (subset, half), measures in measured.items():
+        rows = sweep(subject, plans, measures, results, progress=progress(f"judging on {subset}"))
+        pair = {plan: rows[plan] for plan in (winner, evenly)}
+        tests = compare(pair, evenly, measures.references) if len(pair) > 1 else []
+        for test in tests:
+            results.add_test(test)
+        public_rows = [public(row) for row in rows.values()]
+        facts["judged"].append(
+            {"subset": subset, "half": half, "rows": public_rows, "tests": tests}
+        )
+    return facts

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""A stock checkpoint for each of many plans: measured, re-loaded and compared."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._evaluation import (
+    EvaluationOptions,
+    batches_of,
+    measures_of,
+    open_subject,
+)
+from fairseq_layerdrop.operations._progress import Progress, silent
+from fairseq_layerdrop.operations.prune import save_pruned
+from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+
+
+def zoo(
+    source: str | os.PathLike[str],
+    data: str,
+    output: str | os.PathLike[str],
+    points: str | Sequence[str],
+    options: EvaluationOptions | None = None,
+    *,
+    command: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write a stock checkpoint for each of many plans, and a manifest of what each is worth.
+
+    >>> zoo("full.pt", "DATA", "zoo", "6+6 6+3 3+3")  # doctest: +SKIP
+
+    Args:
+        source: a fairseq checkpoint (``.pt``); it is not changed.
+        data: a data set in fairseq's binary form.
+        output: the folder for the checkpoints, ``manifest.json`` and ``rows.jsonl``; made if need
+            be. What is there of the same source and plan stays.
+        points: the plans; ``trained`` stands for those of ``--train-plans``.
+        options: what they are measured on; the loss always is.
+        command: what rows say that they were made by; else the running program.
+        progress: shows how far it is.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CheckpointError: if the source cannot be read safely, or a file not be written.
+        ValueError: if a plan does not fit the model, or a written file is not the model that was
+            measured.
+    """
+    options = options or EvaluationOptions()
+    full, subject = open_subject(source, data, output, options)
+    from fairseq_layerdrop.evaluation.preflight import warnings
+    from fairseq_layerdrop.evaluation.sweep import Results, sweep
+    from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
+    from fairseq_layerdrop.reporting.files import write_files
+    from fairseq_layerdrop.reporting.origin import origin
+
+    plans = subject.plans(points if isinstance(points, str) else " ".join(points))
+    batches = batches_of(subject, options)
+    folder = Path(output)
+    folder.mkdir(exist_ok=True)
+    results = Results(str(folder / "rows.jsonl"), origin(command or sys.argv))
+    warnings(subject, batches, plans)
+    measures = measures_of(subject, batches, options, metrics={*options.metrics, "loss"})
+    rows = sweep(subject, plans, measures, results, progress=progress("measuring"))
+    models = []
+    for plan, name in progress("writing")(list(zip(plans, _names(plans), strict=True))):
+        file = folder / name
+        _write(full, plan, file)
+        check_reloaded(subject, str(file), str(data), batches, rows[plan])
+        models.append({"file": name, **worth(rows[plan], measures), **_facts(full, plan, file)})
+    manifest = {
+        "source": {"file": str(source), "digest": full.digest},
+        "data": {"folder": str(data), "subset": options.subset, "sentences": batches.sentences},
+        "version": __version__,
+        "models": models,
+    }
+    write_files(folder, {"manifest.json": f"{json.dumps(manifest, indent=1)}\n".encode()})
+    return manifest
+
+
+def _names(plans: list[PruningPlan]) -> list[str]:
+    """``6+3.pt``; a second plan of the same depths has its layers in the name."""
+    depths = ["+".join(str(len(kept)) for kept in plan.kept.values()) for plan in plans]
+    return [
+        f"{name}.pt" if depths.index(name) == i else f"{name}.{str(plan).replace('/', '_')}.pt"
+        for i, (plan, name) in enumerate(zip(plans, depths, strict=True))
+    ]
+
+
+def _write(full: Source, plan: PruningPlan, file: Path) -> None:
+    """Prune, unless the file is there already, of the same source and plan."""
+    small = prune_checkpoint(full, plan, version=__version__)
+    if file.exists():
+        found = checkpoint.load(file)["extra_state"].get("layerdrop")
+        if found != small["extra_state"]["layerdrop"]:
+            raise ValueError(f"{file} is another model; name another folder, or remove it")
+        return
+    save_pruned(small, file, full, plan)
+
+
+def _facts(full: Source, plan: PruningPlan, file: Path) -> dict[str, Any]:
+    flags = []
+    for stack, kept in plan.kept.items():
+        flags += [f"--{stack}-keep", ",".join(map(str, kept))]
+    command = shlex.join(["fairseq-layerdrop", "prune", full.path, str(file), *flags])
+    return {"bytes": file.stat().st_size, "digest": checkpoint.digest(file), "command": command}
