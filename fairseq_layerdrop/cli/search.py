@@ -39,7 +39,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--decoder-depth", metavar="N", type=int, help="layers of the decoder that stay"
     )
-    parser.add_argument("--target-params", metavar="N", help="at most this many parameters, e.g. 30M")
+    parser.add_argument(
+        "--target-params", metavar="N", help="at most this many parameters, e.g. 30M"
+    )
     parser.add_argument(
         "--target-latency-ms",
         metavar="MS",
@@ -47,7 +49,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="at most this long a sentence, predicted",
     )
     parser.add_argument(
-        "--target-memory", metavar="BYTES", help="at most this much memory for the weights, e.g. 120M"
+        "--target-memory",
+        metavar="BYTES",
+        help="at most this much memory for the weights, e.g. 120M",
     )
     parser.add_argument(
         "--beam-width",

@@ -4,7 +4,7 @@ these name.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +128,7 @@ def measures_of(
     batches: "Batches",
     options: EvaluationOptions,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: Collection[str] | None = None,
     stopwatch: "Stopwatch | None" = None,
 ) -> "Measures":
     """What is measured on these sentences.
