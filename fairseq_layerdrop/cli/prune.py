@@ -2,7 +2,7 @@
 """``fairseq-layerdrop prune``: write the sub-network that a plan keeps."""
 
 import json
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, Namespace, _ArgumentGroup
 from typing import Any
 
 from rich.console import Console
@@ -26,87 +26,97 @@ def add_arguments(parser: ArgumentParser) -> None:
         "checkpoint", metavar="CKPT", help="a fairseq checkpoint (.pt); it is not changed"
     )
     parser.add_argument("output", metavar="OUT", help="where the smaller checkpoint goes")
-    parser.add_argument(
+    _add_layers(parser.add_argument_group("layers", "what is not named stays whole"))
+    _add_insides(parser.add_argument_group("inside the layers"))
+    add_compensation(parser.add_argument_group("compensation"))
+    _add_output(parser.add_argument_group("output"))
+
+
+def _add_layers(group: _ArgumentGroup) -> None:
+    group.add_argument(
         "--encoder-keep", metavar="SPEC", help=f"layers of the encoder that stay: {SPEC_HELP}"
     )
-    parser.add_argument(
+    group.add_argument(
         "--decoder-keep", metavar="SPEC", help=f"layers of the decoder that stay: {SPEC_HELP}"
     )
-    parser.add_argument(
+    group.add_argument(
         "--target-params",
         metavar="N",
         help="choose the depth of what is not named: the largest model of at most N parameters, "
         "e.g. 30M or 1.2B",
     )
-    parser.add_argument(
+    group.add_argument(
         "--strategy",
         choices=STRATEGIES,
-        help="how --target-params turns a depth into layers (default: even); learned alone: the "
-        "layers that the model "
-        "learned to keep, as many as ran on average in its training",
+        help="how --target-params turns a depth into layers (default: even); without it, learned: "
+        "the layers that the model learned to keep, as many as ran on average in its training",
     )
-    parser.add_argument(
+
+
+def _add_insides(group: _ArgumentGroup) -> None:
+    group.add_argument(
         "--heads-keep",
         metavar="N",
         help="heads of each attention that stay: how many, or 0.5 of them",
     )
-    parser.add_argument(
+    group.add_argument(
         "--ffn-keep", metavar="N", help="units of each FFN that stay: how many, or 0.5 of them"
     )
-    parser.add_argument(
+    group.add_argument(
         "--sublayers-remove",
         metavar="LIST",
         help="sub-layers that go, of the input's layers: "
         "encoder:3.ffn,decoder:0.self_attn,decoder:0.encoder_attn",
     )
-    parser.add_argument("--drop-sublayers", dest="sublayers_remove", help=SUPPRESS)  # its old name
-    parser.add_argument(
+    group.add_argument("--drop-sublayers", dest="sublayers_remove", help=SUPPRESS)  # its old name
+    group.add_argument(
         "--importance",
         metavar="FILE",
         help="scores of heads and units, by `importance` (default: their magnitude)",
     )
-    add_compensation(parser)
-    parser.add_argument(
-        "--keep-optimizer", action="store_true", help="keep Adam's moments of the layers that stay"
-    )
-    parser.add_argument(
-        "--copy-dicts", metavar="DATA", help="copy the dictionaries of this data set beside OUT"
-    )
-    parser.add_argument(
+
+
+def _add_output(group: _ArgumentGroup) -> None:
+    group.add_argument(
         "--dry-run", action="store_true", help="say what would be written; write nothing"
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
-    parser.add_argument(
+    group.add_argument("--force", action="store_true", help="replace OUT if it is there")
+    group.add_argument(
+        "--keep-optimizer", action="store_true", help="keep Adam's moments of the layers that stay"
+    )
+    group.add_argument(
+        "--copy-dicts", metavar="DATA", help="copy the dictionaries of this data set beside OUT"
+    )
+    group.add_argument(
         "--config-style",
         choices=("plain", "namespace"),
         help="plain: loads with torch.load's safe defaults; namespace: for CTranslate2's "
-        "converter and for BART "
-        "(default: what the model's family can load)",
+        "converter and for BART (default: what the model's family can load)",
     )
-    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+    group.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
-def add_compensation(parser: ArgumentParser) -> None:
+def add_compensation(group: ArgumentParser | _ArgumentGroup) -> None:
     """The arguments of ``--compensate``."""
-    parser.add_argument(
+    group.add_argument(
         "--compensate",
         metavar="DATA",
         help="refit layers that stay on this data set, so that they make up for those that go; "
         "needs fairseq, and no training: seconds to minutes",
     )
-    parser.add_argument(
+    group.add_argument(
         "--compensate-subset",
         metavar="SPLIT",
         help="of that data set (default: train, or valid where there is no train)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--compensate-tokens",
         metavar="N",
         type=int,
         default=30_000,
-        help="about so many of it; a quarter of the sentences is held out (default: 30000)",
+        help="about N of its tokens; a quarter of the sentences is held out (default: 30000)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--device", default="cpu", help="where --compensate computes, cpu or cuda (default: cpu)"
     )
 
