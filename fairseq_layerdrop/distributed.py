@@ -129,9 +129,7 @@ def _on_this_machine(training: Any) -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model without its data-parallel wrappers, to which every forward is one to prepare for a
-    backward of its own.
-    """
+    """The model without its data-parallel wrappers, whose forward prepares for a backward."""
     while isinstance(model, _WRAPPERS):
         model = model.module
     return model

@@ -10,8 +10,7 @@ from fairseq_layerdrop.pruning.source import Source
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """Read a fairseq checkpoint, of whatever age, and bring it into today's form: once for all that
-    is done with it.
+    """Read a fairseq checkpoint of any age, and bring it into today's form, once.
 
     Raises:
         CheckpointError: if the file cannot be read safely.

@@ -40,9 +40,7 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
 
 
 def evaluation_options(args: Namespace) -> "EvaluationOptions":
-    """What the flags of :func:`add_data`, and of ``_decoding.add_decoding`` where a verb has them,
-    say.
-    """
+    """The options that the flags of :func:`add_data` and ``add_decoding`` stand for."""
     from fairseq_layerdrop.operations._evaluation import EvaluationOptions
 
     given = {**vars(args), "subset": args.gen_subset}

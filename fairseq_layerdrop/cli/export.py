@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop export``: hand a model to a fast inference engine, or its weights to other
-programs.
-"""
+"""``fairseq-layerdrop export``: hand a model, or its weights, to other programs."""
 
 import json
 from argparse import ArgumentParser, Namespace

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``fairseq-layerdrop zoo``: a stock checkpoint for each of many plans, measured, re-loaded and
-compared.
-"""
+"""``fairseq-layerdrop zoo``: a stock checkpoint for each of many plans, measured and checked."""
 
 import json
 from argparse import ArgumentParser, Namespace

@@ -50,8 +50,7 @@ def recorded(model):
 
 @contextmanager
 def full_path(model):
-    """In this scope all layers run and nothing is dropped, dropout included; then each module is as
-    it was before.
+    """A scope in which all layers run and nothing is dropped, dropout included.
 
     The flags are set one by one: ``model.eval()`` and ``train()`` are overridden by those who count
     the calls.
@@ -120,9 +119,7 @@ def log_probs(model, output, temperature=1.0):
 
 
 def adaptive_log_probs(softmax, x):
-    """The same from an adaptive softmax; fairseq's own works in place and cannot be gone backward
-    through.
-    """
+    """The same from an adaptive softmax; fairseq's works in place, without a backward."""
     head = F.log_softmax(softmax.head(x), dim=-1, dtype=torch.float32)
     words = softmax.cutoff[0]  # behind those that the head knows it has a number for each tail
     tails = [F.log_softmax(tail(x), dim=-1, dtype=torch.float32) for tail in softmax.tail]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Compensate a model for the layers that a plan removes: the mathematics of
-:mod:`~fairseq_layerdrop.pruning.compensation` on a model and its data.
+"""Compensate a model for the layers that a plan removes, on its data.
+
+The mathematics is in :mod:`~fairseq_layerdrop.pruning.compensation`.
 
 The gaps are taken from left to right, the encoder's first. What a layer should give comes from the
 whole model, what it gives from the model as it is cut and compensated so far. A gap's change stays

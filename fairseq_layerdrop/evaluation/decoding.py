@@ -74,12 +74,11 @@ class Decoder:
     def references(self, batches: Batches) -> list[str]:
         """The target side as the dictionary knows it, in the order of the data."""
         pad = self.loaded.task.target_dictionary.pad()
-        pairs = [
-            (number, self._text(utils.strip_pad(target, pad)))
-            for sample in batches
-            for number, target in zip(sample["id"].tolist(), sample["target"], strict=True)
-        ]
-        return [text for _, text in sorted(pairs)]
+        texts = {}
+        for sample in batches:
+            for number, target in zip(sample["id"].tolist(), sample["target"], strict=True):
+                texts[number] = self._text(utils.strip_pad(target, pad))
+        return [texts[number] for number in sorted(texts)]
 
     def _text(self, tokens: Any) -> str:
         words = self.loaded.task.target_dictionary

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How long a sub-network takes: measured, and predicted from a few measurements."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ class Stopwatch:
         beam: int = 5,
     ) -> None:
         self.loaded, self.repeats = loaded, repeats
-        numbers = sorted(n for sample in batches for n in sample["id"].tolist())
+        numbers = sorted(itertools.chain(*(sample["id"].tolist() for sample in batches)))
         step = max(1, len(numbers) // sentences)
         singles = Batches.collate(
             loaded, batches.dataset, [[n] for n in numbers[::step][:sentences]]
@@ -70,7 +71,7 @@ class Stopwatch:
         with restricted(self.loaded.model, kept):
             for run in self._runs[:WARM_UP]:
                 run()
-            times = [self._time(run) for _ in range(self.repeats) for run in self._runs]
+            times = [self._time(run) for run in self._runs * self.repeats]
         low, median, high = statistics.quantiles(times, n=4, method="inclusive")
         return Latency(median, (low, high))
 
@@ -103,9 +104,7 @@ class LatencyModel:
     @classmethod
     def fit(cls, stopwatch: Stopwatch, depths: Mapping[str, int]) -> "LatencyModel":
         """Measure the corners of the space: each stack whole and at one layer."""
-        corners: list[tuple[int, ...]] = [()]
-        for depth in depths.values():
-            corners = [(*corner, n) for corner in corners for n in sorted({1, depth})]
+        corners = itertools.product(*(sorted({1, depth}) for depth in depths.values()))
         return cls({corner: stopwatch.measure(_first(depths, corner)).median for corner in corners})
 
     def predict(self, counts: Sequence[int]) -> float:

@@ -54,8 +54,8 @@ class LossObjective:
         count = self.workers.count
         for turn in self.progress([groups[i : i + count] for i in range(0, len(groups), count)]):
             mine = turn[self.workers.rank] if self.workers.rank < len(turn) else []
-            new = [row for part in self.workers.gather(self._score(mine)) for row in part]
-            scored = [plan for group in turn for plan in group]
+            new = list(itertools.chain(*self.workers.gather(self._score(mine))))
+            scored = itertools.chain(*turn)
             known |= zip(scored, (row["loss"] for row in new), strict=True)
             if self.rows:
                 self.rows.add(new)

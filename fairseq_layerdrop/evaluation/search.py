@@ -4,6 +4,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fairseq_layerdrop.evaluation.evolution import evolve
@@ -179,20 +180,20 @@ def predict(model: LatencyModel, plan: PruningPlan) -> float:
 
 
 def _fits(subject: Subject, wanted: SearchOptions, model: LatencyModel | None) -> Fits | None:
-    """Whether a plan is within every limit; nothing, if there is none.
+    """Whether a plan is within every limit; ``None`` if there is no limit.
 
     Raises:
-        ValueError: naming every limit that not even one layer a stack, or the depths that are asked
-        for, is within.
+        ValueError: naming every limit below the smallest sub-network of the depths asked for.
     """
-    latency = (lambda plan: predict(model, plan)) if model else (lambda _: math.inf)
-    costs = {
+    costs: dict[str, Callable[[PruningPlan], float]] = {
         "target_params": subject.parameters,
         "target_memory": subject.bytes,
-        "target_latency_ms": latency,
+        "target_latency_ms": partial(predict, model) if model else lambda _: math.inf,
     }
     limits = {name: (cost, getattr(wanted, name)) for name, cost in costs.items()}
     given = {name: (cost, most) for name, (cost, most) in limits.items() if most is not None}
+    if not given:
+        return None
     least = {stack: f"first:{wanted.counts.get(stack, 1)}" for stack in subject.depths}
     smallest = PruningPlan.from_specs(least, subject.depths)
     errors = [
@@ -202,9 +203,7 @@ def _fits(subject: Subject, wanted: SearchOptions, model: LatencyModel | None) -
     ]
     if errors:
         raise ValueError("; ".join(errors))
-    return (
-        (lambda plan: all(cost(plan) <= most for cost, most in given.values())) if given else None
-    )
+    return lambda plan: all(cost(plan) <= most for cost, most in given.values())
 
 
 def _amount(value: float) -> str:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The residual stream of a Transformer, and what enters the last linear map of a layer, read off in
-a forward.
+"""A Transformer's residual stream, and the input of each layer's last linear map.
 
 A layer with its norm before (``normalize_before``) adds ``W h + b`` to the stream, and the sum
 leaves it. One with its norm behind (fairseq's default, BART, RoBERTa) adds them likewise, and the

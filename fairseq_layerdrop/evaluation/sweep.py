@@ -16,7 +16,7 @@ from fairseq_layerdrop.evaluation.memory import peak_of_forward
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.texts import score_texts
-from fairseq_layerdrop.modules.subnetwork import restricted, stacks
+from fairseq_layerdrop.modules.subnetwork import every_layer, restricted
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.reporting.rows import Row, RowFile
 
@@ -195,12 +195,10 @@ def checked_layers(subject: Subject, plan: PruningPlan) -> Iterator[None]:
         ValueError: at its end, naming the stack.
     """
     ran: dict[str, set[int]] = {stack: set() for stack in plan.selections}
-    hooks = [
-        layer.register_forward_hook(lambda *_, stack=stack, i=i: ran[stack].add(i))
-        for stack, modules in stacks(subject.loaded.model).items()
-        for module in modules
-        for i, layer in enumerate(module.layers)  # type: ignore[arg-type]
-    ]
+    hooks = []
+    for stack, i, layer in every_layer(subject.loaded.model):
+        note = lambda *_, stack=stack, i=i: ran[stack].add(i)
+        hooks.append(layer.register_forward_hook(note))
     try:
         yield
     finally:

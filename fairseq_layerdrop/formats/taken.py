@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which models CTranslate2's converter turns into the same model, told before any work and in a
-user's words.
+"""Which models CTranslate2's converter converts faithfully, told before any work.
 
 The converter goes by the options and reads the weights that it knows; a weight that it does not
 know it passes over.

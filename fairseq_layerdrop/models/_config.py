@@ -11,7 +11,7 @@ a model that has none; none is copied by hand.
 import dataclasses
 import inspect
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace, _StoreFalseAction
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, _StoreFalseAction
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Type
@@ -211,17 +211,23 @@ def _flag_fields(add_args: Any) -> Dict[str, Tuple[Any, Any]]:
     add_args(parser)
     found = {}
     for action in parser._actions:
-        kind = (
-            bool
-            if action.nargs == 0
-            else action.type or (ChoiceEnum(action.choices) if action.choices else str)
-        )
-        default = False if kind is bool else None if action.default is SUPPRESS else action.default
+        kind = _type_of(action)
+        default = None if action.default is SUPPRESS else action.default
+        if kind is bool:
+            default = False
         found[action.dest] = (
             kind if default is not None else Optional[kind],
             field(default=default, metadata={"help": action.help}),
         )
     return found
+
+
+def _type_of(action: Action) -> Any:
+    if action.nargs == 0:
+        return bool
+    if action.type:
+        return action.type
+    return ChoiceEnum(action.choices) if action.choices else str
 
 
 def _rate(stack: str) -> Any:

@@ -11,6 +11,7 @@ A sub-layer is a residual block with its norm: where it is dropped, its input pa
 so that a layer whose sub-layers are all dropped is a dropped layer. The paper does not say which.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,15 +101,17 @@ def draw_inside(
     masks = kept("head", rates.head, (depth, 2, heads)).float()
     blocks = kept("ffn", rates.ffn, (depth, rates.ffn_blocks)).float()
     seeds = torch.randint(2**62, (depth,), generator=keyed_generator(*key, "weight")).tolist()
-    return tuple(
-        LayerStep(
-            frozenset(name for name, runs in zip(SUBLAYERS, sublayers[i], strict=True) if runs),
-            {"self_attn": masks[i, 0], "encoder_attn": masks[i, 1]} if rates.head else {},
-            blocks[i] if rates.ffn else None,
-            (seeds[i], rates.weight) if rates.weight else None,
-        )
-        for i in range(depth)
-    )
+    steps = []
+    for i in range(depth):
+        step = LayerStep(frozenset(itertools.compress(SUBLAYERS, sublayers[i])))
+        if rates.head:
+            step = replace(step, heads={"self_attn": masks[i, 0], "encoder_attn": masks[i, 1]})
+        if rates.ffn:
+            step = replace(step, ffn=blocks[i])
+        if rates.weight:
+            step = replace(step, weights=(seeds[i], rates.weight))
+        steps.append(step)
+    return tuple(steps)
 
 
 def masked_call(

@@ -33,22 +33,31 @@ def depths(model: nn.Module) -> dict[str, int]:
     return found
 
 
+def every_layer(model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+    """Each layer with its stack and its index, of every module that holds the stack."""
+    for stack, holders in stacks(model).items():
+        for holder in holders:
+            for index, layer in enumerate(holder.layers):  # type: ignore[arg-type]
+                yield stack, index, layer
+
+
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:
     """Leave only the layers ``kept`` of each stack named; returns the function that undoes it.
 
     Raises:
         ValueError: if the model has no such stack or layer; then nothing was changed.
     """
-    where, found = stacks(model), depths(model)
+    where = stacks(model)
+    found = depths(model)
     for name, indices in kept.items():
         if not all(0 <= i < found.get(name, 0) for i in indices):
             ranges = ", ".join(f"{stack} 0-{n - 1}" for stack, n in found.items())
             raise ValueError(
                 f"the layers to keep must be the model's ({ranges}), got {name} {list(indices)}"
             )
-    undo = [
-        _restrict_stack(stack, indices) for name, indices in kept.items() for stack in where[name]
-    ]
+    undo: list[Callable[[], None]] = []
+    for name, indices in kept.items():
+        undo += [_restrict_stack(stack, indices) for stack in where[name]]
 
     def give_back() -> None:
         for step in undo:

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the operations that evaluate a checkpoint on data have in common: their options, and what
-these name.
-"""
+"""What the operations that evaluate on data share: their options, and loading them."""
 
 import os
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What there is to say of a pruned checkpoint: how it is trained on, and what a user should know
-beside.
-"""
+"""Facts about a pruned checkpoint: how to train it on, and what to know."""
 
 import os
 import re
@@ -42,8 +40,9 @@ def training_flags(
 
 
 def _positions(small: Mapping[str, Any]) -> list[str]:
-    """RoBERTa and some language models take the number of positions from their task: another, and
-    nothing would fit.
+    """RoBERTa and some language models take the number of positions from their task.
+
+    With another number nothing would fit.
     """
     weights = small["model"]
     found = {"--max-positions": weights.get("encoder.sentence_encoder.embed_positions.weight")}

@@ -70,9 +70,7 @@ def _check(plan: Plan, target_params: str | int | None, strategy: str | None) ->
 
 
 def _as_trained(source: Source) -> dict[str, str]:
-    """For each stack the depth that was its mean in training, in whole chunks where layers share
-    their weights.
-    """
+    """Each stack's mean depth in training, in whole chunks where layers share weights."""
     rates, shared = training_rates(source.options), chunks(source.state)
     specs = {}
     for stack, depth in source.depths.items():

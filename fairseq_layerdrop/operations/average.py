@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The mean of checkpoints, as fairseq's ``scripts/average_checkpoints.py`` would write it. fairseq
-is not imported.
-"""
+"""The mean of checkpoints, as fairseq's script would write it, without fairseq."""
 
 import os
 import re
@@ -75,8 +73,7 @@ def average(
 def checkpoints_of(
     folder: FileName, kind: str, count: int, *, upper_bound: int | None = None
 ) -> list[Path]:
-    """The last or the best of a training's checkpoints, in the order in which fairseq's script
-    takes them.
+    """The last or best checkpoints of a training, in the order of fairseq's script.
 
     Args:
         folder: of the training.
@@ -112,9 +109,7 @@ def _add(total: Average, path: Path) -> None:
 
 
 def _highest_is_best(folder: Path, names: list[str]) -> bool:
-    """Which way the metric in the names goes, from the options of the training that chose these
-    files by it.
-    """
+    """Whether the metric in the names is maximised, from the options of the training."""
     metrics = sorted({name.removeprefix("checkpoint.best_").rpartition("_")[0] for name in names})
     if len(metrics) > 1:
         raise ValueError(

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A model in another program's form: a folder for CTranslate2, a fast inference engine, or
-safetensors.
-"""
+"""A model in another program's form: CTranslate2 for fast inference, or safetensors."""
 
 import os
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""From a file to a smaller file: the sub-network that a plan keeps, as an ordinary fairseq
-checkpoint. fairseq is not imported.
+"""From a file to a smaller one: the sub-network of a plan, as an ordinary checkpoint.
+
+fairseq is not imported.
 """
 
 import os
@@ -42,8 +43,10 @@ def prune(
     dry_run: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write the sub-network that a plan keeps; the file is opened again and compared with its
-    source, tensor by tensor, before it takes its name.
+    """Write the sub-network that a plan keeps.
+
+    The file is opened again and compared with its source, tensor by tensor, before it takes its
+    name.
 
     >>> prune("full.pt", "small.pt", "all/every:2")  # doctest: +SKIP
 
@@ -152,8 +155,7 @@ def save_pruned(
     inside: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     force: bool = False,
 ) -> None:
-    """Write what was cut from a source; it takes its name when it was opened again and equals the
-    source.
+    """Write what was cut from a source, once it was opened again and equals the source.
 
     Args:
         small: what :func:`~fairseq_layerdrop.pruning.surgery.prune_checkpoint` made.

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The best sub-network for a depth, a size, a latency or a memory, judged on sentences that the
-search did not see.
-"""
+"""The best sub-network within a budget, judged on sentences that the search did not see."""
 
 import logging
 import os
@@ -38,8 +36,9 @@ def search(
     command: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any] | None:
-    """Search on one half of a subset, and judge the winner on the other half and on another subset,
-    beside Every Other at its depth and the whole model.
+    """Search on one half of a subset, and judge the winner on the other half and another subset.
+
+    It is judged beside Every Other at its depth and the whole model.
 
     >>> search("full.pt", "DATA", "trials.jsonl", SearchOptions(decoder_depth=3))  # doctest: +SKIP
 

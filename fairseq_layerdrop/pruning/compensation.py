@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Make up for removed layers without training: refit the second FFN matrix of the layer before a
-gap.
+"""Make up for removed layers without training: refit fc2 of the layer before a gap.
 
 Layer i stays and i+1..j go. What follows reads the residual stream where layer j used to leave it.
 Layer i ends in a linear map, ``y + W h + b``, so the best change of ``W`` and ``b`` is a ridge
@@ -51,9 +50,7 @@ def gaps(plan: PruningPlan) -> list[Gap]:
 
 
 def beginnings(plan: PruningPlan) -> list[str]:
-    """The stacks whose first layers go: there is no layer before those that could make up for
-    them.
-    """
+    """The stacks whose first layers go: no layer before those can make up for them."""
     return [stack for stack, selection in plan.selections.items() if selection.kept[0] > 0]
 
 

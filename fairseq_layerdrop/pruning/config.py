@@ -64,9 +64,7 @@ def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_rates(model: Mapping[str, Any]) -> dict[str, float | list[float]]:
-    """The LayerDrop rates that a model was trained with, by stack: one number, or one for each
-    layer.
-    """
+    """The LayerDrop rates of a training, by stack: one number, or one for each layer."""
     rates = {stack: _of_stack(model, stack) for stack in STACKS}
     found = {stack: section.get(f"{prefix}layerdrop") for stack, (section, prefix) in rates.items()}
     return {stack: _rate(rate) for stack, rate in found.items() if rate is not None}
@@ -83,9 +81,7 @@ def architecture(model: Mapping[str, Any]) -> str:
 
 
 def config_style(model: Mapping[str, Any]) -> str:
-    """The style in which stock fairseq can load this model's configuration: ``plain`` or
-    ``namespace``.
-    """
+    """The style in which stock fairseq can load this configuration: plain or namespace."""
     needed = "layerdrop_shapes" not in model and _NEEDS_NAMESPACE.fullmatch(
         _stock_name(architecture(model))
     )

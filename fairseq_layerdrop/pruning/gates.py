@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a model learned about its layers (``--layerdrop-schedule learned``), read from its
-checkpoint.
+"""What a model learned about its layers, read from its checkpoint.
 
 At inference a fixed set runs: the layers with the lowest drop rates (Fan et al. 2019, section 3.3,
 Data Driven Pruning). The gate's own parameters do not stay in a pruned file.
@@ -27,8 +26,7 @@ def without_gates(state: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def drop_scores(state: Mapping[str, Tensor], depths: Mapping[str, int]) -> dict[str, list[float]]:
-    """For each stack with learned rates one number a layer, the greater the more it was dropped in
-    training.
+    """Each layer's score, where rates were learned: the greater, the more it was dropped.
 
     The formula is that of :mod:`fairseq_layerdrop.modules.learned`; neighbours that share their
     weights have one.
@@ -44,8 +42,7 @@ def drop_scores(state: Mapping[str, Tensor], depths: Mapping[str, int]) -> dict[
 
 
 def learned_layers(scores: Mapping[str, list[float]], stack: str, spec: str | None) -> str | None:
-    """A SPEC in which ``learned:N`` is replaced by the N layers that the model learned to drop
-    least.
+    """A SPEC with ``learned:N`` replaced by the N layers that were dropped least.
 
     Raises:
         ValueError: if the model has learned no rates for this stack, or has fewer layers.

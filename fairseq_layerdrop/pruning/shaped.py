@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The configuration of a model pruned below the layer: stock fairseq's where it can hold the
-shapes, else ours.
-"""
+"""The configuration of a model pruned inside its layers: stock where that can hold it."""
 
 import json
 import re
@@ -38,6 +36,13 @@ def head_dims(model: Mapping[str, Any]) -> dict[str, int]:
     return found
 
 
+def _is_stock(model: Mapping[str, Any], stack: str, layers: list[list[int]]) -> bool:
+    """Whether stock fairseq can hold the layers of a stack: equal FFNs, no head gone."""
+    units = {layer[-1] for layer in layers}
+    heads = set().union(*(layer[:-1] for layer in layers)) - {0}
+    return len(units) == 1 and heads == {int(model[f"{stack}_attention_heads"])}
+
+
 def hold_shapes(cfg: Mapping[str, Any], shapes: Shapes, *, missing: bool) -> dict[str, Any]:
     """The configuration that builds layers of these shapes.
 
@@ -53,20 +58,10 @@ def hold_shapes(cfg: Mapping[str, Any], shapes: Shapes, *, missing: bool) -> dic
         ValueError: if no architecture of this package has layers of this kind.
     """
     model = dict(cfg["model"])
-    uniform = {stack: {layer[-1] for layer in layers} for stack, layers in shapes.items()}
-    heads = {s: {h for layer in layers for h in layer[:-1] if h} for s, layers in shapes.items()}
-    if (
-        not missing
-        and all(len(units) == 1 for units in uniform.values())
-        and all(
-            counts == {int(model[f"{stack}_attention_heads"])} for stack, counts in heads.items()
-        )
-    ):
-        model |= {f"{stack}_ffn_embed_dim": units.copy().pop() for stack, units in uniform.items()}
-        return {
-            **cfg,
-            "model": {key: value for key, value in model.items() if key != "layerdrop_shapes"},
-        }
+    if not missing and all(_is_stock(model, stack, layers) for stack, layers in shapes.items()):
+        model |= {f"{stack}_ffn_embed_dim": layers[0][-1] for stack, layers in shapes.items()}
+        model.pop("layerdrop_shapes", None)
+        return {**cfg, "model": model}
     name = architecture(model)
     ours = next((ours for pattern, ours in _OURS.items() if re.fullmatch(pattern, name)), None)
     if ours is None:

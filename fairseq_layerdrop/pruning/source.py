@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A checkpoint that was opened: brought into today's form once, for everything that is done with
-it.
-"""
+"""An opened checkpoint, brought into today's form once for all operations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the layers are: which keys of a state dict belong to which layer of which stack, in any
-fairseq Transformer.
+"""Where the layers are: which keys belong to which layer, in any fairseq Transformer.
 
 Only these paths are stacks; what else is called layers (adaptors, convolutions, experts inside a
 layer) is not cut:
@@ -34,9 +33,7 @@ _OTHER_LIST = re.compile(r"((?:.+?\.)?\w*layers)\.(\d+)\..+")
 
 
 class Place(NamedTuple):
-    """Where a key's tensor is: ``encoder.layers.3.fc1.bias`` is at ``("encoder.layers", 3,
-    "fc1.bias")``.
-    """
+    """Where a key's tensor is: ``("encoder.layers", 3, "fc1.bias")``."""
 
     path: str
     layer: int
@@ -60,8 +57,7 @@ def locate(key: str) -> Place | None:
 
 
 def stack_depths(state: Iterable[str]) -> dict[str, int]:
-    """The depth of each stack in a model's state dict, encoder first: ``{"encoder": 6, "decoder":
-    6}``.
+    """The depth of each stack, encoder first: ``{"encoder": 6, "decoder": 6}``.
 
     Raises:
         ValueError: if there is no stack, a stack has a gap, or the stacks of several languages
@@ -102,9 +98,7 @@ def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Valu
 
 
 def other_lists(state: Iterable[str]) -> dict[str, int]:
-    """Lists of layers that are no stacks, and their lengths: they are left whole, and should be
-    named.
-    """
+    """Lists of layers that are not stacks, with their lengths: left whole, and named."""
     found: dict[str, set[int]] = {}
     for key in state:
         match = None if locate(key) else _OTHER_LIST.fullmatch(key)
@@ -114,9 +108,7 @@ def other_lists(state: Iterable[str]) -> dict[str, int]:
 
 
 def chunks(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, ...]]]:
-    """The layers of each stack that share all their weights, found by storage: ``{"encoder": [(0,
-    1), (2, 3)]}``.
-    """
+    """The layers that share all weights, by storage: ``{"encoder": [(0, 1), (2, 3)]}``."""
     weights: dict[tuple[str, int], dict[str, int]] = {}
     for key, tensor in state.items():
         if place := locate(key):
@@ -133,8 +125,7 @@ def chunks(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, ...]]]:
 
 
 def check_chunks(state: Mapping[str, Tensor], plan: PruningPlan) -> None:
-    """Refuse a plan that parts layers which share their weights: pruning half of a chunk saves
-    nothing.
+    """Refuse a plan that keeps half of a chunk of shared layers, which would save nothing.
 
     Raises:
         ValueError: naming every chunk that the plan parts.

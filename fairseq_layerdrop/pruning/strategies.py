@@ -52,8 +52,7 @@ STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (every, even, spread, 
 
 
 def every_other(depth: int, rate: float) -> tuple[int, ...]:
-    """The paper's Every Other at a pruning rate: drop the layers at depths ``d ≡ 0 mod
-    floor(1/rate)``.
+    """The paper's Every Other at a rate: drop depths ``d ≡ 0 mod floor(1/rate)``.
 
     Fan et al. 2019, section 3.2. The paper does not say where it counts from; depths are counted
     from 1 here, so that the input layer stays, as in fairseq's own example (``0,2,4,…`` of 16).

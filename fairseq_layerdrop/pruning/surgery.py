@@ -113,13 +113,12 @@ def _check_depths(depths: Mapping[str, int], plan: PruningPlan) -> None:
 
 def _history(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What fairseq reads the number of updates from; the oldest files held the optimizer too."""
-    history = plain(checkpoint.get("optimizer_history")) or [
-        {"optimizer_name": None, "lr_scheduler_state": {}}
-    ]
-    return [
-        {"num_updates": 0} | {k: v for k, v in entry.items() if k != "optimizer"}
-        for entry in history
-    ]
+    nothing: dict[str, Any] = {"optimizer_name": None, "lr_scheduler_state": {}}
+    history = plain(checkpoint.get("optimizer_history")) or [nothing]
+    entries = [{"num_updates": 0, **entry} for entry in history]
+    for entry in entries:
+        entry.pop("optimizer", None)
+    return entries
 
 
 def _extra_state(

@@ -49,14 +49,11 @@ def is_stale(key: str) -> bool:
 def upgrade_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A model's state dict in today's keys; the same tensors, if it has these already."""
     state = _upgrade_roberta(state)
-    upgraded = {
-        new: value
-        for key, tensor in state.items()
-        for new, value in _upgrade_item(key, tensor, state)
-    }
-    for decoder in [
-        key.removesuffix(".version") for key in state if key.endswith("decoder.version")
-    ]:
+    upgraded: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        upgraded.update(_upgrade_item(key, tensor, state))
+    versions = [key for key in state if key.endswith("decoder.version")]
+    for decoder in (key.removesuffix(".version") for key in versions):
         output = f"{decoder}.output_projection.weight"
         # A whole model (not its parameters alone, as in an EMA) that lacks it shared it with the
         # input, stored once.

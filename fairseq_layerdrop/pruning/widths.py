@@ -161,10 +161,11 @@ def shapes(state: Mapping[str, Tensor], head_dims: Mapping[str, int]) -> dict[st
                 layer[attention] = tensor.shape[0] // head_dims[place.stack]
             elif place.name == "fc1.weight":
                 layer["ffn"] = tensor.shape[0]
-    return {
-        s: [[layer.get(part, 0) for part in SUBLAYERS] for _, layer in sorted(found[s].items())]
-        for s in found
-    }
+    numbers: dict[str, list[list[int]]] = {}
+    for stack, layers in found.items():
+        inside = [layers[index] for index in sorted(layers)]
+        numbers[stack] = [[layer.get(part, 0) for part in SUBLAYERS] for layer in inside]
+    return numbers
 
 
 def _magnitudes(

@@ -31,6 +31,7 @@ from fairseq_layerdrop.reporting.quality import (
     depth_axis,
     pareto_front,
     quality_of,
+    total_axis,
 )
 from fairseq_layerdrop.reporting.rows import Row
 
@@ -80,16 +81,15 @@ def _latency(rows: SortedRows, title: str) -> _Found:
     plans, quality = _with_quality([row for row in rows.plans if "latency_ms" in row])
     if quality is None:
         return None
-    curves = {
-        name: pareto_front(
-            [Point(row["latency_ms"], row[quality.key], row) for row in members], quality
-        )
-        for name, members in by_curve(plans).items()
-    }
+    curves: Curves = {}
+    everything: list[Point] = []
+    for name, members in by_curve(plans).items():
+        points = [Point(row["latency_ms"], row[quality.key], row) for row in members]
+        curves[name] = pareto_front(points, quality)
+        everything += points
     figure, axes = _figure(title, "latency (ms)", quality.label, curves)
-    points = [point for members in curves.values() for part in members for point in part]
     _draw_quartiles(axes, curves)
-    best, _ = pareto_front(points, quality)
+    best, _ = pareto_front(everything, quality)
     _name_depths(axes, best)
     caption = (
         f"{quality.label} against latency. Joined: the Pareto front of each model; hollow: "
@@ -185,11 +185,7 @@ def _speed(rows: SortedRows, title: str) -> _Found:
 def _search(rows: SortedRows, title: str) -> _Found:
     if not rows.trials:
         return None
-    members = {
-        name: [(total_depth(row), row) for row in trials]
-        for name, trials in by_curve(rows.trials).items()
-    }
-    axis = Axis("layers kept", members)
+    axis = total_axis(rows.trials)
     figure, _ = _figure_of_depth(title, axis.label, LOSS, _curves_of_depth(axis, LOSS))
     return "search", "Loss of the candidates of the search. Joined: the best at each depth.", figure
 
@@ -202,10 +198,11 @@ def _with_quality(rows: Iterable[Row]) -> tuple[list[Row], Quality | None]:
 
 
 def _curves_of_depth(axis: Axis, quality: Quality) -> Curves:
-    return {
-        name: best_at_each([_point(x, row, quality) for x, row in members], quality)
-        for name, members in axis.curves.items()
-    }
+    curves: Curves = {}
+    for name, members in axis.curves.items():
+        points = [_point(x, row, quality) for x, row in members]
+        curves[name] = best_at_each(points, quality)
+    return curves
 
 
 def _point(x: float, row: Row, quality: Quality) -> Point:

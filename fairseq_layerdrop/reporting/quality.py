@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Which score is a model's quality, which direction is better, and the best by it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from fairseq_layerdrop.reporting.intake import DEPTH_KEYS, by_curve, total_depth
@@ -53,7 +54,10 @@ class Axis(NamedTuple):
 
 def quality_of(rows: Sequence[Row]) -> Quality | None:
     """The first quality, in the order of ``QUALITIES``, that some row has."""
-    return next((quality for quality in QUALITIES if any(quality.key in row for row in rows)), None)
+    for quality in QUALITIES:
+        if any(quality.key in row for row in rows):
+            return quality
+    return None
 
 
 def depth_axis(rows: Sequence[Row]) -> Axis:
@@ -68,14 +72,17 @@ def depth_axis(rows: Sequence[Row]) -> Axis:
     if stacks == {DEPTH_KEYS}:
         whole = {name: _with_whole_encoder(members) for name, members in curves.items()}
         if any(len({row["decoder_layers"] for row in members}) > 1 for members in whole.values()):
-            return _axis("layers kept in the decoder", whole, "decoder_layers")
+            return _axis("layers kept in the decoder", whole, itemgetter("decoder_layers"))
     if len(stacks) == 1 and len(*stacks) == 1:
         ((stack,),) = stacks
-        return _axis(f"layers kept in the {stack.removesuffix('_layers')}", curves, stack)
-    return Axis(
-        "layers kept",
-        {name: [(total_depth(row), row) for row in members] for name, members in curves.items()},
-    )
+        name = stack.removesuffix("_layers")
+        return _axis(f"layers kept in the {name}", curves, itemgetter(stack))
+    return total_axis(rows)
+
+
+def total_axis(rows: Sequence[Row]) -> Axis:
+    """The depth of all stacks together."""
+    return _axis("layers kept", by_curve(rows), total_depth)
 
 
 def best_at_each(points: Sequence[Point], quality: Quality) -> tuple[list[Point], list[Point]]:
@@ -135,8 +142,11 @@ def _with_whole_encoder(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["encoder_layers"] == deepest]
 
 
-def _axis(label: str, curves: dict[str, list[Row]], stack: str) -> Axis:
-    return Axis(label, {name: [(row[stack], row) for row in rows] for name, rows in curves.items()})
+def _axis(label: str, curves: dict[str, list[Row]], depth: Callable[[Row], int]) -> Axis:
+    axis = Axis(label, {})
+    for name, rows in curves.items():
+        axis.curves[name] = [(depth(row), row) for row in rows]
+    return axis
 
 
 def _without(points: Sequence[Point], chosen: Sequence[Point]) -> list[Point]:

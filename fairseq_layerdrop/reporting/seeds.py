@@ -40,7 +40,8 @@ def _are_seeds(rows: Sequence[Row]) -> bool:
 
 
 def _merged(rows: Sequence[Row]) -> Row:
-    scores = {key: [row[key] for row in rows] for key in SCORES if all(key in row for row in rows)}
+    common = [key for key in SCORES if all(key in row for row in rows)]
+    scores = {key: [row[key] for row in rows] for key in common}
     kept = {key: rows[0][key] for key in (*_SAME, "metrics") if key in rows[0]}
     means = {key: mean(values) for key, values in scores.items()}
     spread = {key: stdev(values) for key, values in scores.items()}

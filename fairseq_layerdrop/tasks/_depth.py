@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Depth on demand for any fairseq task: evaluate a sub-network of a checkpoint, validate several in
-training.
-"""
+"""Depth on demand for any fairseq task, and plans beside the whole model in training."""
 
 import sys
 from dataclasses import dataclass, field
@@ -75,9 +73,7 @@ class DepthOnDemand:
     """Mixin for a task whose configuration has the fields of :class:`DepthConfig`."""
 
     def build_model(self, cfg, from_checkpoint=False):
-        """Build the model; one that is loaded from a checkpoint is restricted as soon as its
-        weights are in.
-        """
+        """Build the model; one loaded from a checkpoint is restricted once its weights are in."""
         model = super().build_model(cfg, from_checkpoint)
         options = self.cfg or self.args  # fairseq's older tasks keep them as args
         specs = {"encoder": options.encoder_keep, "decoder": options.decoder_keep}
@@ -116,9 +112,7 @@ class DepthOnDemand:
         return super().train_step(sample, model, step, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample, model, criterion):
-        """Validate the full model, then each plan; a plan's numbers travel beside the full
-        model's.
-        """
+        """Validate the whole model, then each plan, and return all their numbers together."""
         loss, sample_size, output = super().valid_step(sample, model, criterion)
         for name, plan in self.plans.items():
             with restricted(model, plan.kept):
@@ -127,9 +121,7 @@ class DepthOnDemand:
         return loss, sample_size, output
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """Reduce as the task does, then once more for each plan, under names that end in the
-        plan's.
-        """
+        """Reduce as the task does, then for each plan, under names that end in the plan's."""
         super().reduce_metrics(logging_outputs, criterion)
         names = [*self.plans, *(self.trained.plans if self.trained else ())]
 
@@ -139,9 +131,7 @@ class DepthOnDemand:
         reduce_plans(dict.fromkeys(names), logging_outputs, reduce)
 
     def post_validate(self, model, stats, agg):
-        """Turn the arrays in the meters of --eval-bleu into lists: torch's safe loading refuses
-        arrays.
-        """
+        """Turn the arrays in --eval-bleu's meters into lists, which torch loads safely."""
         for meter in metrics.get_meters("valid").values():
             for name, value in vars(meter).items():
                 if isinstance(value, numpy.ndarray):
@@ -196,8 +186,6 @@ def _flags(named):
 
 
 def _leave_out_stale_keys(module, state_dict, *_):
-    """fairseq 0.12.2 wrote copies of the encoder's weights for a fused kernel, which later versions
-    refuse.
-    """
+    """Remove the encoder's copies for a fused kernel, which fairseq 0.12.2 wrote."""
     for key in [key for key in state_dict if is_stale(key)]:
         del state_dict[key]
