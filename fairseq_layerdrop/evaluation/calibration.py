@@ -11,7 +11,7 @@ from fairseq.data.data_utils import numpy_seed
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded
 
 HELD_OUT = 4
-"""One sentence of so many is held out."""
+"""One sentence of this many is held out."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def calibration(
     Args:
         loaded: the model, whose limits count, and the task.
         subset: the split's name; ``train``, or ``valid`` where the data have no ``train``.
-        tokens: about so many are taken, if there are as many.
+        tokens: about this many are taken, if there are as many.
         max_tokens: of a batch, at most, padding counted.
 
     Raises:
@@ -69,7 +69,7 @@ def _load(loaded: Loaded, names: list[str]) -> str:
 
 
 def _draw(dataset: Any, indices: Any, tokens: int) -> list[int]:
-    """Places in ``indices`` of sentences that have about so many tokens together, at random."""
+    """Places in ``indices`` of sentences that have about this many tokens together, at random."""
     order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(1)).tolist()
     total = 0
     for count, place in enumerate(order, start=1):

@@ -10,7 +10,7 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 
 TOKENS = 30_000
-"""About so many are enough: of a thousand sentences and more."""
+"""About this many tokens are enough: those of a thousand sentences and more."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Calibrate:
     subset: str | None = None
     """Its split; without one ``train``, or ``valid`` where there is no ``train``."""
     tokens: int = TOKENS
-    """About so many; a quarter of the sentences is held out."""
+    """About this many; a quarter of the sentences is held out."""
     device: str = "cpu"
 
     def check(self) -> None:

@@ -67,7 +67,7 @@ def prune(
             go, see :mod:`~fairseq_layerdrop.pruning.compensation`; fairseq is imported then.
         compensate_subset: its split; without one ``train``, or ``valid`` where there is no
             ``train``.
-        compensate_tokens: about so many of it; a quarter of the sentences is held out.
+        compensate_tokens: about this many tokens of it; a quarter of the sentences is held out.
         device: where that is computed, ``cpu`` or ``cuda``.
         keep_optimizer: keep Adam's moments of the layers that stay.
         copy_dicts: a data set whose dictionaries are copied beside the output.

@@ -34,7 +34,7 @@ class TrainedPlans:
         plans: by name.
         per_update: how many of them run in a step.
         weight: of each plan's loss beside the whole model's.
-        warmup: so many updates train the whole model only.
+        warmup: this many updates train only the whole model.
         seed: with the update and the micro-batch, the key of the draws; all processes draw alike.
         checkpointed: whether the model recomputes activations, which goes through a layer's
             backward once for every sub-network that ran it.

@@ -420,7 +420,7 @@ def test_every_module_is_as_it_was(fails: bool) -> None:
 
 
 def backward(model: Any, any_criterion: Any, updates: int = 2) -> dict[str, torch.Tensor]:
-    """The gradients of so many micro-batches, all of one update."""
+    """The gradients of this many micro-batches, all of one update."""
     torch.manual_seed(2)
     for seed in range(updates):
         any_criterion(model, batch(seed=seed))[0].backward()

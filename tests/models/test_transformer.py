@@ -50,7 +50,7 @@ every_architecture = pytest.mark.parametrize(
 
 
 def depth(layers: int) -> list[str]:
-    """The flags for so many layers on both sides."""
+    """The flags for this many layers on both sides."""
     return ["--encoder-layers", str(layers), "--decoder-layers", str(layers)]
 
 

@@ -32,7 +32,7 @@ def run(layers: Any, x: Tensor) -> Tensor:
 
 
 def draws(layers: LayerDropList, updates: int = 3, forwards: int = 2) -> list[tuple[int, ...]]:
-    """What a training of so many updates draws, each of so many micro-batches."""
+    """What a training of N updates draws, each of M micro-batches."""
     drawn = []
     for update in range(updates):
         layers.set_num_updates(update)
@@ -307,7 +307,7 @@ def test_an_empty_list() -> None:
 
 
 def runs(layers: LayerDropList, updates: int) -> list[float]:
-    """How often each layer runs, of so many updates."""
+    """How often each layer runs in this many updates."""
     counts = [0] * len(layers)
     for update in range(updates):
         layers.set_num_updates(update)
