@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -29,6 +30,10 @@ from fairseq_programs import (
     write_corpus,
 )
 from skips import pytest_sessionfinish  # noqa: F401, a hook
+
+# A busy machine makes an example slow, and no code wrong.
+settings.register_profile("clockless", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("clockless")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

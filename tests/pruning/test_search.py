@@ -85,7 +85,7 @@ def asked_for(draw: Callable[..., object]) -> tuple[Depths, Depths]:
     return depths, {s: n for s, n in counts.items() if n is not None}  # type: ignore[misc]
 
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 
 
 # The space

@@ -50,7 +50,7 @@ def test_known_answers(depth: int, name: str, target: int, indices: str) -> None
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(targets())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_indices_ascend_in_range_and_are_as_many_as_asked(
     name: str, target: tuple[int, int]
 ) -> None:
@@ -69,7 +69,6 @@ def test_the_whole_depth_is_every_layer(name: str) -> None:
 
 
 @given(targets())
-@settings(deadline=None)
 def test_spread_holds_both_ends_with_gaps_that_differ_by_one_at_most(
     target: tuple[int, int],
 ) -> None:

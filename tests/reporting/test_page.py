@@ -171,7 +171,7 @@ def test_a_click_sorts_in_a_real_browser(tmp_path: Path) -> None:
         "--dump-dom",
         (tmp_path / "report.html").as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     assert "CONSOLE" not in done.stderr
     (said,) = re.findall(r"<output>(.*?)</output>", done.stdout)
     up, down, sizes, sizes_down, plans, models, kept, marks = json.loads(said)
