@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Make .venv with the tested versions (constraints.txt) and this package. A second run does nothing.
-#   scripts/setup.sh            PYTHON=/path/to/python3.11 chooses the interpreter
+#   scripts/setup.sh            PYTHON=/path/to/python3.12 chooses the interpreter
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,11 +13,11 @@ fi
 
 die() { echo "setup: $*" >&2; exit 2; }
 
-for python in ${PYTHON:-} python3.11 python3 python3.12 python3.13; do
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+for python in ${PYTHON:-python3.11 python3 python3.12}; do
+  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && break
   python=
 done
-[ -n "$python" ] || die "needs Python 3.11 or newer; install it, or name it: PYTHON=/path/to/python3.11 scripts/setup.sh"
+[ -n "$python" ] || die "needs Python 3.11 or 3.12 (3.13 is not tested); install one, or name it: PYTHON=/path/to/python3.12 scripts/setup.sh"
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
   die "needs a C++ compiler to build fairseq; install one (Debian: apt-get install g++)"
 headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')

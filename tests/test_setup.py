@@ -57,14 +57,23 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
 
 
 def test_no_python_is_one_line(checkout: Path) -> None:
-    assert_one_line(setup(checkout), "Python 3.11 or newer", "PYTHON=")
+    assert_one_line(setup(checkout), "Python 3.11 or 3.12", "PYTHON=")
 
 
 def test_an_older_python_is_not_taken(checkout: Path) -> None:
     add_program(
         checkout, "python3", "#!/bin/sh\nexit 1\n"
     )  # what an older one answers to the version test
-    assert_one_line(setup(checkout), "Python 3.11 or newer")
+    assert_one_line(setup(checkout), "Python 3.11 or 3.12")
+
+
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 13, 0)])
+def test_a_python_that_nothing_was_tested_on_is_not_taken(
+    version: tuple[int, int, int], checkout: Path
+) -> None:
+    pretend = f"import sys; sys.version_info = {version}; exec(sys.argv[1])"
+    add_program(checkout, "python3", f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
+    assert_one_line(setup(checkout), "Python 3.11 or 3.12", "3.13")
 
 
 def test_a_missing_compiler_is_one_line(checkout: Path) -> None:
@@ -92,7 +101,7 @@ def test_a_changed_constraint_makes_it_run_again(checkout: Path) -> None:
     test_a_second_run_does_nothing_and_says_so(checkout)
     with (checkout / "constraints.txt").open("a") as file:
         file.write("# one more\n")
-    assert_one_line(setup(checkout), "Python 3.11 or newer")
+    assert_one_line(setup(checkout), "Python 3.11 or 3.12")
 
 
 def test_the_citation_is_of_this_version() -> None:
