@@ -30,11 +30,9 @@ from fairseq_layerdrop.checkpoint import (
     digest,
     file_format,
     load,
-    prune,
     save,
 )
 from fairseq_layerdrop.cli import main
-from fairseq_layerdrop.pruning import PruningPlan
 
 
 class Evil:
@@ -796,28 +794,3 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_target_alone(
     assert "File too large" in done.stderr
     assert names(folder) == ["small.pt"]
     assert (folder / "small.pt").read_bytes() == b"old"
-
-
-def test_pruning_from_python_writes_what_the_command_does(folder: Path) -> None:
-    source = write(folder / "full.pt")
-    prune(source, folder / "one.pt", PruningPlan.parse("all/0,2", {"encoder": 6, "decoder": 6}))
-    assert main(["prune", str(source), str(folder / "two.pt"), "--decoder-keep", "0,2"]) == 0
-    assert (folder / "one.pt").read_bytes() == (folder / "two.pt").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("depth", "output", "message"),
-    [
-        (8, "small.pt", r"the model's depths, .*'decoder': 6.*, got one for .*'decoder': 8"),
-        (6, "full.pt", "is the input itself"),
-        (6, "no/small.pt", "make it first"),
-    ],
-)
-def test_pruning_from_python_refuses_and_writes_nothing(
-    folder: Path, depth: int, output: str, message: str
-) -> None:
-    source = write(folder / "full.pt")
-    plan = PruningPlan.parse("all/0,5", {"encoder": 6, "decoder": depth})
-    with pytest.raises(ValueError, match=message):
-        prune(source, folder / output, plan)
-    assert names(folder) == ["full.pt"]
