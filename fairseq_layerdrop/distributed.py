@@ -45,7 +45,7 @@ class CpuDataParallel(DistributedDataParallel):
         super().__init__(*args, **{**named, "device_ids": None, "output_device": None})
 
 
-def mend() -> None:
+def patch_launchers() -> None:
     """Patch fairseq's object broadcast, and its launchers where there is no GPU. Idempotent."""
     utils._broadcast_object_slow = _broadcast_object
     if torch.cuda.is_available():

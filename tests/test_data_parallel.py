@@ -695,7 +695,7 @@ def test_launchers_are_mended_only_where_there_is_no_gpu(
         monkeypatch.setattr(module, name, name)
     before = [dict(vars(module)) for module, _ in PLACES]
     for _ in range(2):
-        distributed.mend()
+        distributed.patch_launchers()
         found = [getattr(module, name) for module, name in PLACES]
         names = ["CpuDataParallel", "_from_torchrun", "_on_this_machine", "call_main"]
         assert found == (

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
-from fairseq_layerdrop.checkpoint._objects import HOLDING, StandIn
 from fairseq_layerdrop.checkpoint._pickles import entries
+from fairseq_layerdrop.checkpoint._stand_ins import HOLDING, StandIn
 
 DEEPEST = 60
 MOST = 5_000_000

@@ -11,9 +11,9 @@ import torch
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
-from fairseq_layerdrop.checkpoint._objects import KNOWN, foreign, stand_ins, to_plain
-from fairseq_layerdrop.checkpoint._parts import check_name, check_whole, only_parts
 from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
+from fairseq_layerdrop.checkpoint._shards import check_name, check_whole, only_parts
+from fairseq_layerdrop.checkpoint._stand_ins import KNOWN, foreign, stand_ins, to_plain
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
-from fairseq_layerdrop.checkpoint._parts import check_name
+from fairseq_layerdrop.checkpoint._shards import check_name
 
 
 def save(

@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
 def _add_learned_rates(stacks: dict[str, Any], state: dict[str, Any]) -> None:
     """Each layer's rate at the end of a training with ``--layerdrop-schedule learned``."""
     from fairseq_layerdrop.modules.learned import rates_of
-    from fairseq_layerdrop.pruning.gates import drop_scores
+    from fairseq_layerdrop.pruning.learned_rates import drop_scores
 
     for stack, scores in drop_scores(
         state, {stack: about["depth"] for stack, about in stacks.items()}

@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Run the verb."""
     subject, batches = load(args)
-    from fairseq_layerdrop.evaluation.preflight import warnings
+    from fairseq_layerdrop.evaluation.preflight import warn_beyond_training
     from fairseq_layerdrop.evaluation.sweep import Results, compare, public, sweep
     from fairseq_layerdrop.operations._evaluation import measures_of
     from fairseq_layerdrop.reporting.origin import origin
@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
     plans = [subject.whole, *subject.plans(args.points)]
     measures = measures_of(subject, batches, evaluation_options(args))
     results = Results(args.output, origin(args.command))
-    warnings(subject, batches, plans)
+    warn_beyond_training(subject, batches, plans)
     rows = sweep(subject, plans, measures, results, progress=bar("plans"))
     for test in compare(rows, subject.whole, measures.references) if len(rows) > 1 else ():
         results.add_test(test)

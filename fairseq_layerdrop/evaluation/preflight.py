@@ -17,7 +17,7 @@ FAR = 2.5
 """The paper prunes half of the layers at a rate of 0.2, so 2.5 times the rate."""
 
 
-def warnings(subject: Subject, batches: Batches, plans: Sequence[PruningPlan]) -> None:
+def warn_beyond_training(subject: Subject, batches: Batches, plans: Sequence[PruningPlan]) -> None:
     """Log one warning, if a plan prunes more than the training allows for.
 
     A model that was trained with plans allows for these; any other for what its rates carry.

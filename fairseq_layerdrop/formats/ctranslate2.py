@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fairseq_layerdrop.formats.taken import refusals
+from fairseq_layerdrop.formats.supported import refusals
 from fairseq_layerdrop.pruning.config import in_style, plain
 
 

@@ -11,7 +11,7 @@ from fairseq.data import Dictionary
 import fairseq_layerdrop
 from fairseq_layerdrop import distributed
 
-distributed.mend()
+distributed.patch_launchers()
 
 
 class _Places(list[str]):

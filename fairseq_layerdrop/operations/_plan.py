@@ -6,7 +6,7 @@ from typing import Any
 
 from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
 from fairseq_layerdrop.pruning.config import training_rates
-from fairseq_layerdrop.pruning.gates import drop_scores, learned_layers
+from fairseq_layerdrop.pruning.learned_rates import drop_scores, learned_layers
 from fairseq_layerdrop.pruning.plan import PruningPlan, split_plan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import chunks

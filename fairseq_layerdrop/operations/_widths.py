@@ -10,7 +10,7 @@ from typing import Any
 
 from fairseq_layerdrop.pruning import widths
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.shaped import head_dims
+from fairseq_layerdrop.pruning.shape_config import head_dims
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import locate
 from fairseq_layerdrop.pruning.widths import Widths

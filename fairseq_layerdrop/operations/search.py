@@ -114,7 +114,7 @@ def _judge(
     progress: Progress,
 ) -> dict[str, Any]:
     """Measure the winner on sentences that the search did not see."""
-    from fairseq_layerdrop.evaluation.preflight import warnings
+    from fairseq_layerdrop.evaluation.preflight import warn_beyond_training
     from fairseq_layerdrop.evaluation.search import predict
     from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
 
@@ -128,7 +128,7 @@ def _judge(
     }
     if found.latency:
         facts["predicted_ms"] = predict(found.latency, winner)
-    warnings(subject, next(iter(measured.values())).batches, [winner])
+    warn_beyond_training(subject, next(iter(measured.values())).batches, [winner])
     for (subset, half), measures in measured.items():
         rows = sweep(subject, plans, measures, results, progress=progress(f"judging on {subset}"))
         pair = {plan: rows[plan] for plan in (winner, evenly)}

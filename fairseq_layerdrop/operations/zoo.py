@@ -57,7 +57,7 @@ def zoo(
     """
     options = options or EvaluationOptions()
     full, subject = open_subject(source, data, output, options)
-    from fairseq_layerdrop.evaluation.preflight import warnings
+    from fairseq_layerdrop.evaluation.preflight import warn_beyond_training
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
     from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
     from fairseq_layerdrop.reporting.files import write_files
@@ -68,7 +68,7 @@ def zoo(
     folder = Path(output)
     folder.mkdir(exist_ok=True)
     results = Results(str(folder / "rows.jsonl"), origin(command or sys.argv))
-    warnings(subject, batches, plans)
+    warn_beyond_training(subject, batches, plans)
     measures = measures_of(subject, batches, options, metrics={*options.metrics, "loss"})
     rows = sweep(subject, plans, measures, results, progress=progress("measuring"))
     models = []

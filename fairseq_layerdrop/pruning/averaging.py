@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq_layerdrop.pruning.config import config_style, plain
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate
-from fairseq_layerdrop.pruning.surgery import OF_ITS_TRAINING, same_bits
+from fairseq_layerdrop.pruning.surgery import TRAINING_ONLY_KEYS, same_bits
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_checkpoint, upgrade_state
 
 # Half precision would round at every step. Booleans are summed as int64, so that the mean is True
@@ -113,7 +113,9 @@ def everything_else(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: plain(value) for key, value in checkpoint.items() if key not in gone},
         **_options(checkpoint),
-        "extra_state": {k: plain(v) for k, v in extra.items() if k not in (*EMA, *OF_ITS_TRAINING)},
+        "extra_state": {
+            k: plain(v) for k, v in extra.items() if k not in (*EMA, *TRAINING_ONLY_KEYS)
+        },
     }
 
 
@@ -140,7 +142,7 @@ def _left_out(checkpoint: Mapping[str, Any]) -> list[str]:
     extra = checkpoint.get("extra_state") or {}
     words = ["optimizer state"] if checkpoint.get("last_optimizer_state") is not None else []
     words += ["EMA weights"] if any(name in extra for name in EMA) else []
-    return words + [name for name in OF_ITS_TRAINING if name in extra]
+    return words + [name for name in TRAINING_ONLY_KEYS if name in extra]
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ _VALUES_WITH = {
     "quant_noise_scalar": ("quant_noise_scalar",),
 }
 """What has a value of its own only where another option is set."""
-_FORMS = [
+_BOOLEAN_FLAGS = [
     *(
         f"{stack}_{form}"
         for stack in ("encoder", "decoder")
@@ -86,7 +86,9 @@ def model_flags(model: Mapping[str, Any]) -> str:
     name = architecture(model)
     flags = [f"--arch {name}"]
     flags += [f"{_flag(value)} {_text(model[value])}" for value in _values(model, name)]
-    flags += [_flag(form) for form in _FORMS if model.get(form) and not _is_fixed(form, name)]
+    flags += [
+        _flag(form) for form in _BOOLEAN_FLAGS if model.get(form) and not _is_fixed(form, name)
+    ]
     if "layerdrop_shapes" in model:  # our architectures have a rate unless told otherwise
         flags += [f"--{stack}-layerdrop 0" for stack in STACKS if f"{stack}_layers" in model]
         flags += [f"--layerdrop-shapes {shlex.quote(model['layerdrop_shapes'])}"]

@@ -22,8 +22,8 @@ import torch
 from torch import Size, Tensor
 
 from fairseq_layerdrop.pruning.config import plain
-from fairseq_layerdrop.pruning.gates import without_gates
 from fairseq_layerdrop.pruning.inspection import is_buffer
+from fairseq_layerdrop.pruning.learned_rates import without_gates
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import prune_state
 from fairseq_layerdrop.pruning.upgrade import is_stale, upgrade_state

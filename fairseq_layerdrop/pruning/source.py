@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import model_section
-from fairseq_layerdrop.pruning.gates import without_gates
+from fairseq_layerdrop.pruning.learned_rates import without_gates
 from fairseq_layerdrop.pruning.stacks import stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint, upgrade_state
 

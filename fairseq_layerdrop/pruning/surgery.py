@@ -14,17 +14,17 @@ from fairseq_layerdrop.pruning.config import (
     stock_config,
     training_rates,
 )
-from fairseq_layerdrop.pruning.gates import without_gates
+from fairseq_layerdrop.pruning.learned_rates import without_gates
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.shaped import head_dims, hold_shapes
+from fairseq_layerdrop.pruning.shape_config import config_for_shapes, head_dims
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
 from fairseq_layerdrop.pruning.trained import trained_plans
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_state
 from fairseq_layerdrop.pruning.widths import Widths, narrow, shapes
 
-OF_ITS_TRAINING = ("best", "val_loss", "metrics", "train_meters")
+TRAINING_ONLY_KEYS = ("best", "val_loss", "metrics", "train_meters")
 """Keys of extra_state that describe the source's own training (best score, meters); a pruned or
 averaged model must not inherit them.
 """
@@ -75,7 +75,7 @@ def prune_checkpoint(
     cfg, small = stock_config(full["cfg"], plan), cut(source.weights)
     if widths or model.get("layerdrop_shapes"):
         missing = bool(model.get("layerdrop_shapes") or (widths and widths.without))
-        cfg = hold_shapes(cfg, shapes(small, head_dims(model)), missing=missing)
+        cfg = config_for_shapes(cfg, shapes(small, head_dims(model)), missing=missing)
     extra = _extra_state(full.get("extra_state") or {}, cut)
     earlier = extra.get("layerdrop", {"steps": [], "rates": training_rates(model)})
     trained = trained_plans(full)
@@ -125,7 +125,7 @@ def _extra_state(
     extra: Mapping[str, Any], cut: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 ) -> dict[str, Any]:
     """What holds for the pruned model, too; the EMA's weights are pruned alike."""
-    small = {key: plain(value) for key, value in extra.items() if key not in OF_ITS_TRAINING}
+    small = {key: plain(value) for key, value in extra.items() if key not in TRAINING_ONLY_KEYS}
     for name in small.keys() & set(EMA):
         small[name] = cut(without_gates(upgrade_state(small[name])))
     return small

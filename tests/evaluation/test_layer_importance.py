@@ -15,7 +15,7 @@ from fairseq_layerdrop.evaluation import layer_importance as layers_module
 from fairseq_layerdrop.evaluation.layer_importance import MEASURES, SUBSETS, layer_importance
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import Losses, score_losses
-from fairseq_layerdrop.evaluation.preflight import warnings
+from fairseq_layerdrop.evaluation.preflight import warn_beyond_training
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.pruning.plan import PruningPlan
 
@@ -182,7 +182,9 @@ def test_a_stack_of_one_layer_has_no_loss_without_it(official: Path, tmp_path: P
 def warned(caplog: pytest.LogCaptureFixture, tiny: Subject, batches: Batches, *plans: str) -> str:
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        warnings(tiny, batches, [PruningPlan.parse(text, tiny.depths) for text in plans])
+        warn_beyond_training(
+            tiny, batches, [PruningPlan.parse(text, tiny.depths) for text in plans]
+        )
     return "\n".join(record.getMessage() for record in caplog.records)
 
 
@@ -251,7 +253,7 @@ def test_no_warning_costs_no_work(
         raise AssertionError("nothing is to be measured")
 
     monkeypatch.setattr("fairseq_layerdrop.evaluation.preflight.leave_one_out", fail)
-    warnings(
+    warn_beyond_training(
         with_rates(translation, encoder=0.2, decoder=0.2),
         batches,
         [PruningPlan.parse("3+3", translation.depths)],

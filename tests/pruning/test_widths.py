@@ -10,7 +10,7 @@ from builders import DIM, FFN, cut, model_options, model_state, training_checkpo
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.shaped import head_dims, hold_shapes
+from fairseq_layerdrop.pruning.shape_config import config_for_shapes, head_dims
 from fairseq_layerdrop.pruning.widths import (
     choose,
     how_many,
@@ -229,7 +229,9 @@ def test_an_architecture_that_we_have_no_layers_of_is_refused(name: str) -> None
         | {"_name": name, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     }
     with pytest.raises(ValueError, match=f"unequal FFNs or missing sub-layers of {name}"):
-        hold_shapes(cfg, {"encoder": [[1, 0, 4]] * 2, "decoder": [[2, 2, 4]] * 2}, missing=False)
+        config_for_shapes(
+            cfg, {"encoder": [[1, 0, 4]] * 2, "decoder": [[2, 2, 4]] * 2}, missing=False
+        )
 
 
 def test_the_dimension_of_a_head_does_not_change() -> None:

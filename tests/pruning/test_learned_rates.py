@@ -14,8 +14,8 @@ from torch import Tensor
 import fairseq_layerdrop
 from fairseq_layerdrop.modules.learned import LearnedRates
 from fairseq_layerdrop.pruning.config import training_rates
-from fairseq_layerdrop.pruning.gates import drop_scores, learned_layers, without_gates
 from fairseq_layerdrop.pruning.inspection import describe, parameter_sizes
+from fairseq_layerdrop.pruning.learned_rates import drop_scores, learned_layers, without_gates
 from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source

@@ -43,7 +43,7 @@ def _is_stock(model: Mapping[str, Any], stack: str, layers: list[list[int]]) -> 
     return len(units) == 1 and heads == {int(model[f"{stack}_attention_heads"])}
 
 
-def hold_shapes(cfg: Mapping[str, Any], shapes: Shapes, *, missing: bool) -> dict[str, Any]:
+def config_for_shapes(cfg: Mapping[str, Any], shapes: Shapes, *, missing: bool) -> dict[str, Any]:
     """The configuration that builds layers of these shapes.
 
     FFNs that are all alike are stock fairseq's ``ffn_embed_dim``. Fewer heads, unequal FFNs and
