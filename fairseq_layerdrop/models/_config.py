@@ -22,6 +22,8 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import II
 
+from fairseq_layerdrop.pruning.plan import STACKS
+
 
 @dataclass
 class LayerDropConfig(FairseqDataclass):
@@ -105,6 +107,13 @@ _BOTH_STACKS = {
 
 PAPER_RATE = 0.2
 """The paper's rate in all its experiments (section 4); 0.5 where very small models are the aim."""
+
+
+def paper_rates(args: Any, *stacks: str) -> None:
+    """Give an architecture's stacks, or both, the paper's rate, unless another is asked for."""
+    for stack in stacks or STACKS:
+        name = f"{stack}_layerdrop"
+        setattr(args, name, getattr(args, name, PAPER_RATE))
 
 
 def flat_config(

@@ -21,6 +21,7 @@ from fairseq_layerdrop.models._rates import (
 from fairseq_layerdrop.models._shapes import reshape
 from fairseq_layerdrop.modules.layer_drop import LayerDropList, Step
 from fairseq_layerdrop.modules.learned import LearnedRates
+from fairseq_layerdrop.modules.subnetwork import stacks
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
 from fairseq_layerdrop.pruning.stacks import prune_state, stack_depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
@@ -82,8 +83,7 @@ class LayerDropDecoder(TransformerDecoderBase):
 class LayerDropModel:
     """Mixin for a fairseq model whose stacks drop layers: layers to keep, and rates in the log.
 
-    A model's ``build_model`` checks its configuration by :meth:`plan_of`, lets fairseq build, and
-    hands each stack to :func:`drop_layers`.
+    A model that fairseq builds from other options than flat ones says so in :meth:`build_options`.
     """
 
     plan = PruningPlan()
@@ -98,6 +98,23 @@ class LayerDropModel:
     def add_args(cls, parser: ArgumentParser) -> None:
         """Add the model's flags; defaults come later, so that an architecture can set them."""
         add_flags(parser, getattr(cls, "__dataclass"))
+
+    @classmethod
+    def build_model(cls, cfg, task):
+        """Build the model as fairseq does, at the depths that its layers to keep leave, and hand
+        each stack to :func:`drop_layers`.
+        """
+        plan = cls.plan_of(cfg)
+        model = super().build_model(cls.build_options(cls.stock_options(cfg, plan), task), task)
+        model.plan = plan
+        for name, (stack,) in stacks(model).items():
+            drop_layers(stack, name, cfg)
+        return model
+
+    @staticmethod
+    def build_options(options, task):
+        """The options in the form in which fairseq's ``build_model`` takes them: as they are."""
+        return options
 
     @staticmethod
     def plan_of(cfg: Any) -> PruningPlan:

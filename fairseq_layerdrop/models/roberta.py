@@ -11,8 +11,8 @@ from fairseq.models.roberta.model import (
     roberta_large_architecture,
 )
 
-from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
-from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
+from fairseq_layerdrop.models._config import flat_config, paper_rates
+from fairseq_layerdrop.models._stacks import LayerDropModel
 
 LayerDropRobertaConfig = flat_config(
     "LayerDropRobertaConfig", flags=RobertaModel.add_args, architecture=base_architecture
@@ -23,27 +23,18 @@ LayerDropRobertaConfig = flat_config(
 class LayerDropRoberta(LayerDropModel, RobertaModel):
     """RoBERTa (Liu et al. 2019) with LayerDrop in its encoder (Fan et al. 2019, section 4.2)."""
 
-    @classmethod
-    def build_model(cls, cfg: Any, task: Any) -> Any:
-        """Build the model as fairseq does, at the depth that its layers to keep leave."""
-        plan = cls.plan_of(cfg)
-        model = super().build_model(cls.stock_options(cfg, plan), task)
-        model.plan = plan
-        drop_layers(model.encoder.sentence_encoder, "encoder", cfg)
-        return model
-
 
 @register_model_architecture("layerdrop_roberta", "layerdrop_roberta_base")
 def layerdrop_roberta_base(args: Any) -> None:
     """12 layers, d 768 (the paper's Table 4 prunes it to 6 and 3)."""
-    args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
+    paper_rates(args, "encoder")
     roberta_base_architecture(args)
 
 
 @register_model_architecture("layerdrop_roberta", "layerdrop_roberta_large")
 def layerdrop_roberta_large(args: Any) -> None:
     """24 layers, d 1024 (the paper's Table 4)."""
-    args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
+    paper_rates(args, "encoder")
     roberta_large_architecture(args)
 
 

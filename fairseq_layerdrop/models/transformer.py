@@ -11,8 +11,8 @@ from fairseq.models.transformer.transformer_legacy import (
     transformer_wmt_en_de_big,
 )
 
-from fairseq_layerdrop.models._config import PAPER_RATE, flat_config, follows
-from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
+from fairseq_layerdrop.models._config import flat_config, follows, paper_rates
+from fairseq_layerdrop.models._stacks import LayerDropModel
 
 # In a nested configuration the decoder's sizes follow the encoder's by code in each architecture.
 LayerDropTransformerConfig = flat_config(
@@ -32,34 +32,23 @@ LayerDropTransformerConfig = flat_config(
 class LayerDropTransformer(LayerDropModel, TransformerModelBase):
     """The Transformer (Vaswani et al. 2017) with LayerDrop (Fan et al. 2019) in both stacks."""
 
-    @classmethod
-    def build_model(cls, cfg: Any, task: Any) -> Any:
-        """Build the model as fairseq does, at the depths that its layers to keep leave."""
-        plan = cls.plan_of(cfg)
-        nested = TransformerConfig.from_namespace(cls.stock_options(cfg, plan))
-        model = super().build_model(nested, task)
-        model.plan = plan
-        for stack in plan.selections:
-            drop_layers(getattr(model, stack), stack, cfg)
-        return model
-
-
-def _paper_rates(args: Any) -> None:
-    args.encoder_layerdrop = getattr(args, "encoder_layerdrop", PAPER_RATE)
-    args.decoder_layerdrop = getattr(args, "decoder_layerdrop", PAPER_RATE)
+    @staticmethod
+    def build_options(options: Namespace, task: Any) -> Any:
+        """The options nested, as fairseq's Transformer takes them."""
+        return TransformerConfig.from_namespace(options)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_iwslt_de_en")
 def layerdrop_transformer_iwslt_de_en(args: Any) -> None:
     """Base-like 6+6, d 512, FFN 1024, 4 heads (the paper's Table 6)."""
-    _paper_rates(args)
+    paper_rates(args)
     transformer_iwslt_de_en(args)
 
 
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_wmt_en_de_big")
 def layerdrop_transformer_wmt_en_de_big(args: Any) -> None:
     """Transformer-big 6+6 (the paper's Table 1)."""
-    _paper_rates(args)
+    paper_rates(args)
     transformer_wmt_en_de_big(args)
 
 
@@ -73,7 +62,7 @@ def layerdrop_transformer_wmt_en_de_big_12_6(args: Any) -> None:
 @register_model_architecture("layerdrop_transformer", "layerdrop_transformer_cnn_dm")
 def layerdrop_transformer_cnn_dm(args: Any) -> None:
     """Transformer-base 6+6 (the paper's Table 3, CNN-DM; its settings are in Table 5)."""
-    _paper_rates(args)
+    paper_rates(args)
     base_architecture(args)
 
 

@@ -10,8 +10,8 @@ from fairseq.models.transformer_lm import (
     transformer_lm_baevski_wiki103,
 )
 
-from fairseq_layerdrop.models._config import PAPER_RATE, flat_config
-from fairseq_layerdrop.models._stacks import LayerDropModel, drop_layers
+from fairseq_layerdrop.models._config import flat_config, paper_rates
+from fairseq_layerdrop.models._stacks import LayerDropModel
 
 LayerDropTransformerLMConfig = flat_config(
     "LayerDropTransformerLMConfig", TransformerLanguageModelConfig
@@ -22,20 +22,11 @@ LayerDropTransformerLMConfig = flat_config(
 class LayerDropTransformerLM(LayerDropModel, TransformerLanguageModel):
     """A decoder-only Transformer with LayerDrop (Fan et al. 2019, section 4.2)."""
 
-    @classmethod
-    def build_model(cls, cfg: Any, task: Any) -> Any:
-        """Build the model as fairseq does, at the depth that its layers to keep leave."""
-        plan = cls.plan_of(cfg)
-        model = super().build_model(cls.stock_options(cfg, plan), task)
-        model.plan = plan
-        drop_layers(model.decoder, "decoder", cfg)
-        return model
-
 
 @register_model_architecture("layerdrop_transformer_lm", "layerdrop_transformer_lm_wiki103")
 def layerdrop_transformer_lm_wiki103(args: Any) -> None:
     """Adaptive inputs of Baevski & Auli, 16 layers (the paper's Table 2: 18.3 ppl)."""
-    args.decoder_layerdrop = getattr(args, "decoder_layerdrop", PAPER_RATE)
+    paper_rates(args, "decoder")
     transformer_lm_baevski_wiki103(args)
 
 

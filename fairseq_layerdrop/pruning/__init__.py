@@ -2,6 +2,6 @@
 """What is kept: plans, strategies, and surgery on checkpoint dictionaries. No files."""
 
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
-from fairseq_layerdrop.pruning.strategies import STRATEGIES, every_other, training_rate
+from fairseq_layerdrop.pruning.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "LayerSelection", "PruningPlan", "every_other", "training_rate"]
+__all__ = ["STRATEGIES", "LayerSelection", "PruningPlan"]

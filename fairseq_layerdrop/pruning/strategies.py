@@ -13,7 +13,9 @@ Strategy = Callable[[int, int], tuple[int, ...]]
 def every(depth: int, step: int) -> tuple[int, ...]:
     """Every ``step``-th layer, the first included: ``0, step, 2·step, …``.
 
-    For ``step = 2`` this is the paper's Every Other (:func:`every_other` at rate 1/2).
+    For ``step = 2`` this is Every Other (Fan et al. 2019, section 3.2). The paper drops the layers
+    at depths ``d`` ≡ 0 mod 2 and does not say where it counts from; counted from 1, as here, the
+    input layer stays, as in fairseq's own example (``0,2,4,…`` of 16).
     """
     _check_target("every", step, depth)
     return tuple(range(0, depth, step))
@@ -49,40 +51,6 @@ def last(depth: int, layers: int) -> tuple[int, ...]:
 
 
 STRATEGIES: dict[str, Strategy] = {f.__name__: f for f in (every, even, spread, first, last)}
-
-
-def every_other(depth: int, rate: float) -> tuple[int, ...]:
-    """The paper's Every Other at a rate: drop depths ``d ≡ 0 mod floor(1/rate)``.
-
-    Fan et al. 2019, section 3.2. The paper does not say where it counts from; depths are counted
-    from 1 here, so that the input layer stays, as in fairseq's own example (``0,2,4,…`` of 16).
-
-    Raises:
-        ValueError: for a rate at which the rule removes something else than the rate says: above
-        1/2 it
-            removes every layer, between 1/k and 1/(k+1) too many, below 1/depth none.
-    """
-    if not 0 < rate < 1:
-        raise ValueError(f"the rate of Every Other must lie between 0 and 1, got {rate}")
-    step = int(1 / rate + 1e-9)
-    removed = 1 / step if step <= depth else 0.0
-    if not removed or abs(removed - rate) > 0.01:
-        keep = max(round(depth * (1 - rate)), 1)
-        raise ValueError(
-            f"Every Other is exact for rates 1/2, 1/3, …, 1/{depth} only: at {rate} it would "
-            "remove "
-            f"{removed:.0%} of {depth} layers; use even:{keep}"
-        )
-    return tuple(i for i in range(depth) if (i + 1) % step)
-
-
-def training_rate(depth: int, keep: int) -> float:
-    """The LayerDrop rate whose expected depth is ``keep`` of ``depth`` layers: ``1 - keep/depth``.
-
-    Fan et al. 2019, section 3.3 (``p* = 1 - r/N``).
-    """
-    _check_target("the target depth", keep, depth)
-    return 1 - keep / depth
 
 
 def _check_target(rule: str, target: int, depth: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_layerdrop.pruning.strategies import STRATEGIES, every_other, training_rate
+from fairseq_layerdrop.pruning.strategies import STRATEGIES
 
 TABLE = [
     (6, "every", 2, "0 2 4"),
@@ -94,49 +94,7 @@ def test_spread_of_one_layer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("depth", [6, 12, 16, 24])
-@pytest.mark.parametrize("step", [2, 3, 4])
-def test_every_other_drops_the_depths_divisible_by_the_inverse_rate(depth: int, step: int) -> None:
-    dropped = {
-        d for d in range(1, depth + 1) if d % step == 0
-    }  # Fan et al. 2019, 3.2, with depths from 1
-    assert every_other(depth, 1 / step) == tuple(
-        d - 1 for d in range(1, depth + 1) if d not in dropped
-    )
-
-
-@pytest.mark.parametrize("depth", [6, 12, 16, 24])
-def test_every_other_at_one_half_is_every_2(depth: int) -> None:
-    assert every_other(depth, 0.5) == STRATEGIES["every"](depth, 2)
-
-
-@pytest.mark.parametrize("rate", [0.4, 0.6, 0.75, 0.9])
-def test_every_other_refuses_rates_that_it_cannot_keep_and_names_the_way_out(rate: float) -> None:
-    with pytest.raises(ValueError, match=f"even:{round(12 * (1 - rate))}"):
-        every_other(12, rate)
-
-
-@pytest.mark.parametrize("rate", [0, 1, -0.5, 1.5, float("nan")])
-def test_every_other_refuses_what_is_no_rate(rate: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        every_other(12, rate)
-
-
-@pytest.mark.parametrize(("depth", "rate"), [(6, 0.1), (24, 0.04), (6, 0.009), (24, 0.005)])
-def test_every_other_refuses_a_rate_at_which_no_layer_goes(depth: int, rate: float) -> None:
-    with pytest.raises(ValueError, match="Every Other"):
-        every_other(depth, rate)
-
-
-@pytest.mark.parametrize(
-    ("depth", "keep", "rate"), [(6, 6, 0), (6, 3, 0.5), (12, 9, 0.25), (16, 8, 0.5), (24, 6, 0.75)]
-)
-def test_the_training_rate_has_the_target_as_expected_depth(
-    depth: int, keep: int, rate: float
-) -> None:
-    assert training_rate(depth, keep) == rate
-
-
-@pytest.mark.parametrize("keep", [0, 13, -1])
-def test_a_training_rate_for_an_impossible_depth_is_refused(keep: int) -> None:
-    with pytest.raises(ValueError, match=f"12, got {keep}"):
-        training_rate(12, keep)
+def test_every_2_drops_the_depths_divisible_by_2_counted_from_1(depth: int) -> None:
+    dropped = {d for d in range(1, depth + 1) if d % 2 == 0}  # Fan et al. 2019, section 3.2
+    kept = tuple(d - 1 for d in range(1, depth + 1) if d not in dropped)
+    assert STRATEGIES["every"](depth, 2) == kept
