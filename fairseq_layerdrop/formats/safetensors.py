@@ -2,13 +2,14 @@
 """Into safetensors: the weights bit by bit, and the options as JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import architecture, model_section, plain
+from fairseq_layerdrop.pruning.tensors import identity
 
 
 def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
@@ -43,11 +44,10 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
 
 def _ties(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors to store, and for each further name of one the name under which it is stored."""
-    first: dict[tuple[object, ...], str] = {}
+    first: dict[Hashable, str] = {}
     ties = {}
     for name, tensor in state.items():
-        view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        stored = first.setdefault(view, name) if tensor.numel() else name
+        stored = first.setdefault(identity(tensor), name) if tensor.numel() else name
         if stored != name:
             ties[name] = stored
     return {name: tensor for name, tensor in state.items() if name not in ties}, ties

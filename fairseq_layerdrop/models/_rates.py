@@ -9,6 +9,7 @@ import torch
 from fairseq_layerdrop.modules.learned import LearnedRates
 from fairseq_layerdrop.modules.masks import exponential_rates, linear_rates, uniform_rates
 from fairseq_layerdrop.modules.structures import StructureRates
+from fairseq_layerdrop.pruning.config import parse_rates
 
 PROFILES = {
     "uniform": uniform_rates,
@@ -29,7 +30,7 @@ def stack_rates(cfg: Any, name: str, depth: int) -> tuple[float, ...]:
     groups, value = depth // cfg.share_layers, cfg[f"{name}_layerdrop"]
     if depth % cfg.share_layers:
         raise ValueError(f"--share-layers must divide the depth, {depth}, got {cfg.share_layers}")
-    parts = [float(part) for part in str(value).strip("[]() ").split(",")]
+    parts = parse_rates(value)
     if len(parts) > 1:
         rates = _listed(parts, groups, cfg.layerdrop_schedule)
     else:

@@ -16,7 +16,8 @@ from torch import Tensor
 from fairseq_layerdrop.pruning.config import config_style, plain
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate
-from fairseq_layerdrop.pruning.surgery import TRAINING_ONLY_KEYS, same_bits
+from fairseq_layerdrop.pruning.surgery import TRAINING_ONLY_KEYS
+from fairseq_layerdrop.pruning.tensors import identity, same_bits
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_checkpoint, upgrade_state
 
 # Half precision would round at every step. Booleans are summed as int64, so that the mean is True
@@ -149,10 +150,10 @@ def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies to sum in: one for tied keys, which would otherwise be added several times."""
     copies: dict[Any, Tensor] = {}
     for tensor in state.values():
-        if _view(tensor) not in copies:
+        if identity(tensor) not in copies:
             dtype = _SUMMED_AS.get(tensor.dtype, tensor.dtype)
-            copies[_view(tensor)] = tensor.detach().to(dtype, copy=True)
-    return {key: copies[_view(tensor)] for key, tensor in state.items()}
+            copies[identity(tensor)] = tensor.detach().to(dtype, copy=True)
+    return {key: copies[identity(tensor)] for key, tensor in state.items()}
 
 
 def _untied(sums: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,11 +161,11 @@ def _untied(sums: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str
     parts: dict[Any, Tensor] = {}
     seen: set[int] = set()
     for key, total in sums.items():
-        part = (id(total), _view(state[key]))
+        part = (id(total), identity(state[key]))
         if part not in parts:
             parts[part] = total.clone() if id(total) in seen else total
             seen.add(id(total))
-    return {key: parts[id(total), _view(state[key])] for key, total in sums.items()}
+    return {key: parts[id(total), identity(state[key])] for key, total in sums.items()}
 
 
 def _each_once(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -176,15 +177,10 @@ def _each_once(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield key, tensor
 
 
-def _view(tensor: Tensor) -> tuple[Any, ...]:
-    """What tied tensors have in common."""
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
 def _ties(state: Mapping[str, Tensor], keys: Iterable[str]) -> list[int]:
     """For each key the first one that it is tied to, by number."""
     first: dict[Any, int] = {}
-    return [first.setdefault(_view(state[key]), number) for number, key in enumerate(keys)]
+    return [first.setdefault(identity(state[key]), number) for number, key in enumerate(keys)]
 
 
 def _differences(sums: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -71,8 +71,13 @@ def training_rates(model: Mapping[str, Any]) -> dict[str, float | list[float]]:
 
 
 def _rate(value: Any) -> float | list[float]:
-    parts = [float(part) for part in str(value).strip("[]() ").split(",")]
-    return parts[0] if len(parts) == 1 else parts
+    rates = parse_rates(value)
+    return rates[0] if len(rates) == 1 else rates
+
+
+def parse_rates(value: Any) -> list[float]:
+    """The rates in an option: one, or one for each layer (``0,0.1,0.2``, or a list of them)."""
+    return [float(part) for part in str(value).strip("[]() ").split(",")]
 
 
 def architecture(model: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fairseq_layerdrop.pruning.config import (
@@ -20,6 +19,7 @@ from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.shape_config import config_for_shapes, head_dims
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
+from fairseq_layerdrop.pruning.tensors import identity, same_bits
 from fairseq_layerdrop.pruning.trained import trained_plans
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_state
 from fairseq_layerdrop.pruning.widths import Widths, narrow, shapes
@@ -137,10 +137,9 @@ def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     small = {}
     for key, tensor in state.items():
         if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-            view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            if view not in copies:
-                copies[view] = tensor.clone()
-            tensor = copies[view]
+            if identity(tensor) not in copies:
+                copies[identity(tensor)] = tensor.clone()
+            tensor = copies[identity(tensor)]
         small[key] = tensor
     return small
 
@@ -185,16 +184,6 @@ def check_surgery(
         )
     if _elements(prune_state(source, plan).values()) < _elements(written.values()):
         raise ValueError("what was written lost ties between tensors; nothing was kept")
-
-
-def same_bits(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors agree in type, shape and every bit; ``torch.equal`` rejects NaNs."""
-    if one.dtype != two.dtype or one.shape != two.shape:
-        return False
-    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, two)]
-    if all(f.numel() % 8 == 0 and f.storage_offset() % 8 == 0 for f in flat):
-        flat = [f.view(torch.int64) for f in flat]  # eight bytes at a time: three times as fast
-    return torch.equal(*flat)
 
 
 def _elements(tensors: Iterable[Tensor]) -> int:
