@@ -100,7 +100,7 @@ class LayerDropModel:
         add_flags(parser, getattr(cls, "__dataclass"))
 
     @classmethod
-    def build_model(cls, cfg, task):
+    def build_model(cls, cfg: Any, task: Any) -> Any:
         """Build the model as fairseq does, at the depths that its layers to keep leave, and hand
         each stack to :func:`drop_layers`.
         """
@@ -112,7 +112,7 @@ class LayerDropModel:
         return model
 
     @staticmethod
-    def build_options(options, task):
+    def build_options(options: Namespace, task: Any) -> Any:
         """The options in the form in which fairseq's ``build_model`` takes them: as they are."""
         return options
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_bart``: fairseq's BART with LayerDrop in both stacks."""
 
+from argparse import Namespace
 from dataclasses import field
 from typing import Any, Optional
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_transformer``: fairseq's Transformer with LayerDrop in both stacks."""
 
+from argparse import Namespace
 from typing import Any
 
 from fairseq.models import register_model, register_model_architecture
