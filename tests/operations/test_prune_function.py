@@ -108,6 +108,19 @@ def test_a_state_is_upgraded_once(
     assert sorted(calls) == ["_upgrade_roberta", "tie"]
 
 
+def test_the_old_name_of_sublayers_remove_is_taken_and_not_shown(
+    full: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = prune(full, tmp_path / "new.pt", sublayers_remove="encoder:3.ffn")
+    assert facts["inside"] == ["sub-layers removed: encoder.layers.3.ffn"]
+    flags = ["--drop-sublayers", "encoder:3.ffn"]
+    assert main(["prune", str(full), str(tmp_path / "old.pt"), *flags]) == 0
+    assert digest(tmp_path / "new.pt") == digest(tmp_path / "old.pt")
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    assert "--drop-sublayers" not in capsys.readouterr().out
+
+
 def test_the_package_hands_the_function_on() -> None:
     assert fairseq_layerdrop.prune is prune
     assert {"prune", "load"} <= set(dir(fairseq_layerdrop))
