@@ -105,7 +105,8 @@ class LayerDropModel:
         each stack to :func:`drop_layers`.
         """
         plan = cls.plan_of(cfg)
-        model = super().build_model(cls.build_options(cls.stock_options(cfg, plan), task), task)
+        options = cls.build_options(cls.stock_options(cfg, plan), task)
+        model = super().build_model(options, task)  # type: ignore[misc]
         model.plan = plan
         for name, (stack,) in stacks(model).items():
             drop_layers(stack, name, cfg)
