@@ -3,7 +3,7 @@
 
 from argparse import ArgumentParser
 
-METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
+from fairseq_layerdrop.operations._choices import METRICS
 
 
 def add_decoding(parser: ArgumentParser, *, metrics: str) -> None:

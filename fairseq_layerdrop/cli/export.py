@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from fairseq_layerdrop.cli._evaluation import quiet
+from fairseq_layerdrop.operations._choices import TARGETS
 
 SUMMARY = "write a model as a folder for CTranslate2, a fast inference engine, or as safetensors"
 EXAMPLE = "fairseq-layerdrop export small.pt DATA small.ct2 --to ctranslate2 --quantization int8"
@@ -22,7 +23,6 @@ QUANTIZATIONS = (
     "bfloat16",
     "float32",
 )
-TARGETS = ("ctranslate2", "safetensors")
 USES = {
     "translator": """\
 import ctranslate2

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from fairseq_layerdrop.cli._evaluation import quiet
 from fairseq_layerdrop.cli._text import as_flags, join, keep_flags
+from fairseq_layerdrop.operations._choices import CONFIG_STYLES, STRATEGIES
 
 SUMMARY = "write the sub-network that a plan keeps, as an ordinary fairseq checkpoint"
 EXAMPLE = "fairseq-layerdrop prune full.pt small.pt --encoder-keep 0-11 --decoder-keep every:2"
 
-STRATEGIES = ("even", "spread", "first", "last", "learned")
 SPEC_HELP = (
     "0,2,4 | 0-3,8 | every:N | even:N | spread:N | first:N | last:N | learned:N | all; "
     "0-based (default: all)"
@@ -89,7 +89,7 @@ def _add_output(group: _ArgumentGroup) -> None:
     )
     group.add_argument(
         "--config-style",
-        choices=("plain", "namespace"),
+        choices=CONFIG_STYLES,
         help="plain: loads with torch.load's safe defaults; namespace: for CTranslate2's "
         "converter and for BART (default: what the model's family can load)",
     )

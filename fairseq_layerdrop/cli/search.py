@@ -9,6 +9,7 @@ from typing import Any
 from fairseq_layerdrop.cli._decoding import add_decoding
 from fairseq_layerdrop.cli._evaluation import add_data, bar, evaluation_options, quiet
 from fairseq_layerdrop.cli._text import keep_flags, row_text
+from fairseq_layerdrop.operations._choices import METHODS
 
 SUMMARY = (
     "find the best sub-network within a budget; every plan that is scored is a row, and "
@@ -17,8 +18,6 @@ SUMMARY = (
 EXAMPLE = (
     "fairseq-layerdrop search DATA trials.jsonl --path full.pt --encoder-depth 3 --decoder-depth 3"
 )
-
-METHODS = ("exhaustive", "greedy", "beam", "evolution")
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop import checkpoint
+from fairseq_layerdrop.operations._choices import METRICS
 from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.source import Source
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.subject import Subject
     from fairseq_layerdrop.evaluation.sweep import Measures
 
-METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
 _DECODING = ("beam", "lenpen", "max_len_a", "max_len_b", "remove_bpe")
 
 

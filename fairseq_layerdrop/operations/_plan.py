@@ -4,14 +4,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fairseq_layerdrop.operations._choices import STRATEGIES, check_choice
 from fairseq_layerdrop.pruning.budget import fit_parameters, parse_amount
 from fairseq_layerdrop.pruning.config import training_rates
 from fairseq_layerdrop.pruning.learned_rates import drop_scores, learned_layers
 from fairseq_layerdrop.pruning.plan import PruningPlan, split_plan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.stacks import chunks
-
-STRATEGIES = ("even", "spread", "first", "last", "learned")
 
 Plan = str | Mapping[str, Any] | PruningPlan | None
 """``"all/every:2"``, a SPEC for each stack that is named, a plan that is made already, or nothing
@@ -59,8 +58,7 @@ def choose_plan(
 
 
 def _check(plan: Plan, target_params: str | int | None, strategy: str | None) -> None:
-    if strategy not in (None, *STRATEGIES):
-        raise ValueError(f"strategy= must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    check_choice("strategy", strategy, STRATEGIES)
     if target_params is None and strategy not in (None, "learned"):
         raise ValueError(
             "strategy= goes with target_params=; a strategy by itself is a SPEC, e.g. even:6"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint, formats
+from fairseq_layerdrop.operations._choices import TARGETS, check_choice
 from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
@@ -47,8 +48,7 @@ def export(
 
     Whatever is raised, nothing is written.
     """
-    if to not in _TARGETS:
-        raise ValueError(f"to= must be one of {', '.join(_TARGETS)}, got {to!r}")
+    check_choice("to", to, TARGETS)
     if quantization and to != "ctranslate2":
         raise ValueError("quantization= goes with to=ctranslate2")
     formats.check_installed(to)
@@ -56,7 +56,7 @@ def export(
     plan_copies(data, Path(output) / "model", force=True, of="DATA")
     full = checkpoint.open_source(source)
     with checkpoint.naming_file(source):
-        write = _TARGETS[to](_stock(full), str(data), quantization)
+        write = _WRITERS[to](_stock(full), str(data), quantization)
     with checkpoint.new_folder(output, ours=formats.FILES, force=force) as scratch:
         write(scratch)
     files = sorted(path for path in Path(output).rglob("*") if path.is_file())
@@ -101,7 +101,7 @@ def _to_safetensors(stock: dict[str, Any], data: str, quantization: str | None) 
     return write
 
 
-_TARGETS: dict[str, Callable[[dict[str, Any], str, str | None], Write]] = {
+_WRITERS: dict[str, Callable[[dict[str, Any], str, str | None], Write]] = {
     "ctranslate2": _to_ctranslate2,
     "safetensors": _to_safetensors,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._choices import CONFIG_STYLES, check_choice
 from fairseq_layerdrop.operations._compensate import TOKENS, Calibrate
 from fairseq_layerdrop.operations._compensate import compensate as fit
 from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
@@ -87,6 +88,7 @@ def prune(
 
     Whatever is raised, nothing is written.
     """
+    check_choice("config_style", config_style, CONFIG_STYLES)
     target, replace = Path(output), force or dry_run
     checkpoint.check_target(target, source=source, force=replace)
     copies = plan_copies(copy_dicts, target, force=replace) if copy_dicts else {}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fairseq_layerdrop.operations._choices import METHODS, check_choice
 from fairseq_layerdrop.operations._evaluation import (
     EvaluationOptions,
     batches_of,
@@ -69,6 +70,7 @@ def search(
     from fairseq_layerdrop.reporting.origin import origin
 
     wanted, options = wanted or SearchOptions(), options or EvaluationOptions()
+    check_choice("method", wanted.method, METHODS)
     metrics = {*options.metrics, "loss"}
     if wanted.target_latency_ms is not None:
         metrics.add("latency")  # the winner's is measured, beside the prediction

@@ -60,6 +60,7 @@ def test_without_a_plan_everything_stays(full: Path, tmp_path: Path) -> None:
         ({"plan": "all"}, "ENC/DEC"),
         ({"strategy": "even"}, "strategy= goes with target_params="),
         ({"strategy": "middle", "target_params": 5}, "strategy= must be one of even, spread"),
+        ({"config_style": "yaml"}, "config_style= must be one of plain, namespace, got 'yaml'"),
         ({"importance": "scores.json"}, "importance= goes with heads_keep="),
         (
             {"plan": PruningPlan.parse("0/0", SIX), "target_params": 500},
