@@ -23,7 +23,7 @@ setup(
     package_data={"fairseq_layerdrop": ["py.typed"]},
     install_requires=[
         "fairseq-fixed==0.12.3.1",
-        "torch>=2.6",
+        "torch>=2.13",
         "rich",
         "sacrebleu",
         "sentencepiece",

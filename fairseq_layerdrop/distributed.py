@@ -98,10 +98,8 @@ def _find_the_others(training: Any) -> None:
     """Set how the processes meet, if there are several and no flag says it."""
     if training.distributed_init_method is not None:
         return
-    if (
-        os.environ.keys() >= TORCHRUN and int(os.environ["WORLD_SIZE"]) > 1
-    ):  # whatever the flag says
-        _from_torchrun(training)
+    if os.environ.keys() >= TORCHRUN and int(os.environ["WORLD_SIZE"]) > 1:
+        _from_torchrun(training)  # whatever the flag says
     elif training.distributed_world_size > 1:
         utils.infer_init_method(training)
         if training.distributed_init_method is None:

@@ -47,9 +47,8 @@ def check_content(checkpoint: Any, path: Path) -> None:
         CheckpointError: if it is nested too deeply, refers to too much, or a tensor shows more than
         it stores.
     """
-    extents: dict[
-        int, tuple[int, int]
-    ] = {}  # of each container: how many values are in it, and how deep
+    # Of each container: how many values are in it, and how deep.
+    extents: dict[int, tuple[int, int]] = {}
 
     def extent(value: Any, depth: int) -> tuple[int, int]:
         if isinstance(value, torch.Tensor):

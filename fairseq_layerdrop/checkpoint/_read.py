@@ -32,9 +32,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         check_archive(path)
     try:
         checkpoint, objects = _unpickle(path, mapped, []), False
-    except (
-        Exception
-    ) as error:  # the unpickler meets arbitrary bytes: every kind of error is one of the file's
+    except Exception as error:  # the bytes are arbitrary: any kind of error may be the file's
         checkpoint, objects = _load_objects(path, mapped, error), True
     check_content(checkpoint, path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
@@ -71,9 +69,8 @@ def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
     torch.serialization.add_safe_globals([*KNOWN, *allowed])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about pickle protocols, from files that are then refused
+            # About pickle protocols, from files that are then refused.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     finally:
         torch.serialization.clear_safe_globals()
@@ -92,9 +89,8 @@ def digest(path: str | os.PathLike[str]) -> str:
     content = hashlib.blake2b(digest_size=16)
     if is_zip(Path(path)):
         found = entries(Path(path))
-        for name, size, crc in sorted(
-            (e.filename.partition("/")[2], e.file_size, e.CRC) for e in found
-        ):
+        facts = [(e.filename.partition("/")[2], e.file_size, e.CRC) for e in found]
+        for name, size, crc in sorted(facts):
             content.update(f"{name} {size} {crc}\n".encode())
     else:
         with open(path, "rb") as file:

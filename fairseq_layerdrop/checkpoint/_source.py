@@ -16,7 +16,8 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         CheckpointError: if the file cannot be read safely.
         ValueError: if it holds no layers, or no options to build a model from.
     """
-    found, identity = load(path), digest(path)
+    found = load(path)
+    identity = digest(path)
     with naming_file(path):
         return Source.of(found, path=str(path), digest=identity)
 

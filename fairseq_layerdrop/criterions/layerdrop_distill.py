@@ -199,9 +199,8 @@ class LayerDropDistill(FairseqCriterion):
     def _counted(self, model, sample, student):
         """Which rows of the model's output the task's loss counts."""
         targets = model.get_targets(sample, student.output)
-        if (
-            "classification_head_name" in student.named
-        ):  # a row a sentence; a class may have the padding's number
+        # A row is a sentence here, and a class may have the padding's number.
+        if "classification_head_name" in student.named:
             return torch.ones_like(targets, dtype=torch.bool).flatten()
         masked = student.named.get("masked_tokens")
         counted = (targets if masked is None else targets[masked]).ne(self.padding_idx)

@@ -49,7 +49,8 @@ class Stopwatch:
         repeats: int = 3,
         beam: int = 5,
     ) -> None:
-        self.loaded, self.repeats = loaded, repeats
+        self.loaded = loaded
+        self.repeats = repeats
         numbers = sorted(itertools.chain(*(sample["id"].tolist() for sample in batches)))
         step = max(1, len(numbers) // sentences)
         singles = Batches.collate(

@@ -2,6 +2,7 @@
 """A checkpoint and a data set through fairseq, in memory, ready to be evaluated."""
 
 import hashlib
+import itertools
 import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -160,15 +161,16 @@ class Batches:
     @staticmethod
     def collate(loaded: Loaded, dataset: Any, batches: Iterable[Iterable[int]]) -> list[Any]:
         """Batches of these sentences, on the model's device."""
-        if getattr(
-            dataset, "supports_prefetch", False
-        ):  # the indexed format of fairseq's first years
-            dataset.prefetch([i for batch in batches for i in batch])
-        samples = [dataset.collater([dataset[i] for i in batch]) for batch in batches]
-        return [
-            utils.move_to_cuda(s, loaded.device) if loaded.device.type == "cuda" else s
-            for s in samples
-        ]
+        # The indexed format of fairseq's first years is fetched first.
+        if getattr(dataset, "supports_prefetch", False):
+            dataset.prefetch(list(itertools.chain(*batches)))
+        samples = []
+        for batch in batches:
+            sample = dataset.collater([dataset[i] for i in batch])
+            if loaded.device.type == "cuda":
+                sample = utils.move_to_cuda(sample, loaded.device)
+            samples.append(sample)
+        return samples
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.samples)

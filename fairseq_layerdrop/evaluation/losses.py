@@ -105,9 +105,8 @@ def _adaptive_losses(softmax: Any, features: Tensor, target: Tensor) -> Tensor:
     """-log p of each target (B·T), from its own cluster's logits: all words would take longer."""
     logits, targets = softmax(features, target)
     _, places = softmax.adapt_target(target)
-    losses = cross_entropy(
-        logits[0], targets[0], reduction="none"
-    )  # of a word of the head, or of the word's cluster
+    # Of a word of the head, or of the word's cluster:
+    losses = cross_entropy(logits[0], targets[0], reduction="none")
     for place, scores, words in zip(places, logits[1:], targets[1:], strict=True):
         if place is not None:
             losses[place] += cross_entropy(scores, words, reduction="none")

@@ -92,7 +92,8 @@ def paired_losses(
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """p-values corrected for a family of tests (Holm 1979): reject those at or below the level."""
-    corrected, highest = {}, 0.0
+    corrected = {}
+    highest = 0.0
     for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
         corrected[name] = highest

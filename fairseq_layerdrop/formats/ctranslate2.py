@@ -51,9 +51,8 @@ def convert(checkpoint: Path, data: str, output: Path, quantization: str | None)
     from ctranslate2.converters import FairseqConverter
 
     converter = FairseqConverter(str(checkpoint), data)
-    before = (
-        torch.serialization.get_safe_globals()
-    )  # torch's safe_globals() would forget a Namespace that was in it
+    # Not torch's safe_globals(): it would forget a Namespace that was allowed before.
+    before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([Namespace])
     try:
         converter.convert(str(output), quantization=quantization)

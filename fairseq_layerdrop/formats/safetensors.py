@@ -30,7 +30,8 @@ def write(checkpoint: Mapping[str, Any], folder: Path) -> None:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", **ties})
     except KeyError as error:
         raise ValueError(f"safetensors cannot hold tensors of type {error}") from error
-    cfg, extra = plain(checkpoint["cfg"]), checkpoint["extra_state"]
+    cfg = plain(checkpoint["cfg"])
+    extra = checkpoint["extra_state"]
     config = {
         "architecture": architecture(model_section(checkpoint)),
         "model": cfg["model"],

@@ -28,9 +28,8 @@ _PLACES = re.compile(
     r"|(self_attn|encoder_attn|final)_layer_norm)\.(weight|bias))"
 )
 _OF_LANGUAGE_MODELS = re.compile(r"decoder\.project_(in|out)_dim\.weight")
-_OF_CLASSIFIERS = re.compile(
-    r"classification_heads\..*"
-)  # fairseq, too, leaves them out of a model that generates
+# fairseq, too, leaves them out of a model that generates.
+_OF_CLASSIFIERS = re.compile(r"classification_heads\..*")
 
 _ADAPTIVE = {
     "softmax": re.compile(r"decoder\.adaptive_softmax\..*"),

@@ -27,7 +27,8 @@ def stack_rates(cfg: Any, name: str, depth: int) -> tuple[float, ...]:
     Raises:
         ValueError: if the rates are not probabilities, or do not fit the depth or the schedule.
     """
-    groups, value = depth // cfg.share_layers, cfg[f"{name}_layerdrop"]
+    groups = depth // cfg.share_layers
+    value = cfg[f"{name}_layerdrop"]
     if depth % cfg.share_layers:
         raise ValueError(f"--share-layers must divide the depth, {depth}, got {cfg.share_layers}")
     parts = parse_rates(value)

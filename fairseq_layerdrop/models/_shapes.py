@@ -51,13 +51,15 @@ def _shrink_attention(attention: Any, heads: int) -> None:
     for name in ("q_proj", "k_proj", "v_proj"):
         setattr(attention, name, _linear_like(getattr(attention, name), out=width))
     attention.out_proj = _linear_like(attention.out_proj, into=width)
-    attention.num_heads, attention.embed_dim = heads, width
+    attention.num_heads = heads
+    attention.embed_dim = width
     # fairseq's own way for fewer heads: past torch's fused attention
     attention._set_skip_embed_dim_check()
 
 
 def _linear_like(linear: Any, *, out: Optional[int] = None, into: Optional[int] = None) -> Any:
-    out, into = out or linear.out_features, into or linear.in_features
+    out = out or linear.out_features
+    into = into or linear.in_features
     if (out, into) == (linear.out_features, linear.in_features):
         return linear
     return nn.Linear(

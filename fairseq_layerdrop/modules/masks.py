@@ -82,7 +82,8 @@ def expected_depth(rates: Sequence[float], *, min_layers: int) -> float:
     """The mean number of layers that run in a training step, the minimum taken into account."""
     counts = [1.0]  # counts[n]: the probability that n of the layers so far run
     for probability in _keep_probabilities(rates, min_layers):
-        run, skip = [0.0, *counts], [*counts, 0.0]
+        run = [0.0, *counts]
+        skip = [*counts, 0.0]
         counts = [probability * r + (1 - probability) * s for r, s in zip(run, skip, strict=True)]
     allowed = counts[min_layers:]
     return sum(n * p for n, p in enumerate(allowed, start=min_layers)) / sum(allowed)
@@ -90,9 +91,9 @@ def expected_depth(rates: Sequence[float], *, min_layers: int) -> float:
 
 def _keep_probabilities(rates: Sequence[float], min_layers: int) -> list[float]:
     """``1 - rate``, with rate 1 taken as a limit: a minimum must stay reachable."""
-    floor = (
-        max(1e-9, 10.0 ** (-280 / min_layers)) if min_layers else 0.0
-    )  # its power must not vanish
+    floor = 0.0
+    if min_layers:
+        floor = max(1e-9, 10.0 ** (-280 / min_layers))  # its power must not vanish
     return [max(1 - rate, floor) for rate in rates]
 
 

@@ -122,9 +122,8 @@ def _restrict_stack(stack: nn.Module, kept: Sequence[int]) -> Callable[[], None]
 
     def install(new: nn.ModuleList, num_layers: object) -> None:
         stack.layers = new
-        if (
-            depth is not None
-        ):  # fairseq's decoder aligns at layer num_layers - 1 unless told otherwise
+        # By default fairseq's decoder aligns at layer num_layers - 1.
+        if depth is not None:
             stack.num_layers = num_layers  # type: ignore[assignment]
 
     install(nn.ModuleList([layers[i] for i in kept]), len(kept))

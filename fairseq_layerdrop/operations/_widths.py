@@ -53,7 +53,8 @@ def choose_widths(
             raise ValueError("importance= goes with heads_keep= or ffn_keep=")
         return WidthChoice()
     dims = head_dims(source.options)
-    kept, left = plan.kept, {}
+    kept = plan.kept
+    left = {}
     for key, tensor in source.weights.items():
         place = locate(key)
         if not place or place.layer in kept.get(place.stack, range(place.layer + 1)):

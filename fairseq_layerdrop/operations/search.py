@@ -69,7 +69,8 @@ def search(
     from fairseq_layerdrop.evaluation.workers import Workers
     from fairseq_layerdrop.reporting.origin import origin
 
-    wanted, options = wanted or SearchOptions(), options or EvaluationOptions()
+    wanted = wanted or SearchOptions()
+    options = options or EvaluationOptions()
     check_choice("method", wanted.method, METHODS)
     metrics = {*options.metrics, "loss"}
     if wanted.target_latency_ms is not None:
@@ -92,7 +93,8 @@ def search(
     workers = Workers()
     results = Results(str(output), origin(command or sys.argv)) if workers.first else None
     if workers.first:
-        size, method = space_size(subject.depths, wanted.counts), wanted.method_for(subject.depths)
+        size = space_size(subject.depths, wanted.counts)
+        method = wanted.method_for(subject.depths)
         logger.warning("%s sub-networks; method: %s", f"{size:,}", method)
     found = search_plans(
         subject,
@@ -120,7 +122,9 @@ def _judge(
     from fairseq_layerdrop.evaluation.search import predict
     from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
 
-    winner, evenly, plans = found.winner, found.evenly, list(found.losses)
+    winner = found.winner
+    evenly = found.evenly
+    plans = list(found.losses)
     facts: dict[str, Any] = {
         "winner": str(winner),
         "kept": {stack: list(layers) for stack, layers in winner.kept.items()},

@@ -57,11 +57,10 @@ class Average:
         state = upgrade_state(upgrade_checkpoint(checkpoint)["model"])
         provenance = (checkpoint.get("extra_state") or {}).get("layerdrop")
         if not self._names:
-            self._sums, self._rest, self.left_out = (
-                _copies(state),
-                everything_else(checkpoint),
-                _left_out(checkpoint),
-            )
+            rest = everything_else(checkpoint)  # before anything of this object changes
+            self.left_out = _left_out(checkpoint)
+            self._sums = _copies(state)
+            self._rest = rest
         else:
             self._check(state, provenance)
             self._sums = _untied(self._sums, state)

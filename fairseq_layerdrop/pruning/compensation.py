@@ -76,8 +76,10 @@ class Regression:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        self.gram, self.moment = zeros(features + 1, features + 1), zeros(features + 1, outputs)
-        self.square, self.tokens = zeros(1), 0
+        self.gram = zeros(features + 1, features + 1)
+        self.moment = zeros(features + 1, outputs)
+        self.square = zeros(1)
+        self.tokens = 0
 
     def add(self, inputs: Tensor, missing: Tensor) -> None:
         """Add tokens: what enters the map (N x F), and what is missing behind it (N x D)."""

@@ -18,9 +18,8 @@ _OUR_NAME = re.compile(
     r"layerdrop_(transformer_lm|transformer|roberta|bart"
     r"|translation|language_modeling|masked_lm|sentence_prediction)(_.*)?"
 )
-_NO_ARCHITECTURE = {
-    "bart": "bart_base"
-}  # fairseq's model of this name has no architecture of this name
+_NO_ARCHITECTURE = {"bart": "bart_base"}
+"""Models that have no architecture of their own name, and the one to take."""
 _OUR_FIELD = re.compile(
     r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|(valid|train)_plans.*"
     r"|distill_.*"

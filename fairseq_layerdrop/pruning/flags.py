@@ -102,13 +102,11 @@ def _values(model: Mapping[str, Any], name: str) -> list[str]:
         values = [*values, *others] if model.get(option) else values
     if _LANGUAGE_MODEL.fullmatch(name):
         values = [*values, "decoder_input_dim", "decoder_output_dim"]
-    elif str(model.get("decoder_output_dim")) != str(
-        model.get("decoder_embed_dim")
-    ):  # elsewhere the flag's is a text
+    # The flag's value may be a text, where the configuration has a number.
+    elif str(model.get("decoder_output_dim")) != str(model.get("decoder_embed_dim")):
         values = [*values, "decoder_output_dim"]
-    return [
-        value for value in values if model.get(value) is not None and not _is_fixed(value, name)
-    ]
+    given = [value for value in values if model.get(value) is not None]
+    return [value for value in given if not _is_fixed(value, name)]
 
 
 def _text(value: Any) -> str:

@@ -26,7 +26,8 @@ def describe(source: Source) -> dict[str, Any]:
 
     Parameters count tensors that are shared once, and leave out buffers.
     """
-    checkpoint, state = source.checkpoint, source.state
+    checkpoint = source.checkpoint
+    state = source.state
     sizes = parameter_sizes(state)
     extra = checkpoint.get("extra_state") or {}
     provenance = extra.get("layerdrop")

@@ -55,7 +55,8 @@ def learned_layers(scores: Mapping[str, list[float]], stack: str, spec: str | No
             f"{stack}: learned:N needs a model trained with --layerdrop-schedule learned, got "
             "another"
         )
-    depth, count = len(scores[stack]), int(match[1])
+    depth = len(scores[stack])
+    count = int(match[1])
     if not 1 <= count <= depth:
         raise ValueError(
             f"{stack}: learned takes a number from 1 to the depth, {depth}, got {count}"

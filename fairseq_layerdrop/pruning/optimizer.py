@@ -91,7 +91,8 @@ def prune_optimizer(
     current = {key: number for key, number in without_gates(numbers).items() if not is_stale(key)}
     kept = list(dict.fromkeys(prune_state(current, plan).values()))
     sizes = [state[key].numel() for key in _owners(numbers)]
-    group, moments = optimizer["param_groups"][0], optimizer["state"]
+    group = optimizer["param_groups"][0]
+    moments = optimizer["state"]
     ids = group["params"]
     if len(ids) < len(sizes):
         small = [_cut(moments[ids[0]], sizes, kept) if moments else {}]
@@ -116,7 +117,8 @@ def _check_form(optimizer: Any) -> None:
         raise _refusal(
             "the optimizer's state must be whole", f"a sharded one ({', '.join(sharded)})"
         )
-    moments, groups = optimizer.get("state"), optimizer.get("param_groups")
+    moments = optimizer.get("state")
+    groups = optimizer.get("param_groups")
     if not isinstance(moments, Mapping) or not isinstance(groups, list):
         got = ", ".join(f"{name}: {type(value).__name__}" for name, value in optimizer.items())
         raise _refusal("the optimizer must be one, with a dict state and a list param_groups", got)

@@ -28,7 +28,8 @@ def head_dims(model: Mapping[str, Any]) -> dict[str, int]:
     """
     found = {}
     for stack in STACKS:
-        width, heads = model.get(f"{stack}_embed_dim"), model.get(f"{stack}_attention_heads")
+        width = model.get(f"{stack}_embed_dim")
+        heads = model.get(f"{stack}_attention_heads")
         if width and heads:
             found[stack] = int(width) // int(heads)
     if not found:

@@ -85,7 +85,8 @@ def tie(state: Mapping[str, Tensor], share_layers: int = 1) -> dict[str, Tensor]
     So are layers with the same bits, among ``share_layers`` neighbours, where the model was built
     to share them.
     """
-    tied, known = dict(state), dict[tuple[torch.Size, torch.dtype], list[Tensor]]()
+    tied = dict(state)
+    known = dict[tuple[torch.Size, torch.dtype], list[Tensor]]()
     for key, tensor in state.items():
         place = locate(key)
         if place and place.layer % share_layers:
@@ -130,7 +131,8 @@ def _upgrade_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
-    data, positions = options.get("data"), options.get("max_positions")
+    data = options.get("data")
+    positions = options.get("max_positions")
     if positions is not None:
         options = {"max_source_positions": positions, "max_target_positions": positions, **options}
     task = {**options, "data": data[0] if isinstance(data, list) and data else data}
@@ -158,7 +160,8 @@ def _upgrade_item(
     """What one key becomes: nothing, itself, another name, or three split projections."""
     if is_stale(key):
         return
-    place, decoder = locate(key), _DECODER.fullmatch(key)
+    place = locate(key)
+    decoder = _DECODER.fullmatch(key)
     if place and (norm := _NORM_NAME.fullmatch(place.name)):
         name = _NORMS[place.stack][int(norm[1])]
         yield place._replace(name=f"{name}.{norm[2]}").key, tensor
@@ -167,9 +170,8 @@ def _upgrade_item(
             raise ValueError(f"{key} must hold three projections, got {tuple(tensor.shape)}")
         for name, part in zip("qkv", tensor.chunk(3), strict=True):
             yield f"{projections[1]}.{name}_proj.{projections[2]}", part
-    elif (
-        decoder and decoder[2] == "embed_out" and f"{decoder[1]}.version" in state
-    ):  # wav2vec2's has no version
+    # wav2vec2's decoder has an embed_out, too, but no version.
+    elif decoder and decoder[2] == "embed_out" and f"{decoder[1]}.version" in state:
         yield f"{decoder[1]}.output_projection.weight", tensor
     elif (
         decoder

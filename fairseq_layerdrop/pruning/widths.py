@@ -136,7 +136,8 @@ def narrow(
         if place is None:
             small[key] = tensor
             continue
-        layer, part = f"{place.path}.{place.layer}", place.name.split(".")[0]
+        layer = f"{place.path}.{place.layer}"
+        part = place.name.split(".")[0]
         path = f"{layer}.{'ffn' if part in ('fc1', 'fc2') else part}"
         if path in widths.without or any(
             f"{layer}.{s}" in widths.without for s, norm in _NORMS.items() if norm == part

@@ -177,7 +177,8 @@ def _problems(row: Row) -> Iterator[str]:
 
 def _is_test(row: Row) -> bool:
     of = row["signature"].get("of") if isinstance(row.get("signature"), dict) else None
-    p_values, corrected = row.get("p_value"), row.get("p_holm")
+    p_values = row.get("p_value")
+    corrected = row.get("p_holm")
     return (
         isinstance(of, list)
         and all(

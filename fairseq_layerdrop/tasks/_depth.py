@@ -155,7 +155,8 @@ def _trained_plans(options, model, cfg):
 
 
 def _check_plans(plans, model):
-    wrong, names = [], {}
+    wrong = []
+    names = {}
     for name, plan in plans.items():
         if plan.is_whole:
             wrong.append(f"{name} is the whole model, which is trained anyway")

@@ -54,14 +54,19 @@ class TrainedPlans:
         if warmup < 0:
             raise ValueError(f"--train-plans-warmup-updates must be at least 0, got {warmup}")
         self.plans = plans
-        self.per_update, self.weight, self.warmup, self.seed = per_update, weight, warmup, seed
+        self.per_update = per_update
+        self.weight = weight
+        self.warmup = warmup
+        self.seed = seed
         self.checkpointed = checkpointed
-        self._update, self._draws = None, 0
+        self._update = None
+        self._draws = 0
 
     def draw(self, update):
         """The names of the plans of the next micro-batch, in the order in which they were given."""
         if update != self._update:
-            self._update, self._draws = update, 0
+            self._update = update
+            self._draws = 0
         generator = keyed_generator(self.seed, update, self._draws, "plans")
         self._draws += 1
         if update < self.warmup:
