@@ -19,14 +19,18 @@ should have said (Hinton et al. 2015)::
 - *In validation*, and at weight 0, this is the task's criterion and nothing else.
 
 A step costs one forward of the full model more; with an adaptive softmax also the probabilities of
-all words, which its own loss does without. The teacher is the model's own full path, of a pruned
-model, too, and not the model that it was cut from: where that is healed with LayerDrop 0 there is
-nothing to learn here, and a warning says so.
+all words, which its own loss does without.
+
+With ``--distill-teacher CKPT`` the model in that file teaches instead, always whole and never
+changed: for a model that was cut from it and is healed. What is in the file of the student, its
+optimizer and its validation is as without. A pruned model that is healed without LayerDrop and
+without such a file has nothing to learn here, and a warning says so.
 """
 
 import logging
 import math
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 from fairseq import utils
@@ -48,6 +52,7 @@ from fairseq_layerdrop.criterions._distributions import (
     log_probs,
     recorded,
 )
+from fairseq_layerdrop.criterions._teacher import Teacher
 from fairseq_layerdrop.distributed import unwrapped
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
 
@@ -93,6 +98,13 @@ class LayerDropDistillConfig(
             "(default: 1)"
         },
     )
+    distill_teacher: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "a checkpoint of the same task and dictionaries that teaches instead of the "
+            "model's own full path: the model that this one was cut from"
+        },
+    )
 
 
 @register_criterion("layerdrop_distill", dataclass=LayerDropDistillConfig)
@@ -122,6 +134,8 @@ class LayerDropDistill(FairseqCriterion):
             cfg.distill_weight,
             cfg.distill_temperature,
         )
+        teacher = getattr(cfg, "distill_teacher", None)  # files of before have no such option
+        criterion.teacher = Teacher(teacher, task) if teacher else None
         criterion.has_looked = False
         logger.info(
             f"self-distillation on top of {cfg.distill_criterion}: "
@@ -157,9 +171,13 @@ class LayerDropDistill(FairseqCriterion):
         if not self.distill_weight:
             return (loss, sample_size, log), None
         (whole,) = forwards
+        temperature = self.distill_temperature
         with torch.no_grad():
-            lesson = lesson_of(distribution(unwrapped(model), whole, self.distill_temperature))
-        return (loss, sample_size, log), lesson
+            if self.teacher:
+                said = self.teacher.log_probs(whole, unwrapped(model), temperature)
+            else:
+                said = distribution(unwrapped(model), whole, temperature)
+        return (loss, sample_size, log), lesson_of(said)
 
     def plan_loss(self, model, sample, lesson, weight):
         """The loss of a sub-network: ``weight`` times the task's, and the distillation's share.
@@ -188,13 +206,19 @@ class LayerDropDistill(FairseqCriterion):
         # fairseq's own list of layers draws in evaluation, too; an adaptive softmax may have
         # dropout.
         random_numbers = utils.get_rng_state()
-        with full_path(model), torch.no_grad():
-            output = unwrapped(model)(*student.inputs, **student.named)
-            lesson = lesson_of(log_probs(model, output, self.distill_temperature))
+        lesson = lesson_of(self._teach(model, student))
         own = distribution(unwrapped(model), student, self.distill_temperature)
         utils.set_rng_state(random_numbers)
         counted = self._counted(model, sample, student)
         return divergence(lesson, own, counted, self.distill_temperature)
+
+    def _teach(self, model, student):
+        """What the teacher says, a row a position."""
+        if self.teacher:
+            return self.teacher.log_probs(student, unwrapped(model), self.distill_temperature)
+        with full_path(model), torch.no_grad():
+            output = unwrapped(model)(*student.inputs, **student.named)
+            return log_probs(model, output, self.distill_temperature)
 
     def _counted(self, model, sample, student):
         """Which rows of the model's output the task's loss counts."""
@@ -209,7 +233,7 @@ class LayerDropDistill(FairseqCriterion):
         return counted.flatten()
 
     def _warn_if_nothing_is_dropped(self, model):
-        if not self.has_looked and not any(map(_drops, model.modules())):
+        if not (self.has_looked or self.teacher) and not any(map(_drops, model.modules())):
             logger.warning(
                 "layerdrop_distill: LayerDrop is off, so student and teacher differ by dropout "
                 "alone and there is "

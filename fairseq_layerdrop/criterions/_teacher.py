@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""A teacher from a file: the model that a smaller one was cut from, frozen."""
+
+import logging
+import pickle
+
+import torch
+from fairseq import checkpoint_utils, utils
+
+from fairseq_layerdrop.criterions._distributions import log_probs
+from fairseq_layerdrop.pruning.upgrade import upgrade_state
+
+logger = logging.getLogger(__name__)
+
+
+class Teacher:
+    """A model that says what others should have said; it is loaded when it is first asked.
+
+    It is no module of the criterion's, so that it is in no checkpoint, no optimizer, no average of
+    weights and no data-parallel wrapper. A criterion that only evaluates never loads it.
+
+    Args:
+        path: of any checkpoint that fairseq can load, of the same task and dictionaries.
+        task: of the student.
+    """
+
+    def __init__(self, path, task):
+        self.path, self.task = path, task
+        self._model = None
+
+    @torch.no_grad()
+    def log_probs(self, forward, like, temperature):
+        """What it says of each word, ``rows x V``.
+
+        Args:
+            forward: the student's; the teacher reads the same inputs.
+            like: the student, on whose device and in whose precision it computes.
+            temperature: of the distribution.
+        """
+        if self._model is None:
+            self._model = load_teacher(self.path, self.task)
+        parameter = next(like.parameters())
+        self._model.to(device=parameter.device, dtype=parameter.dtype)
+        random_numbers = utils.get_rng_state()  # fairseq's list of layers draws in evaluation, too
+        output = self._model(*forward.inputs, **forward.named)
+        utils.set_rng_state(random_numbers)
+        return log_probs(self._model, output, temperature)
+
+
+def load_teacher(path, task):
+    """A frozen model, in evaluation.
+
+    Raises:
+        ValueError: if the file cannot be read, or is of another task or vocabulary.
+    """
+    data = {"data": task.cfg.data}
+    try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(path, data)
+    except FileNotFoundError:
+        raise ValueError(f"--distill-teacher: there is no file {path}") from None
+    except pickle.UnpicklingError:
+        advice = f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
+        raise ValueError(f"--distill-teacher: fairseq cannot read {path}; {advice}") from None
+    _check_task(path, state["cfg"].task, task.cfg)
+    state["model"] = upgrade_state(state["model"])
+    try:
+        (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path], data, state=state)
+    except RuntimeError as error:  # sizes that do not fit
+        what = str(error).splitlines()[-1].strip()
+        raise ValueError(f"--distill-teacher: {path} has another vocabulary: {what}") from None
+    logger.info(f"the teacher is {path}")
+    return model.requires_grad_(False).eval()
+
+
+def _check_task(path, its, ours):
+    """Refuse a teacher of another task, or of other languages."""
+    names = [str(cfg.get("_name")).removeprefix("layerdrop_") for cfg in (its, vars_of(ours))]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"--distill-teacher: {path} must be of the task {names[1]}, got {names[0]}"
+        )
+    for side in ("source_lang", "target_lang"):
+        one, other = its.get(side), vars_of(ours).get(side)
+        if one and other and one != other:
+            raise ValueError(f"--distill-teacher: {path} must have {side} {other}, got {one}")
+
+
+def vars_of(cfg):
+    """A configuration as a dictionary, whichever of fairseq's kinds it is."""
+    return cfg if hasattr(cfg, "get") else vars(cfg)
