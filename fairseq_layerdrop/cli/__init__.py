@@ -13,6 +13,7 @@ import fairseq_layerdrop
 from fairseq_layerdrop.cli import (
     average,
     export,
+    heal,
     importance,
     inspect,
     prune,
@@ -33,6 +34,7 @@ VERBS = {
     "search": search,
     "sweep": sweep,
     "zoo": zoo,
+    "heal": heal,
     "report": report,
     "export": export,
 }
@@ -48,8 +50,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; a mistake of the user's is one line on stderr and exit status 2."""
     arguments = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(arguments)
+    own, passed_on = _split(arguments)
+    args = _parser().parse_args(own)
     args.command = ["fairseq-layerdrop", *arguments]
+    args.passed_on = passed_on
     try:
         VERBS[args.verb].run(args)
     except OSError as error:
@@ -57,6 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         return _fail(args.verb, as_flags(str(error), args))
     return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and those behind ``--``, which ``heal`` passes on."""
+    if arguments[:1] != ["heal"] or "--" not in arguments:
+        return arguments, []
+    end = arguments.index("--")
+    return arguments[:end], arguments[end + 1 :]
 
 
 def _fail(verb: str, message: str) -> int:

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""One point of a healed family: cut, compensated, trained, written as a stock file, scored."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._compensate import Calibrate, compensate
+from fairseq_layerdrop.operations._recipe import Recipe
+from fairseq_layerdrop.operations._training import train
+from fairseq_layerdrop.operations.prune import save_pruned
+from fairseq_layerdrop.pruning.inspection import parameter_sizes
+from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+from fairseq_layerdrop.reporting.files import write_files
+
+Progress = Callable[[str, int, int], None]
+"""Told a point's name, and how many updates are done of how many."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What all points have in common."""
+
+    whole: Source
+    folder: Path
+    data: str
+    subset: str
+    updates: int
+    recipe: Recipe
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that a point is cut from."""
+
+    file: Path
+    plan: PruningPlan
+    """Its layers, numbered as in the whole model."""
+
+    def inner(self, plan: PruningPlan) -> PruningPlan:
+        """A plan of the whole model's layers as one of this model's."""
+        selections = {}
+        for stack, kept in plan.kept.items():
+            mine = self.plan.kept[stack]
+            indices = tuple(mine.index(layer) for layer in kept)
+            selections[stack] = LayerSelection(len(mine), indices)
+        return PruningPlan(**selections)
+
+
+def name_of(plan: PruningPlan) -> str:
+    """``6+3``."""
+    return "+".join(str(len(kept)) for kept in plan.kept.values())
+
+
+def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any]:
+    """Heal one point, or find it healed.
+
+    Returns:
+        Its entry in the manifest.
+
+    Raises:
+        ValueError: if there is another model in its place, or the training fails.
+    """
+    name = name_of(plan)
+    file, entry = family.folder / f"{name}.pt", family.folder / f"{name}.json"
+    wanted = {
+        "source": family.whole.digest,
+        "plan": plan.to_json(),
+        "updates": family.updates,
+        "recipe": family.recipe.to_json(),
+    }
+    if file.exists() and entry.exists():
+        found: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
+        if found["wanted"] != wanted:
+            raise ValueError(f"{file} was healed in another way; remove it, or name another OUT")
+        return found
+    folder = family.folder / "training" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    inner, cut = start.inner(plan), folder / "start.pt"
+    if not cut.exists():
+        _cut(start.file, inner, cut, Calibrate(family.data))
+    opened = checkpoint.open_source(cut)
+    arguments = family.recipe.arguments(
+        opened, data=family.data, teacher=family.whole.path, updates=family.updates
+    )
+    seconds = train(
+        folder, arguments, progress=lambda done: family.progress(name, done, family.updates)
+    )
+    _write_stock(folder / "checkpoint_best.pt", opened, file, family)
+    found = {
+        "file": file.name,
+        "plan": str(plan),
+        "cut_from": start.file.name,
+        "parameters": sum(parameter_sizes(opened.weights).values()),
+        "bytes": file.stat().st_size,
+        "digest": checkpoint.digest(file),
+        "updates": family.updates,
+        "seconds": round(seconds, 1),
+        "loss": {
+            "cut": loss_of(start.file, family.data, family.subset, inner),
+            "compensated": loss_of(cut, family.data, family.subset),
+            "healed": loss_of(file, family.data, family.subset),
+        },
+        "wanted": wanted,
+    }
+    write_files(family.folder, {entry.name: f"{json.dumps(found, indent=1)}\n".encode()})
+    return found
+
+
+def _cut(source: Path, plan: PruningPlan, target: Path, on: Calibrate) -> None:
+    full, about = compensate(checkpoint.open_source(source), plan, on)
+    small = prune_checkpoint(full, plan, version=__version__, compensated=about)
+    save_pruned(small, target, full, plan)
+
+
+def _write_stock(best: Path, cut: Source, file: Path, family: Family) -> None:
+    """The best checkpoint as a stock file that says where it comes from."""
+    trained = checkpoint.open_source(best)
+    everything = Start(best, _all(trained)).plan
+    small = prune_checkpoint(trained, everything, version=__version__)
+    earlier = cut.checkpoint["extra_state"]["layerdrop"]
+    (step,) = small["extra_state"]["layerdrop"]["steps"]
+    step["healed"] = {"updates": family.updates, "recipe": family.recipe.to_json()}
+    if family.recipe.teacher:
+        step["healed"]["teacher"] = family.whole.digest
+    small["extra_state"]["layerdrop"] = {**earlier, "steps": [*earlier["steps"], step]}
+    save_pruned(small, file, trained, everything, force=True)
+
+
+def _all(source: Source) -> PruningPlan:
+    return PruningPlan(
+        **{stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
+    )
+
+
+def loss_of(file: str | Path, data: str, subset: str, plan: PruningPlan | None = None) -> float:
+    """Bits a token of a checkpoint, whole or restricted to a plan."""
+    from fairseq_layerdrop.evaluation.loading import Batches, load
+    from fairseq_layerdrop.evaluation.losses import score_losses
+    from fairseq_layerdrop.modules.subnetwork import depths
+
+    loaded = load(str(file), data)
+    whole = {stack: tuple(range(depth)) for stack, depth in depths(loaded.model).items()}
+    kept = plan.kept if plan else whole
+    (losses,) = score_losses(loaded, Batches(loaded, subset).samples, [kept])
+    return losses.loss

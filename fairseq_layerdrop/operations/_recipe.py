@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""How a cut model is healed, and the flags of ``fairseq-train`` that do it."""
+
+import os
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fairseq_layerdrop
+from fairseq_layerdrop.operations._facts import USER_DIR, training_flags
+from fairseq_layerdrop.pruning.source import Source
+
+DISTILLING = (
+    *("label_smoothed_cross_entropy", "cross_entropy", "adaptive_loss"),
+    *("masked_lm", "sentence_prediction"),
+)
+"""The criterions that can be trained with a teacher."""
+RATE = 0.5
+"""The peak learning rate, as a share of that of the whole model's training."""
+WARMUP = 0.05
+"""The share of the updates in which the rate rises; from there it falls to 0 in a line."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How each point is healed."""
+
+    share: float = 0.25
+    """Of the updates of the whole model's training."""
+    max_update: int | None = None
+    """So many updates instead."""
+    chained: bool = True
+    """Start from the smallest healed model that has a point's layers, not from the whole one."""
+    teacher: bool = True
+    """Learn from the whole model's distribution, too."""
+    flags: tuple[str, ...] = ()
+    """More flags of ``fairseq-train``, which win."""
+
+    def updates(self, source: Source) -> int:
+        """How many there are.
+
+        Raises:
+            ValueError: if there are none, or the checkpoint does not say how long it was trained.
+        """
+        history = source.checkpoint.get("optimizer_history") or [{}]
+        trained = int(history[-1].get("num_updates", 0))
+        count = round(self.share * trained) if self.max_update is None else self.max_update
+        if count < 1:
+            raise ValueError(
+                f"a point takes at least 1 update, got {count} ({trained} of the whole model's); "
+                "give max_update="
+            )
+        return count
+
+    def to_json(self) -> dict[str, Any]:
+        """In plain containers."""
+        return {**asdict(self), "flags": list(self.flags)}
+
+    def arguments(
+        self, cut: Source, *, data: str, teacher: str | os.PathLike[str], updates: int
+    ) -> list[str]:
+        """Of ``fairseq-train``: as the whole model was trained, but shorter, from the cut one.
+
+        Raises:
+            ValueError: if the model's options are none that can be trained so.
+        """
+        from fairseq_layerdrop.evaluation.options import training_options
+
+        cfg = cut.checkpoint["cfg"]
+        model = training_flags(cut.checkpoint, cut.path, with_optimizer=False)
+        options = training_options(cfg, DISTILLING)
+        rate = RATE * max(_numbers(cfg["optimization"]["lr"]))
+        own = cfg["criterion"]["_name"]
+        if self.teacher:
+            learning = ["--criterion", "layerdrop_distill", "--distill-criterion", own]
+            learning += ["--distill-weight", "1", "--distill-teacher", str(teacher)]
+        else:
+            learning = ["--criterion", own]
+        return [
+            *(data, "--user-dir", str(Path(fairseq_layerdrop.__file__).parent)),
+            *shlex.split(model.removeprefix(USER_DIR)),
+            *options,
+            *learning,
+            *("--lr", f"{rate:g}", "--lr-scheduler", "polynomial_decay"),
+            *("--warmup-updates", str(round(WARMUP * updates))),
+            *("--total-num-update", str(updates), "--max-update", str(updates)),
+            *("--save-interval-updates", str(max(1, updates // 4)), "--keep-interval-updates", "1"),
+            *("--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "10"),
+            *self.flags,
+        ]
+
+
+def _numbers(value: Any) -> list[float]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [float(one) for one in values]

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""From one checkpoint to a family of smaller ones, each repaired: cut, compensated, fine-tuned with
+the whole model as its teacher.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._compensate import Calibrate
+from fairseq_layerdrop.operations._point import (
+    Family,
+    Progress,
+    Start,
+    heal_point,
+    loss_of,
+    name_of,
+)
+from fairseq_layerdrop.operations._recipe import Recipe
+from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.reporting.files import write_files
+
+
+def heal(
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    path: str | os.PathLike[str],
+    points: str,
+    recipe: Recipe | None = None,
+    subset: str = "valid",
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Write a healed stock checkpoint for each point, and a manifest of what each is worth.
+
+    What is there already is kept: a run that was killed goes on. ``fairseq-train`` runs in
+    processes of its own, in ``OUT/training``.
+
+    Args:
+        data: the data set that the model was trained on, in fairseq's binary form.
+        output: a folder for the checkpoints, made if need be.
+        path: the whole model.
+        points: plans, separated by blanks, e.g. ``"6+3 6+1"``.
+        recipe: how each is healed.
+        subset: of the data, on which all are scored.
+        progress: told of each training.
+
+    Returns:
+        The manifest: ``source``, ``data``, ``recipe`` and ``models``, largest first, each with its
+        losses in bits a token: ``cut``, ``compensated`` and ``healed``.
+
+    Raises:
+        CheckpointError: if the whole model cannot be read.
+        ValueError: if something does not fit, or a training fails.
+    """
+    recipe, folder = recipe or Recipe(), Path(output)
+    whole = checkpoint.open_source(path)
+    plans, updates = _plans(whole, points), recipe.updates(whole)
+    Calibrate(str(data)).check()
+    if not folder.absolute().parent.is_dir():
+        raise ValueError(f"there is no directory {folder.parent} for the output; make it first")
+    loss = loss_of(whole.path, str(data), subset)
+    folder.mkdir(exist_ok=True)
+    family = Family(whole, folder, str(data), subset, updates, recipe, progress)
+    starts = [Start(Path(whole.path), _everything(whole))]
+    models = []
+    for plan in plans:
+        start = _smallest(plan, starts) if recipe.chained else starts[0]
+        models.append(heal_point(family, plan, start))
+        starts.append(Start(folder / models[-1]["file"], plan))
+    manifest = {
+        "source": {"file": str(path), "digest": whole.digest, "loss": loss},
+        "data": {"folder": str(data), "subset": subset},
+        "recipe": {**recipe.to_json(), "updates": updates},
+        "version": __version__,
+        "models": models,
+    }
+    write_files(folder, {"manifest.json": f"{json.dumps(manifest, indent=1)}\n".encode()})
+    return manifest
+
+
+def _plans(whole: Source, points: str) -> list[PruningPlan]:
+    """The points, largest first."""
+    plans = list(dict.fromkeys(PruningPlan.parse(text, whole.depths) for text in points.split()))
+    names = [name_of(plan) for plan in plans]
+    if not plans:
+        raise ValueError("points= must name at least one plan, e.g. 6+3, got none")
+    if any(plan.is_whole for plan in plans):
+        raise ValueError("points= are plans that remove layers, got one that keeps all")
+    if len(set(names)) < len(names):
+        raise ValueError(f"points= must differ in their depths, got {', '.join(names)}")
+    return sorted(plans, key=_layers, reverse=True)
+
+
+def _layers(plan: PruningPlan) -> int:
+    return sum(map(len, plan.kept.values()))
+
+
+def _everything(source: Source) -> PruningPlan:
+    return PruningPlan(
+        **{stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
+    )
+
+
+def _smallest(plan: PruningPlan, starts: list[Start]) -> Start:
+    """The smallest model that has all the layers of a plan."""
+    holding = [
+        start
+        for start in starts
+        if all(set(kept) <= set(start.plan.kept[stack]) for stack, kept in plan.kept.items())
+    ]
+    return min(holding, key=lambda start: _layers(start.plan))

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""``heal``: cut, compensated and fine-tuned by ``fairseq-train``, with the whole model as its
+teacher.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+from fairseq_programs import SHORT, fairseq
+
+from fairseq_layerdrop.checkpoint import digest, load, save
+from fairseq_layerdrop.operations import _point
+from fairseq_layerdrop.operations._recipe import Recipe
+from fairseq_layerdrop.operations.heal import heal
+from fairseq_layerdrop.operations.prune import prune
+
+POINTS = ["--points", "6+1 6+3", "--max-update", "12"]
+FLAGS = ["--", "--train-subset", "valid", "--cpu", "--lr", "2e-3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("heal")
+
+
+@pytest.fixture(scope="module")
+def healed(official: Path, folder: Path) -> dict[str, Any]:
+    """Two points, chained."""
+    recipe = Recipe(max_update=12, flags=tuple(FLAGS[1:]))
+    data, path = official / "data-bin", official / "checkpoint.pt"
+    return heal(data, folder / "out", path=path, points="6+1 6+3", recipe=recipe)
+
+
+def test_each_point_is_better_healed_than_compensated_than_cut(healed: dict[str, Any]) -> None:
+    assert [model["file"] for model in healed["models"]] == ["6+3.pt", "6+1.pt"]
+    for model in healed["models"]:
+        loss = model["loss"]
+        assert healed["source"]["loss"] < loss["healed"] < loss["compensated"] < loss["cut"]
+
+
+def test_the_smaller_starts_from_the_larger(healed: dict[str, Any], official: Path) -> None:
+    assert [model["cut_from"] for model in healed["models"]] == ["checkpoint.pt", "6+3.pt"]
+
+
+def test_a_file_is_stock_and_says_where_it_comes_from(
+    healed: dict[str, Any], official: Path, folder: Path
+) -> None:
+    file = folder / "out" / "6+1.pt"
+    checkpoint = load(file)
+    cfg = checkpoint["cfg"]
+    assert (cfg["model"]["_name"], cfg["model"]["decoder_layers"]) == ("transformer", 1)
+    assert cfg["criterion"]["_name"] == "label_smoothed_cross_entropy"
+    assert cfg["common"]["user_dir"] is None
+    assert "distill_teacher" not in cfg["criterion"]
+    steps = checkpoint["extra_state"]["layerdrop"]["steps"]
+    assert [sorted(step.keys() & {"compensated", "healed"}) for step in steps] == [
+        *(["compensated"], ["healed"]),
+        *(["compensated"], ["healed"]),
+    ]
+    assert steps[-1]["healed"]["teacher"] == digest(official / "checkpoint.pt")
+    assert steps[0]["source"] == digest(official / "checkpoint.pt")
+    flags = ["--path", file, "--gen-subset", "test", "--beam", "2", "--quiet", *SHORT]
+    assert "BLEU4" in fairseq("generate", official / "data-bin", *flags)
+
+
+def test_it_is_trained_as_the_checkpoint_was(healed: dict[str, Any], folder: Path) -> None:
+    text = (folder / "out" / "training" / "6+3" / "arguments.json").read_text()
+    arguments = json.loads(text)
+    for pair in (
+        ("--task", "translation"),
+        ("--distill-criterion", "label_smoothed_cross_entropy"),
+        ("--label-smoothing", "0.1"),
+        ("--optimizer", "adam"),
+        ("--max-update", "12"),
+    ):
+        assert arguments[arguments.index(pair[0]) + 1] == pair[1]
+    assert arguments[-len(FLAGS) + 1 :] == FLAGS[1:]
+
+
+def test_what_is_healed_is_not_healed_again(
+    healed: dict[str, Any], official: Path, folder: Path, command: Outcome
+) -> None:
+    before = (folder / "out" / "6+3.pt").stat().st_mtime_ns
+    paths = [official / "data-bin", folder / "out", "--path", official / "checkpoint.pt"]
+    status, out, _ = command("heal", *paths, *POINTS, *FLAGS)
+    assert status == 0
+    assert (folder / "out" / "6+3.pt").stat().st_mtime_ns == before
+    assert out.startswith("whole: loss ")
+    assert "6+1.pt: cut " in out
+    status, out, err = command("heal", *paths, *POINTS[:-1], "13", *FLAGS)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "6+3.pt was healed in another way" in err
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_goes_on(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(max_update=6, teacher=False, flags=tuple(FLAGS[1:]))
+    arguments = {"path": official / "checkpoint.pt", "points": "6+1", "recipe": recipe}
+    with monkeypatch.context() as patch:
+        patch.setattr(_point, "_write_stock", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            heal(official / "data-bin", tmp_path / "out", **arguments)
+    assert not (tmp_path / "out" / "6+1.pt").exists()
+    found = heal(official / "data-bin", tmp_path / "out", **arguments)
+    log = (tmp_path / "out" / "training" / "6+1" / "train.log").read_text()
+    assert "Loaded checkpoint" in log
+    assert "distill_loss" not in log
+    assert (tmp_path / "out" / found["models"][0]["file"]).exists()
+
+
+REFUSED = {
+    "nothing to remove": (["--points", "6+6"], "got one that keeps all"),
+    "no plan": (["--points", " "], "at least one plan"),
+    "equal depths": (["--points", "6+1 all/3"], "must differ in their depths"),
+    "no updates": (["--points", "6+1", "--max-update", "0"], "at least 1 update, got 0"),
+    "no share": (["--points", "6+1", "--share", "0"], "at least 1 update, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_one_line(
+    case: str, official: Path, tmp_path: Path, command: Outcome
+) -> None:
+    flags, message = REFUSED[case]
+    paths = [official / "data-bin", tmp_path / "out", "--path", official / "checkpoint.pt"]
+    status, out, err = command("heal", *paths, *flags)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_fails_names_its_log(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
+    paths = [official / "data-bin", tmp_path / "out", "--path", official / "checkpoint.pt"]
+    status, _, err = command("heal", *paths, "--points", "6+1", "--max-update", "2")
+    assert (status, len(err.splitlines())) == (2, 1)  # these data have no train
+    assert "train.log" in err
+    assert not (tmp_path / "out" / "6+1.pt").exists()
+
+
+def test_without_updates_in_the_file_they_must_be_named(official: Path, tmp_path: Path) -> None:
+    checkpoint = load(official / "checkpoint.pt")
+    checkpoint["optimizer_history"][-1]["num_updates"] = 0
+    save(checkpoint, tmp_path / "none.pt")
+    prune(tmp_path / "none.pt", tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match="give max_update="):
+        arguments = {"path": tmp_path / "whole.pt", "points": "6+1"}
+        heal(official / "data-bin", tmp_path / "out", **arguments)
