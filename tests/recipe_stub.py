@@ -70,6 +70,10 @@ def layerdrop() -> None:
     if ARGUMENTS[0] in ("sweep", "search", "importance"):
         reads(ARGUMENTS[1], option("--path"))
         leaves(ARGUMENTS[2])
+    if ARGUMENTS[0] == "heal":
+        reads(ARGUMENTS[1], option("--path"))
+        for point in option("--points").split():
+            leaves(Path(ARGUMENTS[2], f"{point.removeprefix('even:')}.pt"))
     if ARGUMENTS[0] == "search" and "--json" in ARGUMENTS:
         print('{"winner": "0,2"}')
 

@@ -48,6 +48,8 @@ def parse(command: Sequence[str]) -> Any:
         sys, "argv", list(command)
     ):  # fairseq reads --user-dir and --task off it
         parser = (_FAIRSEQ | _PLAIN)[program]()
+    if program == "fairseq-layerdrop":
+        arguments, _ = cli.split(arguments)
     if program in _PLAIN:
         return parser.parse_args(arguments)
     return options.parse_args_and_arch(parser, arguments)

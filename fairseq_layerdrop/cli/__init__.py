@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; a mistake of the user's is one line on stderr and exit status 2."""
     arguments = sys.argv[1:] if argv is None else argv
-    own, passed_on = _split(arguments)
+    own, passed_on = split(arguments)
     args = _parser().parse_args(own)
     args.command = ["fairseq-layerdrop", *arguments]
     args.passed_on = passed_on
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The command's own arguments, and those behind ``--``, which ``heal`` passes on."""
     if arguments[:1] != ["heal"] or "--" not in arguments:
         return arguments, []

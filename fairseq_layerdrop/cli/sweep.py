@@ -29,6 +29,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="plans, separated by blanks; trained: those of --train-plans; the whole model is "
         "always one",
     )
+    parser.add_argument(
+        "--compensate",
+        action="store_true",
+        help="make up for the layers that a plan removes, as `prune --compensate` does, on DATA's "
+        "train",
+    )
     add_decoding(parser, metrics="loss")
     parser.add_argument(
         "--reference", metavar="FILE", help="the target side as text (default: from the data)"

@@ -27,6 +27,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="plans, separated by blanks; trained: those of --train-plans",
     )
+    parser.add_argument(
+        "--compensate",
+        action="store_true",
+        help="make up for the layers that a plan removes, as `prune --compensate` does, on DATA's "
+        "train",
+    )
     add_decoding(parser, metrics="loss")
 
 

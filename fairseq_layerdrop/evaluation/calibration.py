@@ -24,6 +24,10 @@ class Calibration:
     sentences: tuple[int, int]
     """How many there are of each."""
 
+    def sign(self) -> dict[str, Any]:
+        """What a number depends on that was measured with it."""
+        return {"subset": self.subset, "sentences": list(self.sentences)}
+
 
 def calibration(
     loaded: Loaded, *, subset: str | None = None, tokens: int = 30_000, max_tokens: int = 1024

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairseq_layerdrop.evaluation.compensation import Compensation, Compensator
 from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.latency import Stopwatch
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
 from fairseq_layerdrop.evaluation.memory import peak_of_forward
 from fairseq_layerdrop.evaluation.significance import holm, paired_bleu, paired_losses
+from fairseq_layerdrop.evaluation.streams import replaced
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.texts import score_texts
 from fairseq_layerdrop.modules.subnetwork import every_layer, restricted
@@ -37,6 +39,12 @@ class Measures:
     """The decoder's and the stopwatch's, for the signature."""
     kind: str = "plan"
     """Of the rows; ``verdict`` rows only judge a search's winner, and no table shows them."""
+    compensator: Compensator | None = None
+    """Makes up for the layers that plans remove, before anything is measured."""
+
+    def compensated(self, plan: PruningPlan) -> Compensation | None:
+        """What a plan is measured with, if anything."""
+        return self.compensator(plan) if self.compensator and not plan.is_whole else None
 
     def sign(self, subject: Subject, plan: PruningPlan) -> dict[str, Any]:
         """Everything that the row of a plan depends on."""
@@ -45,6 +53,8 @@ class Measures:
             "metrics": sorted(self.metrics),
             **self.settings,
         }
+        if self.compensator and not plan.is_whole:
+            more["compensated"] = self.compensator.data.sign()
         return subject.sign(plan, self.batches, **more)
 
 
@@ -149,7 +159,11 @@ def measure(subject: Subject, plan: PruningPlan, measures: Measures) -> Row:
         **subject.describe(plan),
         "sentences": measures.batches.sentences,
     }
-    with checked_layers(subject, plan):
+    compensated = measures.compensated(plan)
+    if compensated:
+        row["compensated"] = compensated.to_json()["loss"]
+    weights = compensated.weights if compensated else {}
+    with replaced(subject.loaded.model, weights), checked_layers(subject, plan):
         if "loss" in measures.metrics:
             (losses,) = score_losses(subject.loaded, measures.batches.samples, [plan.kept])
             row |= {"loss": losses.loss, "ppl": 2**losses.loss, "tokens": losses.tokens}

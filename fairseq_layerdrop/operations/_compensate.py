@@ -4,10 +4,13 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.compensation import Compensation
 
 TOKENS = 30_000
 """About this many tokens are enough: those of a thousand sentences and more."""
@@ -56,9 +59,13 @@ def compensate(source: Source, plan: PruningPlan, on: Calibrate) -> tuple[Source
     loaded = load(source.path, on.data, device=on.device)
     data = calibration(loaded, subset=on.subset, tokens=on.tokens)
     found = Compensator(loaded, data)(plan)
+    return with_weights(source, found), {**data.sign(), **found.to_json()}
+
+
+def with_weights(source: Source, found: "Compensation") -> Source:
+    """The source with the new weights, in the file's own precision."""
     new = {
         name: tensor.to(device="cpu", dtype=source.state[name].dtype)
         for name, tensor in found.weights.items()
     }
-    about = {"subset": data.subset, "sentences": list(data.sentences), **found.to_json()}
-    return replace(source, state=source.state | new), about
+    return replace(source, state=source.state | new)

@@ -39,6 +39,8 @@ class EvaluationOptions:
         max_len_b: see ``max_len_a``.
         remove_bpe: how pieces become words: ``sentencepiece``, ``"@@ "``, …
         reference: the target side as text; else from the data.
+        compensate: make up for the layers that a plan removes, on sentences of the data's
+            ``train`` (``valid`` where there is none), before it is measured or written.
     """
 
     subset: str = "valid"
@@ -54,6 +56,7 @@ class EvaluationOptions:
     max_len_b: int = 200
     remove_bpe: str | None = None
     reference: str | os.PathLike[str] | None = None
+    compensate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "batch_size", "threads", "beam"):
@@ -98,7 +101,7 @@ def open_subject(
     subject = Subject(
         load(str(path), str(data), device=options.device, threads=options.threads),
         digest=source.digest,
-        curve=options.curve or Path(path).stem,
+        curve=options.curve or Path(path).stem + (", compensated" if options.compensate else ""),
         rates={stack: about["layerdrop"] for stack, about in facts["stacks"].items()},
         trained=facts["trained_plans"],
         seed=facts["seed"],
@@ -157,4 +160,12 @@ def measures_of(
         stopwatch = Stopwatch(subject.loaded, batches, beam=options.beam)
     if stopwatch:
         settings["latency"] = stopwatch.description
-    return Measures(batches, metrics, decoder, references, stopwatch, settings)
+    compensator = None
+    if options.compensate:
+        from fairseq_layerdrop.evaluation.calibration import calibration
+        from fairseq_layerdrop.evaluation.compensation import Compensator
+
+        compensator = Compensator(subject.loaded, calibration(subject.loaded))
+    return Measures(
+        batches, metrics, decoder, references, stopwatch, settings, compensator=compensator
+    )

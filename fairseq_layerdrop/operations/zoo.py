@@ -7,9 +7,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._compensate import with_weights
 from fairseq_layerdrop.operations._evaluation import (
     EvaluationOptions,
     batches_of,
@@ -21,6 +22,9 @@ from fairseq_layerdrop.operations.prune import save_pruned
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.sweep import Measures
 
 
 def zoo(
@@ -74,9 +78,10 @@ def zoo(
     models = []
     for plan, name in progress("writing")(list(zip(plans, _names(plans), strict=True))):
         file = folder / name
-        _write(full, plan, file)
+        _write(full, plan, file, measures)
         check_reloaded(subject, str(file), str(data), batches, rows[plan])
-        models.append({"file": name, **worth(rows[plan], measures), **_facts(full, plan, file)})
+        about = _facts(full, plan, file, data=str(data) if options.compensate else None)
+        models.append({"file": name, **worth(rows[plan], measures), **about})
     manifest = {
         "source": {"file": str(source), "digest": full.digest},
         "data": {"folder": str(data), "subset": options.subset, "sentences": batches.sentences},
@@ -96,9 +101,13 @@ def _names(plans: list[PruningPlan]) -> list[str]:
     ]
 
 
-def _write(full: Source, plan: PruningPlan, file: Path) -> None:
+def _write(full: Source, plan: PruningPlan, file: Path, measures: "Measures") -> None:
     """Prune, unless the file is there already, of the same source and plan."""
-    small = prune_checkpoint(full, plan, version=__version__)
+    about, compensated = None, measures.compensated(plan)
+    if measures.compensator and compensated:
+        about = {**measures.compensator.data.sign(), **compensated.to_json()}
+        full = with_weights(full, compensated)
+    small = prune_checkpoint(full, plan, version=__version__, compensated=about)
     if file.exists():
         found = checkpoint.load(file)["extra_state"].get("layerdrop")
         if found != small["extra_state"]["layerdrop"]:
@@ -107,8 +116,8 @@ def _write(full: Source, plan: PruningPlan, file: Path) -> None:
     save_pruned(small, file, full, plan)
 
 
-def _facts(full: Source, plan: PruningPlan, file: Path) -> dict[str, Any]:
-    flags = []
+def _facts(full: Source, plan: PruningPlan, file: Path, *, data: str | None) -> dict[str, Any]:
+    flags = ["--compensate", data] if data and not plan.is_whole else []
     for stack, kept in plan.kept.items():
         flags += [f"--{stack}-keep", ",".join(map(str, kept))]
     command = shlex.join(["fairseq-layerdrop", "prune", full.path, str(file), *flags])

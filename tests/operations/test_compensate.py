@@ -114,3 +114,27 @@ def test_data_of_another_model_are_one_line(
         status, _, err = command("prune", official / "checkpoint.pt", tmp_path / "x.pt", *flags)
         assert (status, len(err.splitlines())) == (2, 1)
         assert not list(tmp_path.iterdir())
+
+
+def test_a_zoo_is_compensated_as_prune_does_it(
+    official: Path, tmp_path: Path, command: Outcome
+) -> None:
+    data, source = official / "data-bin", official / "checkpoint.pt"
+    flags = ["--path", source, "--points", "6+6 6+2", "--gen-subset", "test", "--json"]
+    assert command("zoo", data, tmp_path / "zoo", *flags, "--compensate")[0] == 0
+    models = json.loads((tmp_path / "zoo" / "manifest.json").read_text())["models"]
+    assert ["compensated" in model for model in models] == [False, True]
+    assert "--compensate" in models[1]["command"].split()
+    keep = ["--decoder-keep", "0,3", "--compensate", data]
+    assert command("prune", source, tmp_path / "one.pt", *keep)[0] == 0
+    one, other = (read(tmp_path / file)["model"] for file in ("one.pt", "zoo/6+2.pt"))
+    assert all(tensor.equal(other[key]) for key, tensor in one.items())
+    plain = ["--path", source, "--points", "6+2", "--json"]
+    assert command("sweep", data, tmp_path / "rows.jsonl", *plain)[0] == 0
+    status, out, _ = command("sweep", data, tmp_path / "rows.jsonl", *plain, "--compensate")
+    assert status == 0
+    cut = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in cut if row["kind"] == "plan" and row["plan"] == "all/0,3"]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    assert models[1]["loss"] == pytest.approx(losses[1], abs=1e-6)
