@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.loading import load as load
     from fairseq_layerdrop.evaluation.search import SearchOptions as SearchOptions
     from fairseq_layerdrop.operations._evaluation import EvaluationOptions as EvaluationOptions
+    from fairseq_layerdrop.operations._heal_options import HealOptions as HealOptions
     from fairseq_layerdrop.operations.average import average as average
     from fairseq_layerdrop.operations.export import export as export
+    from fairseq_layerdrop.operations.heal import heal as heal
     from fairseq_layerdrop.operations.prune import prune as prune
     from fairseq_layerdrop.operations.search import search as search
     from fairseq_layerdrop.operations.zoo import zoo as zoo
@@ -28,9 +30,11 @@ if __name__ != "fairseq_layerdrop":  # fairseq imports a --user-dir by the folde
 
 _API = {
     "EvaluationOptions": "operations._evaluation",
+    "HealOptions": "operations._heal_options",
     "SearchOptions": "evaluation.search",
     "average": "operations.average",
     "export": "operations.export",
+    "heal": "operations.heal",
     "load": "evaluation.loading",
     "prune": "operations.prune",
     "search": "operations.search",

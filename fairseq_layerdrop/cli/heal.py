@@ -54,11 +54,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Run the verb."""
-    from fairseq_layerdrop.operations._recipe import Recipe
+    from fairseq_layerdrop.operations._heal_options import HealOptions
     from fairseq_layerdrop.operations.heal import heal
 
     quiet()
-    recipe = Recipe(
+    recipe = HealOptions(
         share=args.share,
         max_update=args.max_update,
         chained=not args.from_whole,
@@ -78,11 +78,11 @@ def run(args: Namespace) -> None:
             bars.update(tasks[name], completed=done)
 
         manifest = heal(
+            args.path,
             args.data,
             args.output,
-            path=args.path,
-            points=args.points,
-            recipe=recipe,
+            args.points,
+            recipe,
             subset=args.gen_subset,
             progress=progress,
         )

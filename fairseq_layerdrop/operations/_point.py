@@ -9,7 +9,7 @@ from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
 from fairseq_layerdrop.operations._compensate import Calibrate, compensate
-from fairseq_layerdrop.operations._recipe import Recipe
+from fairseq_layerdrop.operations._heal_options import HealOptions
 from fairseq_layerdrop.operations._training import train
 from fairseq_layerdrop.operations.prune import save_pruned
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
@@ -31,7 +31,7 @@ class Family:
     data: str
     subset: str
     updates: int
-    recipe: Recipe
+    recipe: HealOptions
     progress: Progress
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
 from fairseq_layerdrop.operations._compensate import Calibrate
+from fairseq_layerdrop.operations._heal_options import HealOptions
 from fairseq_layerdrop.operations._point import (
     Family,
     Progress,
@@ -18,19 +19,18 @@ from fairseq_layerdrop.operations._point import (
     loss_of,
     name_of,
 )
-from fairseq_layerdrop.operations._recipe import Recipe
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.reporting.files import write_files
 
 
 def heal(
-    data: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    data: str,
     output: str | os.PathLike[str],
-    *,
-    path: str | os.PathLike[str],
     points: str,
-    recipe: Recipe | None = None,
+    recipe: HealOptions | None = None,
+    *,
     subset: str = "valid",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
@@ -39,10 +39,12 @@ def heal(
     What is there already is kept: a run that was killed goes on. ``fairseq-train`` runs in
     processes of its own, in ``OUT/training``.
 
+    >>> heal("full.pt", "DATA", "healed", "6+3 6+1")  # doctest: +SKIP
+
     Args:
+        source: the whole model; it is not changed.
         data: the data set that the model was trained on, in fairseq's binary form.
         output: a folder for the checkpoints, made if need be.
-        path: the whole model.
         points: plans, separated by blanks, e.g. ``"6+3 6+1"``.
         recipe: how each is healed.
         subset: of the data, on which all are scored.
@@ -56,8 +58,8 @@ def heal(
         CheckpointError: if the whole model cannot be read.
         ValueError: if something does not fit, or a training fails.
     """
-    recipe, folder = recipe or Recipe(), Path(output)
-    whole = checkpoint.open_source(path)
+    recipe, folder = recipe or HealOptions(), Path(output)
+    whole = checkpoint.open_source(source)
     plans, updates = _plans(whole, points), recipe.updates(whole)
     Calibrate(str(data)).check()
     if not folder.absolute().parent.is_dir():
@@ -72,7 +74,7 @@ def heal(
         models.append(heal_point(family, plan, start))
         starts.append(Start(folder / models[-1]["file"], plan))
     manifest = {
-        "source": {"file": str(path), "digest": whole.digest, "loss": loss},
+        "source": {"file": str(source), "digest": whole.digest, "loss": loss},
         "data": {"folder": str(data), "subset": subset},
         "recipe": {**recipe.to_json(), "updates": updates},
         "version": __version__,

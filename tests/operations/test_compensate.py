@@ -131,7 +131,7 @@ def test_a_zoo_is_compensated_as_prune_does_it(
     assert all(tensor.equal(other[key]) for key, tensor in one.items())
     plain = ["--path", source, "--points", "6+2", "--json"]
     assert command("sweep", data, tmp_path / "rows.jsonl", *plain)[0] == 0
-    status, out, _ = command("sweep", data, tmp_path / "rows.jsonl", *plain, "--compensate")
+    status, _, _ = command("sweep", data, tmp_path / "rows.jsonl", *plain, "--compensate")
     assert status == 0
     cut = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in cut if row["kind"] == "plan" and row["plan"] == "all/0,3"]

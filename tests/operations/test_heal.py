@@ -13,7 +13,7 @@ from fairseq_programs import SHORT, fairseq
 
 from fairseq_layerdrop.checkpoint import digest, load, save
 from fairseq_layerdrop.operations import _point
-from fairseq_layerdrop.operations._recipe import Recipe
+from fairseq_layerdrop.operations._heal_options import HealOptions
 from fairseq_layerdrop.operations.heal import heal
 from fairseq_layerdrop.operations.prune import prune
 
@@ -29,9 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def healed(official: Path, folder: Path) -> dict[str, Any]:
     """Two points, chained."""
-    recipe = Recipe(max_update=12, flags=tuple(FLAGS[1:]))
+    recipe = HealOptions(max_update=12, flags=tuple(FLAGS[1:]))
     data, path = official / "data-bin", official / "checkpoint.pt"
-    return heal(data, folder / "out", path=path, points="6+1 6+3", recipe=recipe)
+    return heal(path, str(data), folder / "out", "6+1 6+3", recipe)
 
 
 def test_each_point_is_better_healed_than_compensated_than_cut(healed: dict[str, Any]) -> None:
@@ -99,14 +99,14 @@ def test_what_is_healed_is_not_healed_again(
 def test_a_training_that_was_killed_goes_on(
     official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(max_update=6, teacher=False, flags=tuple(FLAGS[1:]))
-    arguments = {"path": official / "checkpoint.pt", "points": "6+1", "recipe": recipe}
+    recipe = HealOptions(max_update=6, teacher=False, flags=tuple(FLAGS[1:]))
+    paths = (official / "checkpoint.pt", str(official / "data-bin"), tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(_point, "_write_stock", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            heal(official / "data-bin", tmp_path / "out", **arguments)
+            heal(*paths, "6+1", recipe)
     assert not (tmp_path / "out" / "6+1.pt").exists()
-    found = heal(official / "data-bin", tmp_path / "out", **arguments)
+    found = heal(*paths, "6+1", recipe)
     log = (tmp_path / "out" / "training" / "6+1" / "train.log").read_text()
     assert "Loaded checkpoint" in log
     assert "distill_loss" not in log
@@ -150,5 +150,4 @@ def test_without_updates_in_the_file_they_must_be_named(official: Path, tmp_path
     save(checkpoint, tmp_path / "none.pt")
     prune(tmp_path / "none.pt", tmp_path / "whole.pt")
     with pytest.raises(ValueError, match="give max_update="):
-        arguments = {"path": tmp_path / "whole.pt", "points": "6+1"}
-        heal(official / "data-bin", tmp_path / "out", **arguments)
+        heal(tmp_path / "whole.pt", str(official / "data-bin"), tmp_path / "out", "6+1")

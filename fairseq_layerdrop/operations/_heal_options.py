@@ -23,7 +23,7 @@ WARMUP = 0.05
 
 
 @dataclass(frozen=True)
-class Recipe:
+class HealOptions:
     """How each point is healed."""
 
     share: float = 0.25
