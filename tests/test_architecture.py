@@ -176,6 +176,12 @@ def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names, and could not collect both."""
+    names = [path.name for path in (REPOSITORY / "tests").rglob("*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def source_files() -> list[Path]:
     folders = [
         folder
