@@ -163,9 +163,6 @@ def fixtures() -> Path:
     return FIXTURES
 
 
-Outcome = Command
-
-
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """Run the command in this process."""

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from commands import Command
 from fairseq_programs import fairseq
 
 from fairseq_layerdrop.checkpoint import load as read
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_the_file_gives_back_half_of_what_pruning_takes(
-    fixtures: Path, folder: Path, command: Outcome, fixture: str, keep: list[str], changed: str
+    fixtures: Path, folder: Path, command: Command, fixture: str, keep: list[str], changed: str
 ) -> None:
     source, data = fixtures / fixture / "checkpoint.pt", fixtures / fixture / "data-bin"
     cut, mended = folder / f"{fixture}.cut.pt", folder / f"{fixture}.pt"
@@ -59,7 +59,7 @@ def test_the_file_gives_back_half_of_what_pruning_takes(
     assert about["loss"]["compensated"] < about["loss"]["cut"]
 
 
-def test_stock_fairseq_reads_the_file(fixtures: Path, folder: Path, command: Outcome) -> None:
+def test_stock_fairseq_reads_the_file(fixtures: Path, folder: Path, command: Command) -> None:
     data, file = fixtures / "lm-0.12.2" / "data-bin", folder / "stock.pt"
     source = fixtures / "lm-0.12.2" / "checkpoint.pt"
     flags = ["--decoder-keep", "0,4", "--compensate", data]
@@ -70,7 +70,7 @@ def test_stock_fairseq_reads_the_file(fixtures: Path, folder: Path, command: Out
     assert f"Loss (base 2): {loss_on_test(file, data):.4f}" in printed
 
 
-def test_what_became_of_each_gap_is_printed(official: Path, folder: Path, command: Outcome) -> None:
+def test_what_became_of_each_gap_is_printed(official: Path, folder: Path, command: Command) -> None:
     source, data = official / "checkpoint.pt", official / "data-bin"
     keep = ["--encoder-keep", "1-5", "--decoder-keep", "0-3"]
     flags = [*keep, "--compensate", data, "--compensate-tokens", "900", "--dry-run"]
@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_one_line(
-    official: Path, tmp_path: Path, command: Outcome, case: str
+    official: Path, tmp_path: Path, command: Command, case: str
 ) -> None:
     flags, message = REFUSED[case]
     source, data = official / "checkpoint.pt", official / "data-bin"
@@ -107,7 +107,7 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_data_of_another_model_are_one_line(
-    official: Path, fixtures: Path, tmp_path: Path, command: Outcome
+    official: Path, fixtures: Path, tmp_path: Path, command: Command
 ) -> None:
     for data in (tmp_path / "nowhere", fixtures / "lm-0.12.2" / "data-bin"):
         flags = ["--decoder-keep", "0", "--compensate", data]
@@ -117,7 +117,7 @@ def test_data_of_another_model_are_one_line(
 
 
 def test_a_zoo_is_compensated_as_prune_does_it(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     data, source = official / "data-bin", official / "checkpoint.pt"
     flags = ["--path", source, "--points", "6+6 6+2", "--gen-subset", "test", "--json"]

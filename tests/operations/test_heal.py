@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome
+from commands import Command
 from fairseq_programs import SHORT, fairseq
 
 from fairseq_layerdrop.checkpoint import digest, load, save
@@ -81,7 +81,7 @@ def test_it_is_trained_as_the_checkpoint_was(healed: dict[str, Any], folder: Pat
 
 
 def test_what_is_healed_is_not_healed_again(
-    healed: dict[str, Any], official: Path, folder: Path, command: Outcome
+    healed: dict[str, Any], official: Path, folder: Path, command: Command
 ) -> None:
     before = (folder / "out" / "6+3.pt").stat().st_mtime_ns
     paths = [official / "data-bin", folder / "out", "--path", official / "checkpoint.pt"]
@@ -124,7 +124,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_one_line(
-    case: str, official: Path, tmp_path: Path, command: Outcome
+    case: str, official: Path, tmp_path: Path, command: Command
 ) -> None:
     flags, message = REFUSED[case]
     paths = [official / "data-bin", tmp_path / "out", "--path", official / "checkpoint.pt"]
@@ -135,7 +135,7 @@ def test_what_cannot_be_is_one_line(
 
 
 def test_a_training_that_fails_names_its_log(
-    official: Path, tmp_path: Path, command: Outcome
+    official: Path, tmp_path: Path, command: Command
 ) -> None:
     paths = [official / "data-bin", tmp_path / "out", "--path", official / "checkpoint.pt"]
     status, _, err = command("heal", *paths, "--points", "6+1", "--max-update", "2")
