@@ -30,7 +30,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ctranslate2
 import torch
 from fairseq.data.data_utils import post_process
 from rich.console import Console
@@ -49,6 +48,7 @@ from fairseq_layerdrop.reporting.rows import Row, RowFile
 STOCK = "fairseq float32"
 EXPORTS = {"CTranslate2 float32": "float32", "CTranslate2 int8": "int8"}
 """Engines, as curves are called, and their quantization."""
+VERSIONS = ("fairseq-fixed", "torch", "sacrebleu")
 
 Pieces = list[list[str]]
 
@@ -142,6 +142,10 @@ def systems(args: argparse.Namespace, folder: Path, plan: PruningPlan) -> list[S
         load(str(small), args.data, device=args.device, threads=args.threads), args
     )
     found = [System(plan, STOCK, small.stat().st_size, in_fairseq, in_fairseq)]
+    if args.fairseq_only:
+        return found
+    import ctranslate2
+
     for engine, quantization in EXPORTS.items():
         out = small.with_suffix(f".{quantization}")
         _run("export", small, args.data, out, "--to", "ctranslate2", "--quantization", quantization)
@@ -212,13 +216,15 @@ def rows(
         "sentences": len(all_.numbers),
     }
     about["device"] = subject.device
-    about["versions"] = {
-        name: version(name) for name in ("fairseq-fixed", "torch", "ctranslate2", "sacrebleu")
-    }
+    about["versions"] = {name: version(name) for name in (*VERSIONS, *_exporter(args))}
     return [
         _row(args, subject, system, found[0], stock[system.plan], references, about)
         for system in found
     ]
+
+
+def _exporter(args: argparse.Namespace) -> tuple[str, ...]:
+    return () if args.fairseq_only else ("ctranslate2",)
 
 
 def _row(
@@ -292,7 +298,7 @@ def machine(args: argparse.Namespace, count: int, before: Sequence[float]) -> st
     work = (
         f"{count} sentences, batches of {args.batch_size}, {args.singles} alone, beam {args.beam}"
     )
-    engines = f"torch {torch.__version__}, CTranslate2 {ctranslate2.__version__}"
+    engines = ", ".join(f"{name} {version(name)}" for name in ("torch", *_exporter(args)))
     return (
         f"{os.cpu_count()} cores, {device}, {clock}, {engines}, {loads}; {work}, rounds: "
         f"{args.rounds}"
@@ -328,6 +334,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--fairseq-only", action="store_true", help="without CTranslate2")
     parser.add_argument("--rows", metavar="FILE", help="add the rows to this file (JSON Lines)")
     parser.add_argument(
         "--json", action="store_true", help="print a JSON line a system, not a table"

@@ -8,7 +8,7 @@ variant a round, so that whatever else the machine does hits all alike. An updat
 Adam) and the clearing of the gradients are timed apart.
 
     python -m benchmarks.training_speed [--rounds 8] [--updates 6] [--threads 2] [--device cuda]
-    [--json]
+    [--bf16] [--json]
 
 The ideal is what the parts that really ran would cost by themselves. Four stock models without
 dropping, each stack at full and at half depth, give by least squares, anew in each round, the time
@@ -48,6 +48,7 @@ from fairseq import options
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.optim import build_optimizer
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 from fairseq.tasks import TASK_REGISTRY
 from rich.console import Console
 from rich.progress import track
@@ -137,11 +138,21 @@ class Training:
         self.task = TASK_REGISTRY["translation"](cfg.task, words, words)
         self.model = self.task.build_model(cfg.model).to(self.device)
         self.criterion = self.task.build_criterion(cfg.criterion)
-        self.optimizer = build_optimizer(cfg.optimizer, list(self.model.parameters()))
+        self.optimizer = self._half(cfg) if args.bf16 else self._single(cfg)
         self.sample = batch(args)
         self.ran: Counter[Kind] = Counter()
         self.updates = 0
         self._count_sublayers()
+
+    def _single(self, cfg: Any) -> Any:
+        return build_optimizer(cfg.optimizer, list(self.model.parameters()))
+
+    def _half(self, cfg: Any) -> Any:
+        """The model in bfloat16 and, as ``--bf16`` does, an optimizer of a copy in single
+        precision.
+        """
+        cfg.common.bf16 = True
+        return FP16Optimizer.build_optimizer(cfg, list(self.model.bfloat16().parameters()))
 
     def _count_sublayers(self) -> None:
         for stack, kinds in SUBLAYERS.items():
@@ -428,6 +439,7 @@ def machine(args: argparse.Namespace, load: Sequence[float]) -> str:
         else f"threads: {torch.get_num_threads()}"
     )
     clock = "CPU time" if on_cpu_time(torch.device(args.device)) else "wall time"
+    clock += ", bfloat16" if args.bf16 else ""
     sizes = (
         f"{args.encoder_layers}+{args.decoder_layers} layers, d {args.dim}, FFN {args.ffn}, "
         f"{args.heads} heads, "
@@ -467,6 +479,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--threads", type=int, default=1, help="default: 1, which other programs disturb least"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--bf16", action="store_true", help="in bfloat16, as fairseq's --bf16")
     parser.add_argument(
         "--json", action="store_true", help="print a JSON line a variant, not a table"
     )

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The benchmarks run, at sizes at which their times mean nothing."""
 
+import importlib
 import json
+from collections.abc import Callable
 
 import pytest
-from fairseq_programs import python
+from fairseq_programs import REPOSITORY, python
 
 SMALL = [
     *("--rounds", "1", "--encoder-layers", "2", "--decoder-layers", "2"),
@@ -42,16 +44,33 @@ VARIANTS = [
 ]
 
 
-def test_training_speed_has_a_row_for_each_variant() -> None:
-    printed = python("-m", "benchmarks.training_speed", *SMALLEST)
-    cells = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+@pytest.fixture
+def printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """``printed("search", *FLAGS)``: what a benchmark prints, run in this process."""
+
+    def run(name: str, *flags: str) -> str:
+        monkeypatch.syspath_prepend(REPOSITORY)
+        benchmark = importlib.import_module(f"benchmarks.{name}")
+        # it would keep this process's memory, too
+        monkeypatch.setattr(benchmark, "keep_memory", lambda: None, raising=False)
+        benchmark.main(flags)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_training_speed_has_a_row_for_each_variant(printed: Callable[..., str]) -> None:
+    table = printed("training_speed", *SMALLEST)
+    cells = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
     assert [row[0].removeprefix("| ") for row in cells[2:]] == VARIANTS
     assert {len(row) for row in cells} == {9}
 
 
-def test_training_speed_counts_what_ran() -> None:
-    printed = python("-m", "benchmarks.training_speed", *SMALLEST, "--json")
-    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+def test_training_speed_counts_what_ran_in_bfloat16(printed: Callable[..., str]) -> None:
+    lines = printed("training_speed", *SMALLEST, "--bf16", "--json").splitlines()
+    rows = [json.loads(line) for line in lines]
     assert [row["variant"] for row in rows] == VARIANTS
     ran = {row["variant"]: row["layers_ran"] for row in rows}
     for depths in ("2+2", "2+1", "1+2", "1+1"):
@@ -61,13 +80,11 @@ def test_training_speed_counts_what_ran() -> None:
         assert 0 < sum(ran[variant]) < 4
 
 
-def test_search_compares_ways_to_the_same_numbers_and_counts_their_work() -> None:
-    printed = python("-m", "benchmarks.search", *SMALL, "--sample", "0", "--json")
-    rows = {
-        row["pair"]: row
-        for line in printed.splitlines()
-        if line.startswith("{") and (row := json.loads(line))
-    }
+def test_search_compares_ways_to_the_same_numbers_and_counts_their_work(
+    printed: Callable[..., str],
+) -> None:
+    lines = printed("search", *SMALL, "--sample", "0", "--json").splitlines()
+    rows = {row["pair"]: row for row in map(json.loads, lines)}
     assert [*rows] == ["all 9", "greedy, 7 plans", "screening, 20%", "sweep, 8 plans"]
     d, ffn, words, length, tokens = 16, 16, 20, 4, 8
     attention = (
@@ -84,8 +101,8 @@ def test_search_compares_ways_to_the_same_numbers_and_counts_their_work() -> Non
 
 @pytest.mark.slow
 def test_data_parallel_has_a_row_for_each_way_and_rate() -> None:
-    printed = python("-m", "benchmarks.data_parallel", *SMALLEST, "--json")
-    rows = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    output = python("-m", "benchmarks.data_parallel", *SMALLEST, "--json")
+    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     ways = [
         f"{backend}{flag}" for backend in ("pytorch_ddp", "legacy_ddp") for flag in ("", *FLAGS)
     ]
