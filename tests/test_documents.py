@@ -35,7 +35,7 @@ COMMANDS = [
     (documents.name(page), words) for page in documents.PAGES for words in documents.commands(page)
 ]
 OF_OTHERS = {
-    *("--no-build-isolation", "--write-docs"),  # pip's, our tests'
+    *("--no-build-isolation", "--write-docs", "--tiny"),  # pip's, our tests', our scripts'
     *("--unsafe_deserialization", "--source_lang", "--target_lang"),  # CTranslate2's converter's
 }
 

@@ -7,7 +7,8 @@
 . "$(dirname "$0")/models.sh"
 results=$OUT
 
-for p in 0.1 0.2 0.5; do masked_language_model "p$p" data-bin --encoder-layerdrop "$p"; done
+RATES=${RATES:-0.1 0.2 0.5}
+for p in $RATES; do masked_language_model "p$p" data-bin --encoder-layerdrop "$p"; done
 masked_language_model half half-bin --encoder-layerdrop 0.2
 for depth in 6 3; do masked_language_model "scratch$depth" data-bin --encoder-layerdrop 0 --encoder-layers "$depth"; done
 
@@ -25,10 +26,10 @@ depths() { # CURVE PRE-TRAINED RATE
 
 while read -r TASK UPDATES; do
   OUT="$results/$TASK"
-  for p in 0.1 0.2 0.5; do depths "LayerDrop $p" "p$p" "$p"; done
+  for p in $RATES; do depths "LayerDrop $p" "p$p" "$p"; done
   depths "LayerDrop 0.2, half of the text" half 0.2
   for depth in 6 3; do fine_tune "pre-trained from scratch" "scratch$depth" "$depth" 0; done
   draw "RoBERTa of 12 layers, pruned, then fine-tuned on $TASK"
-done <<< "sst2 800
+done <<< "${TASKS:-sst2 800
 mrpc 230
-rte 156"
+rte 156}"

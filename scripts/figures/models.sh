@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Sourced by the scripts of the figures, which take [WORK [OUT]]: a function a task trains a model in small, once (one that
 # was killed goes on); score and draw make the rows and the figure.
+# Other sizes, by variables of the environment: flags of fairseq-train that win over those below (TRANSLATION_FLAGS,
+# LANGUAGE_MODEL_FLAGS, MASKED_LM_FLAGS, CLASSIFY_FLAGS), flags of sweep (SWEEP_FLAGS), and SEEDS, DEPTHS, RATES and TASKS
+# of the scripts that read them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." # the commands in the rows name files from here
 WORK=${1:-runs/figures}
@@ -13,7 +16,7 @@ train() { python scripts/figures/train.py "$WORK/$1" "${@:2}"; }
 score() {
   mkdir -p "$OUT"
   fairseq-layerdrop sweep "$WORK/$1/data-bin" "$OUT/rows.jsonl" --path "$WORK/$3/checkpoint_best.pt" --curve "$2" \
-    --points "$4" --threads 1 "${@:5}"
+    --points "$4" --threads 1 "${@:5}" ${SWEEP_FLAGS:-}
   grep -qsFf "$WORK/$3/training.json" "$OUT/rows.jsonl" || cat "$WORK/$3/training.json" >> "$OUT/rows.jsonl"
 }
 
@@ -23,7 +26,13 @@ reuse() {
   [ -f "$OUT/rows.jsonl" ] || cp "results/$1/rows.jsonl" "$OUT/rows.jsonl"
 }
 
-draw() { fairseq-layerdrop report "$OUT/rows.jsonl" "$OUT" --title "$1" "${@:2}"; }
+draw() { # the rows are there even where figures cannot be drawn
+  if ! python -c 'import matplotlib' 2> /dev/null; then
+    echo "no matplotlib: draw with  fairseq-layerdrop report $OUT/rows.jsonl $OUT --title \"$1\"" >&2
+    return
+  fi
+  fairseq-layerdrop report "$OUT/rows.jsonl" "$OUT" --title "$1" "${@:2}"
+}
 
 # language_model RUN FLAGS...: 16 layers, d 64, adaptive input and softmax, 3 epochs of WikiText-2 in blocks of 128 words.
 language_model() {
@@ -33,7 +42,8 @@ language_model() {
     --adaptive-input --adaptive-input-cutoff 2000,10000 --tie-adaptive-weights --adaptive-softmax-cutoff 2000,10000 \
     --criterion adaptive_loss --ddp-backend legacy_ddp --dropout 0.1 --optimizer adam --adam-betas '(0.9, 0.98)' \
     --clip-norm 0.5 --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update 3060 \
-    --tokens-per-sample 128 --sample-break-mode none --max-tokens 2048 --max-epoch 3 --no-epoch-checkpoints --seed 1 "${@:2}"
+    --tokens-per-sample 128 --sample-break-mode none --max-tokens 2048 --max-epoch 3 --no-epoch-checkpoints --seed 1 \
+    "${@:2}" ${LANGUAGE_MODEL_FLAGS:-}
 }
 
 # A small encoder-decoder, d 64.
@@ -47,7 +57,7 @@ pairs=(--user-dir fairseq_layerdrop --task layerdrop_translation --arch layerdro
 # translation RUN FLAGS...: 6+6 layers, 8 epochs of Multi30k en-de.
 translation() {
   train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" \
-    --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}"
+    --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}" ${TRANSLATION_FLAGS:-}
 }
 
 # score_translation CURVE RUN POINTS: loss, BLEU and chrF on test2016.
@@ -76,7 +86,7 @@ masked_language_model() {
     --encoder-attention-heads 4 --encoder-normalize-before --dropout 0 --attention-dropout 0 --optimizer adam \
     --adam-betas '(0.9, 0.98)' --weight-decay 0.01 --clip-norm 1.0 --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 300 \
     --mask-prob 0.3 --total-num-update 3000 --max-update 3000 --sample-break-mode none --tokens-per-sample 128 \
-    --max-positions 512 --batch-size 16 --no-epoch-checkpoints --seed 1 "${@:3}"
+    --max-positions 512 --batch-size 16 --no-epoch-checkpoints --seed 1 "${@:3}" ${MASKED_LM_FLAGS:-}
 }
 
 # classify TASK RUN FROM UPDATES FLAGS...: fine-tuning on a task of GLUE; of the epochs, that with the best accuracy is kept.
@@ -88,5 +98,5 @@ classify() {
     --dropout 0.1 --attention-dropout 0 --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.1 --clip-norm 1.0 \
     --lr 5e-4 --lr-scheduler polynomial_decay --warmup-updates 50 --total-num-update "$4" --max-update "$4" \
     --batch-size 32 --max-positions 512 --required-batch-size-multiple 1 --no-epoch-checkpoints \
-    --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed 1 "${@:5}"
+    --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --seed 1 "${@:5}" ${CLASSIFY_FLAGS:-}
 }

@@ -3,7 +3,7 @@
 # The data of the figures, in fairseq's binary form; what is there is kept.
 #   scripts/figures/prepare.sh RAW [WORK]
 # RAW has a folder for each data set: multi30k, wikitext-2, samsum, glue/{sst2,rte,mrpc}, with the files that the commands
-# below name, compressed by gzip.
+# below name, compressed by gzip. A data set that is not there is left out.
 set -euo pipefail
 RAW=${1:?the folder with multi30k, wikitext-2, samsum and glue}
 WORK=${2:-runs/figures}
@@ -15,12 +15,18 @@ unpack() { mkdir -p "$2" && for file in "$1"/*.gz; do gzip -dc "$file" > "$2/$(b
 preprocess() { rm -rf "$1.part" && fairseq-preprocess --destdir "$1.part" "${@:2}" && mv "$1.part" "$1"; }
 pieces() { for file in "${@:2}"; do python "$BPE" encode "$1" < "$file" > "${file%.*}.bpe.${file##*.}"; done; }
 
-if [ ! -d "$WORK/multi30k/data-bin" ]; then
+# missing MADE DATA: MADE is not there, and DATA, of which it is made, is.
+missing() {
+  if [ ! -d "$RAW/$2" ]; then echo "no $RAW/$2: left out" >&2 && return 1; fi
+  [ ! -d "$WORK/$1" ]
+}
+
+if missing multi30k/data-bin multi30k; then
   rm -rf "$WORK/multi30k.part" && "$HERE/../multi30k/1_prepare.sh" "$RAW/multi30k" "$WORK/multi30k.part"
   mv "$WORK/multi30k.part" "$WORK/multi30k"
 fi
 
-if [ ! -d "$WORK/wikitext-2/tenth-bin" ]; then # words, as the paper's Wikitext-103; a tenth of the valid set for what scores hundreds of sub-networks
+if missing wikitext-2/tenth-bin wikitext-2; then # words, as the paper's Wikitext-103; a tenth of the valid set for what scores hundreds of sub-networks
   unpack "$RAW/wikitext-2" "$WORK/wikitext-2/text"
   text="$WORK/wikitext-2/text"
   head -n "$(($(wc -l < "$text/valid.txt") / 10))" "$text/valid.txt" > "$text/tenth.txt"
@@ -31,7 +37,7 @@ if [ ! -d "$WORK/wikitext-2/tenth-bin" ]; then # words, as the paper's Wikitext-
     --validpref "$text/tenth.txt"
 fi
 
-if [ ! -d "$WORK/samsum/data-bin" ]; then # sources cut to 100 words; the paper cuts those of CNN-DM to 400
+if missing samsum/data-bin samsum; then # sources cut to 100 words; the paper cuts those of CNN-DM to 400
   unpack "$RAW/samsum" "$WORK/samsum/text"
   text="$WORK/samsum/text"
   for split in train valid test; do
@@ -44,7 +50,7 @@ if [ ! -d "$WORK/samsum/data-bin" ]; then # sources cut to 100 words; the paper 
 fi
 
 # Lower case, for SST-2 has no other; half of the text in a folder of its own, for the question what more data brings.
-if [ ! -d "$WORK/roberta/half-bin" ]; then
+if missing roberta/half-bin wikitext-2; then
   unpack "$RAW/wikitext-2" "$WORK/roberta/text"
   text="$WORK/roberta/text"
   sed -i 's/.*/\L&/' "$text"/{train,valid,test}.txt
@@ -62,7 +68,7 @@ column() { awk -F '\t' -v name="$1" 'NR == 1 { for (i = 1; i <= NF; i++) if ($i 
 
 glue() { # a task, and its columns: the label, then one sentence or two
   local folder="$WORK/glue/$1" label=$2 inputs=("${@:3}")
-  if [ -d "$folder/data-bin/label" ]; then return; fi
+  missing "glue/$1/data-bin/label" "glue/$1" || return 0
   rm -rf "$folder"
   unpack "$RAW/glue/$1" "$folder/text"
   if [ ! -f "$folder/text/dev.tsv" ]; then # MRPC: as GLUE does, 408 pairs of the training set
