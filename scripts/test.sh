@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Set up if need be, then lint, check types and run the tests that are not slow; flags go to pytest.
-#   scripts/test.sh [unit] [FLAGS]      unit: those that run none of fairseq's programs, about a minute
+#   scripts/test.sh [unit] [FLAGS]      unit: those that need neither fairseq nor other processes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = unit ]; then
   shift
-  set -- tests/pruning tests/modules tests/reporting tests/checkpoint tests/test_architecture.py "$@"
+  # shellcheck disable=SC2046 # a word is a file
+  set -- $(grep -LE "fairseq_programs|subprocess|conftest import" tests/{pruning,modules,reporting}/test_*.py) \
+    tests/test_architecture.py "$@"
 fi
 scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
