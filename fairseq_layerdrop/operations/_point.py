@@ -122,7 +122,7 @@ def _cut(source: Path, plan: PruningPlan, target: Path, on: Calibrate) -> None:
 def _write_stock(best: Path, cut: Source, file: Path, family: Family) -> None:
     """The best checkpoint as a stock file that says where it comes from."""
     trained = checkpoint.open_source(best)
-    everything = Start(best, _all(trained)).plan
+    everything = keeping_all(trained)
     small = prune_checkpoint(trained, everything, version=__version__)
     earlier = cut.checkpoint["extra_state"]["layerdrop"]
     (step,) = small["extra_state"]["layerdrop"]["steps"]
@@ -133,7 +133,8 @@ def _write_stock(best: Path, cut: Source, file: Path, family: Family) -> None:
     save_pruned(small, file, trained, everything, force=True)
 
 
-def _all(source: Source) -> PruningPlan:
+def keeping_all(source: Source) -> PruningPlan:
+    """The plan that removes nothing."""
     return PruningPlan(
         **{stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
     )

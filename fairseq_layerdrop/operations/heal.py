@@ -16,10 +16,11 @@ from fairseq_layerdrop.operations._point import (
     Progress,
     Start,
     heal_point,
+    keeping_all,
     loss_of,
     name_of,
 )
-from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.reporting.files import write_files
 
@@ -67,7 +68,7 @@ def heal(
     loss = loss_of(whole.path, str(data), subset)
     folder.mkdir(exist_ok=True)
     family = Family(whole, folder, str(data), subset, updates, recipe, progress)
-    starts = [Start(Path(whole.path), _everything(whole))]
+    starts = [Start(Path(whole.path), keeping_all(whole))]
     models = []
     for plan in plans:
         start = _smallest(plan, starts) if recipe.chained else starts[0]
@@ -99,12 +100,6 @@ def _plans(whole: Source, points: str) -> list[PruningPlan]:
 
 def _layers(plan: PruningPlan) -> int:
     return sum(map(len, plan.kept.values()))
-
-
-def _everything(source: Source) -> PruningPlan:
-    return PruningPlan(
-        **{stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
-    )
 
 
 def _smallest(plan: PruningPlan, starts: list[Start]) -> Start:
