@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What does each way of data-parallel training cost beside the default one, and what do gradients
-of zero cost?
+"""What each way of data-parallel training costs, and what gradients of zero cost.
 
 Two processes over gloo train small Transformers, all variants in turn after each update, so that
 whatever else the machine does hits all alike. An update is fairseq's own ``train_step`` (forward
@@ -96,9 +95,7 @@ Seconds = list[dict[str, float]]
 
 
 def measure(args: argparse.Namespace) -> tuple[Seconds, list[float]]:
-    """The times of each round, and the mean share of the layers that ran at the higher rate: one
-    for all variants.
-    """
+    """The times of each round, and the mean share of layers that ran at the higher rate."""
     models = variants(args)
     trainings = {variant.name: Parallel(variant, args) for variant in models}
     for _ in range(args.warm_up):

@@ -54,9 +54,7 @@ Pieces = list[list[str]]
 
 
 class Sentences(NamedTuple):
-    """What is translated: its numbers in the data, batches for fairseq, and pieces for CTranslate2,
-    in one order.
-    """
+    """What is translated: numbers in the data, batches for fairseq, pieces for CTranslate2."""
 
     numbers: list[int]
     samples: list[Any]

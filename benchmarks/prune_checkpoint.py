@@ -130,9 +130,7 @@ WAYS: dict[str, Callable[[Path, Path], Callable[[], object]]] = {
 
 
 def measure(way: str, source: Path, target: Path) -> dict[str, float]:
-    """Run one way in a fresh process: seconds, and the peak of anonymous memory in MB above that of
-    the imports.
-    """
+    """Run one way in a fresh process: seconds, and peak anonymous memory in MB."""
     command = [sys.executable, __file__, "--way", way, str(source), str(target)]
     return json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much faster are shared prefixes and screening than scoring one by one, and what does a sweep
-add to its scoring?
+"""How much faster shared prefixes and screening are, and what a sweep adds to scoring.
 
 Four pairs of ways to the same numbers (they must agree within 1e-6), in alternation in one process:
 
@@ -120,9 +119,7 @@ class Bench:
         ]
 
     def objective(self, number: int | None = None, part: float = 1.0) -> LossObjective:
-        """As ``fairseq-layerdrop search`` makes it, on one batch or all, with a new file of
-        rows.
-        """
+        """As ``fairseq-layerdrop search`` makes it, on one batch or all, with a new row file."""
         rows = RowFile(next(self.files))
         score = LossObjective(self.subject, self.batches, rows=rows, workers=Workers(), part=part)
         score.samples = score.samples if number is None else self.samples(number)
@@ -194,9 +191,7 @@ class Bench:
 
 
 def evenly(plans: Sequence[PruningPlan], subject: Subject, count: int) -> list[PruningPlan]:
-    """So many of the plans, at even distances in the order of their sizes; those of one size are in
-    a random order.
-    """
+    """N of the plans, evenly spread by size; plans of one size are in random order."""
     ranked = sorted(random.Random(1).sample(plans, len(plans)), key=subject.parameters)
     count = min(count, len(plans))
     return [ranked[(2 * i + 1) * len(ranked) // (2 * count)] for i in range(count)]
@@ -327,9 +322,7 @@ def real(args: argparse.Namespace) -> tuple[Subject, Batches]:
 
 
 def machine(args: argparse.Namespace, bench: Bench, load: Sequence[float]) -> str:
-    """The machine, its load before and after (one minute's average), the sizes, and what is
-    held.
-    """
+    """The machine, its load before and after, the sizes, and what is held."""
     device = (
         torch.cuda.get_device_name()
         if args.device.startswith("cuda")

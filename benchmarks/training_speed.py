@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much time does dropping save in training, of what it could save at best, and beside stock
-fairseq's LayerDrop?
+"""How much training time dropping saves: of the ideal, and against stock LayerDrop.
 
 Trains one small Transformer in many variants, side by side in one process: a few updates of each
 variant a round, so that whatever else the machine does hits all alike. An update is fairseq's own
@@ -66,9 +65,7 @@ Kind = tuple[str, str]
 
 
 class Variant(NamedTuple):
-    """A model to train: its flags, and the name of the variant of stock fairseq that it is compared
-    with.
-    """
+    """A model to train: its flags, and the stock variant that it is compared with."""
 
     name: str
     rate: float
@@ -78,9 +75,7 @@ class Variant(NamedTuple):
 
 
 def variants(args: argparse.Namespace) -> list[Variant]:
-    """The four stock models of the ideal, then stock's LayerDrop, dropping layers, and dropping
-    sub-layers.
-    """
+    """The four stock models of the ideal, stock LayerDrop, dropped layers, dropped sub-layers."""
     full = (args.encoder_layers, args.decoder_layers)
     fitted = [
         Variant(f"stock {e}+{d}", 0.0, ("--arch", "transformer"), "", (e, d))
@@ -148,9 +143,7 @@ class Training:
         return build_optimizer(cfg.optimizer, list(self.model.parameters()))
 
     def _half(self, cfg: Any) -> Any:
-        """The model in bfloat16 and, as ``--bf16`` does, an optimizer of a copy in single
-        precision.
-        """
+        """The model in bfloat16, with an optimizer of a single-precision copy, as ``--bf16``."""
         cfg.common.bf16 = True
         return FP16Optimizer.build_optimizer(cfg, list(self.model.bfloat16().parameters()))
 
@@ -259,9 +252,7 @@ def on_cpu_time(device: torch.device) -> bool:
 
 
 def sublayer_shares(training: Training, repeats: int) -> dict[Kind, float]:
-    """Each sub-layer's share of its layer's time, by the blocks of a stock model's first layers,
-    run in alternation.
-    """
+    """Each sub-layer's share of its layer's time, by blocks of a stock model in turns."""
     inputs = training.sample["net_input"]["src_tokens"]
     memory = (
         training.model.encoder.embed_tokens(inputs).transpose(0, 1).detach().requires_grad_()
@@ -284,9 +275,7 @@ def sublayer_shares(training: Training, repeats: int) -> dict[Kind, float]:
 
 
 def residual_block(layer: Any, kind: str, memory: torch.Tensor) -> Callable[[], None]:
-    """A stock sub-layer, forward and backward, from an input and an encoder's output that take
-    gradients.
-    """
+    """A stock sub-layer, forward and backward, from inputs that take gradients."""
 
     def transform(x: torch.Tensor) -> torch.Tensor:
         if kind == "fc1":

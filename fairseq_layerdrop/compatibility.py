@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What of fairseq and torch stands in the way of ``--user-dir`` and of fairseq's own checkpoints;
-registering the models patches it.
+"""What stands in the way of ``--user-dir`` and of fairseq's own checkpoints.
+
+Registering the models patches it.
 """
 
 import argparse
@@ -23,15 +24,15 @@ class _ResolvedPaths(list[str]):
 
 
 def accept_linked_user_dir() -> None:
-    """Let ``--user-dir`` be a link to the package: fairseq rejects a second ``--user-dir`` unless
-    it is among the package's paths. Idempotent.
+    """Let ``--user-dir`` be a link to the package. Idempotent.
+
+    fairseq rejects a second ``--user-dir`` unless it is among the package's paths.
     """
     fairseq_layerdrop.__path__ = _ResolvedPaths(fairseq_layerdrop.__path__)
 
 
 def allow_checkpoint_objects() -> None:
-    """Let ``torch.load`` take, with its safe defaults, what fairseq writes into checkpoints and
-    torch >= 2.6 refuses; none of it runs anything.
+    """Let ``torch.load`` take safely what fairseq writes into checkpoints; none of it runs code.
 
     These are the options of the optimizer (and of stock ``transformer``) in an
     ``argparse.Namespace``, the arrays of ``--eval-bleu``'s meters, and the dictionaries in the

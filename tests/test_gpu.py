@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The package on a CUDA device: ``pytest -m gpu``, skipped where there is none. What can be half
-precise without one runs on the CPU, too, in the same tests.
+"""The package on a CUDA device: ``pytest -m gpu``.
+
+What can be tried in half precision without one runs on the CPU, in the same tests.
 """
 
 import functools

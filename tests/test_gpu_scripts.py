@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""scripts/gpu/run.sh with stand-ins: its steps run in order, once, with commands that their
-programs take. (That it builds, and that the models learn, a machine with a card shows.)
-"""
+"""scripts/gpu/run.sh with stand-ins: its steps run in order, once, with real commands."""
 
 import gzip
 import importlib

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""From one checkpoint to a family of smaller ones, each repaired: cut, compensated, fine-tuned with
-the whole model as its teacher.
+"""From one checkpoint to a family of repaired smaller ones.
+
+Each is cut, compensated, and fine-tuned with the whole model as its teacher.
 """
 
 import json

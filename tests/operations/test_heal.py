@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``heal``: cut, compensated and fine-tuned by ``fairseq-train``, with the whole model as its
-teacher.
-"""
+"""``heal``: cut, compensate, fine-tune by ``fairseq-train`` with a teacher."""
 
 import json
 from pathlib import Path
