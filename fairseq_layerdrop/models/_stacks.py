@@ -101,7 +101,7 @@ class LayerDropModel:
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> Any:
-        """Build the model as fairseq does, without the layers that go, and let its stacks drop layers."""
+        """Build the model as fairseq does, and make its stacks drop layers."""
         plan = cls.plan_of(cfg)
         options = cls.build_options(cls.stock_options(cfg, plan), task)
         model = super().build_model(options, task)  # type: ignore[misc]
