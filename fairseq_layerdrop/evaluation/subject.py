@@ -78,13 +78,13 @@ class Subject:
         for name in text.split():
             if name == "trained" and not self.trained:
                 raise ValueError(
-                    "trained: the checkpoint names no plans that it was trained with "
-                    "(--train-plans); name them, e.g. 6+3"
+                    "points=: the checkpoint names no plans that it was trained with, so trained "
+                    "stands for none; name them, e.g. 6+3"
                 )
             names += self.trained if name == "trained" else [name]
         plans = [PruningPlan.parse(name, self.depths) for name in names]
         if not plans:
-            raise ValueError("there must be at least one plan, e.g. 6+3, got none")
+            raise ValueError("points= must name at least one plan, e.g. 6+3, got none")
         return list(dict.fromkeys(plans))
 
     def parameters(self, plan: PruningPlan) -> int:
