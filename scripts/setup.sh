@@ -35,6 +35,6 @@ rm -f .venv/.stamp
 "$python" -m venv .venv || die "$python cannot make a virtual environment (Debian: apt-get install python3-venv)"
 step "torch and build tools (1/3)" torch cython numpy setuptools wheel
 step "fairseq, which is compiled: about 3 minutes (2/3)" --no-build-isolation fairseq-fixed
-step "this package (3/3)" --no-build-isolation -e '.[report,search,rouge,export,dev]'
+step "this package (3/3)" --no-build-isolation -e '.[report,search,rouge,export,huggingface,dev]'
 echo "$stamp" > .venv/.stamp
 echo "setup: done; activate with  . .venv/bin/activate"
