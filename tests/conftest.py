@@ -210,3 +210,11 @@ def translation(official: Path) -> Any:
     from planted import subject
 
     return subject(official / "checkpoint.pt", official / "data-bin")
+
+
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export compares texts of a few words: models that have learned nothing never end one."""
+    from fairseq_layerdrop.formats.huggingface import greedy
+
+    monkeypatch.setattr(greedy, "LONGEST", 12)

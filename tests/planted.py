@@ -64,15 +64,18 @@ def write_language_model(data: Path, folder: Path) -> Path:
     return write_model(data, folder / "lm.pt", *flags)
 
 
-def write_model(data: Path, target: Path, *flags: str) -> Path:
-    """The model of these flags as it was drawn, in a file as fairseq's trainer writes it."""
+def write_model(data: Path, target: Path, *flags: str, scale: float = 3) -> Path:
+    """The model of these flags as it was drawn, in a file as fairseq's trainer writes it.
+
+    Its weights are scaled, so that its layers differ.
+    """
     cfg = config(*flags)
     cfg.task.data = str(data)
     torch.manual_seed(4)
     model = TASK_REGISTRY[cfg.task._name].setup_task(cfg.task).build_model(cfg.model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3)  # so that its layers differ
+            parameter.mul_(scale)
     history = {
         "optimizer_name": "Adam",
         "criterion_name": "x",

@@ -47,7 +47,10 @@ LIBRARIES = {
     "tasks": FAIRSEQ,
     "criterions": FAIRSEQ,
     "checkpoint": {"torch"},
-    "formats": {"torch", "fairseq", "ctranslate2", "safetensors"},
+    "formats": {
+        *("torch", "fairseq", "ctranslate2", "safetensors"),
+        *("google", "sentencepiece", "tokenizers"),  # transformers is imported by name
+    },
     "reporting": {"matplotlib"},
     "evaluation": FAIRSEQ | {"optuna", "rouge_score", "sacrebleu"},
     "operations": set(),

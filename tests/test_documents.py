@@ -36,7 +36,8 @@ COMMANDS = [
 ]
 OF_OTHERS = {
     *("--no-build-isolation", "--write-docs", "--tiny"),  # pip's, our tests', our scripts'
-    *("--unsafe_deserialization", "--source_lang", "--target_lang"),  # CTranslate2's converter's
+    # CTranslate2's converters'
+    *("--unsafe_deserialization", "--source_lang", "--target_lang", "--model", "--output_dir"),
 }
 
 

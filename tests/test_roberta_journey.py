@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+from commands import alone
 from fairseq_programs import (
     USER_DIR,
     fairseq,
@@ -16,6 +18,9 @@ from fairseq_programs import (
     python,
     sentence_data,
 )
+
+from fairseq_layerdrop import cli
+from fairseq_layerdrop.evaluation.loading import load
 
 COMMON = [
     *(
@@ -134,3 +139,25 @@ def test_the_fine_tuned_model_is_of_the_pruned_depth(tuned: Tuned) -> None:
     shown = python("-m", "fairseq_layerdrop.cli", "inspect", tuned.checkpoint)
     assert "encoder       2 layers" in shown
     assert "sentence_classification_head" in shown
+
+
+def test_transformers_without_fairseq_computes_the_same(
+    pretrained: tuple[Path, Path], tuned: Tuned, tmp_path: Path
+) -> None:
+    """The pruned language model, and what was fine-tuned from it, with its head."""
+    small = prune(pretrained[0], tmp_path / "small.pt", "--encoder-keep", "0,3")
+    head = "sentence_classification_head"
+    asked = [(small, pretrained[1], None), (tuned.checkpoint, tuned.data, head)]
+    ids = [[0, 4, 9, 5, 2], [0, 6, 2, 1, 1]]
+    requests, expected = [], []
+    for number, (checkpoint, data, name) in enumerate(asked):
+        out = tmp_path / f"out{number}"
+        flags = ["--to", "huggingface", *(["--head", name] if name else [])]
+        assert cli.main(["export", str(checkpoint), str(data), str(out), *flags]) == 0
+        model = load(str(checkpoint), str(data)).model
+        logits = model(torch.tensor(ids), classification_head_name=name)[0]
+        expected.append(logits)
+        requests.append({"folder": str(out), "ids": ids})
+    found = [torch.tensor(answer) for answer in alone(requests)]
+    assert torch.allclose(found[0][0], expected[0][0], atol=1e-5)
+    assert torch.allclose(found[1], expected[1], atol=1e-5)

@@ -10,7 +10,7 @@ from rich.console import Console
 from fairseq_layerdrop.cli._evaluation import quiet
 from fairseq_layerdrop.operations._choices import TARGETS
 
-SUMMARY = "write a model as a folder for CTranslate2, a fast inference engine, or as safetensors"
+SUMMARY = "write a model as a folder for transformers, for CTranslate2, or as safetensors"
 EXAMPLE = "fairseq-layerdrop export small.pt DATA small.ct2 --to ctranslate2 --quantization int8"
 
 QUANTIZATIONS = (
@@ -59,10 +59,43 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=QUANTIZATIONS,
         help="how CTranslate2's weights are stored (default: in single precision)",
     )
+    _add_huggingface(parser)
     parser.add_argument(
         "--force", action="store_true", help="replace OUT, if it is a folder that an export wrote"
     )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+
+
+def _add_huggingface(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("--to huggingface")
+    group.add_argument(
+        "--head",
+        metavar="NAME",
+        help="the classification head of a RoBERTa (default: its language model)",
+    )
+    group.add_argument(
+        "--sentencepiece",
+        nargs="+",
+        metavar="FILE",
+        help="the sentencepiece model of the text, for a tokenizer; of source and target, if they "
+        "have two",
+    )
+    group.add_argument(
+        "--gpt2-bpe",
+        nargs=2,
+        metavar=("ENCODER_JSON", "VOCAB_BPE"),
+        help="the files of GPT-2's BPE, if the text was encoded by that",
+    )
+    group.add_argument(
+        "--bpe-codes",
+        metavar="FILE",
+        help="subword-nmt's codes, if the text was tokenized by Moses and encoded by them",
+    )
+    group.add_argument(
+        "--text",
+        metavar="FILE",
+        help="raw text on which the tokenizer is compared with fairseq",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -77,9 +110,14 @@ def run(args: Namespace) -> None:
             args.output,
             args.to,
             quantization=args.quantization,
+            head=args.head,
+            sentencepiece=args.sentencepiece or (),
+            gpt2_bpe=args.gpt2_bpe or (),
+            bpe_codes=args.bpe_codes,
+            text=args.text,
             force=args.force,
         )
-    facts["use"] = _use(facts)
+    facts.setdefault("use", _use(facts))
     print(json.dumps(facts, indent=2)) if args.json else _print(facts)
 
 
@@ -94,7 +132,29 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"depth: {', '.join(f'{stack} {depth}' for stack, depth in facts['depth'].items())}")
     if facts["to"] == "ctranslate2":
         print(f"quantization: {facts['quantization'] or 'none'}")
+    if facts["to"] == "huggingface":
+        _print_comparison(facts)
     before, after = facts["bytes"]
     print(f"bytes: {before:,} -> {after:,}")
     print(f"written: {facts['output']}: {', '.join(facts['files'])}")
     print("use it by:", *facts["use"], sep="\n  ")
+
+
+def _print_comparison(facts: dict[str, Any]) -> None:
+    """Which class it is, and how far it is from fairseq; every line whose ids are others."""
+    compared, tokenizer = facts["compared"], facts["tokenizer"]
+    print(f"class: {facts['class']}")
+    print(
+        f"compared with fairseq: {compared['sentences']} inputs, largest difference of an output "
+        f"{compared['logits']:.1e}"
+    )
+    if compared["generated"]:
+        print(f"greedy output: equal on {compared['generated']} of {compared['generated']}")
+    if tokenizer is None:
+        return
+    equal, lines = tokenizer["equal"], tokenizer["lines"]
+    print(f"tokenizer: {equal:,} of {lines:,} lines have fairseq's ids ({equal / lines:.2%})")
+    for line in tokenizer["different"]:
+        print(f"  line {line['number']}: {line['text']}")
+        print(f"    fairseq:  {' '.join(line['fairseq'])}")
+        print(f"    exported: {' '.join(line['exported'])}")

@@ -75,6 +75,8 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
             f"{path} does not fit the data in {data} (its dictionaries?): {what}"
         ) from None
     _resolve(task.cfg)
+    if not hasattr(task, "args"):
+        task.args = task.cfg  # fairseq's translation_from_pretrained_bart still reads it there
     model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
     model.requires_grad_(False).eval()
     return Loaded(

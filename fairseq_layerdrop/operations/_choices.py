@@ -15,7 +15,7 @@ METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
 METHODS = ("exhaustive", "greedy", "beam", "evolution")
 """How a search goes through sub-networks."""
 
-TARGETS = ("ctranslate2", "safetensors")
+TARGETS = ("huggingface", "ctranslate2", "safetensors")
 """The forms of other programs."""
 
 

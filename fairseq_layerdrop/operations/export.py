@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A model in another program's form: CTranslate2 for fast inference, or safetensors."""
+"""A model in another program's form: transformers, CTranslate2 or safetensors."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 
 FileName = str | os.PathLike[str]
-Write = Callable[[Path], None]
-"""Write ``new``, the folder to be, and what is needed for that, into a folder to work in."""
+Write = Callable[[Path], dict[str, Any]]
+"""Write ``new``, the folder to be, and what is needed for that, into a folder to work in; return
+the facts that only this form has.
+"""
 
 
 def export(
@@ -25,6 +28,11 @@ def export(
     to: str,
     *,
     quantization: str | None = None,
+    head: str | None = None,
+    sentencepiece: FileName | Sequence[FileName] = (),
+    gpt2_bpe: Sequence[FileName] = (),
+    bpe_codes: FileName | None = None,
+    text: FileName | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a model as a folder that another program loads.
@@ -35,12 +43,20 @@ def export(
         source: a fairseq checkpoint (``.pt``), pruned or not; it is not changed.
         data: the data set in fairseq's binary form, for its dictionaries.
         output: the folder to write.
-        to: ``ctranslate2`` or ``safetensors``.
+        to: ``huggingface``, ``ctranslate2`` or ``safetensors``.
         quantization: how CTranslate2's weights are stored, in its words; else in single precision.
+        head: for transformers, the classification head of a RoBERTa; else its language model.
+        sentencepiece: for transformers' tokenizer, the sentencepiece model of the text; of source
+            and target, if they have two.
+        gpt2_bpe: or ``encoder.json`` and ``vocab.bpe``.
+        bpe_codes: or subword-nmt's codes, of text that Moses tokenized.
+        text: raw text on which that tokenizer is compared with fairseq.
         force: replace a folder that an export wrote.
 
     Returns:
-        The facts: ``depth`` of each stack, ``bytes`` before and after, ``files``.
+        The facts: ``depth`` of each stack, ``bytes`` before and after, ``files``; for transformers
+        the ``class``, how it was ``compared``, how the ``tokenizer`` was, and a program that
+        uses it (``use``).
 
     Raises:
         CheckpointError: if the source cannot be read safely, or the folder not be written.
@@ -48,19 +64,26 @@ def export(
 
     Whatever is raised, nothing is written.
     """
-    check_choice("to", to, TARGETS)
-    if quantization and to != "ctranslate2":
-        raise ValueError("quantization= goes with to=ctranslate2")
+    wishes = {
+        "head": head,
+        "sentencepiece": sentencepiece,
+        "gpt2_bpe": gpt2_bpe,
+        "bpe_codes": bpe_codes,
+        "text": text,
+    }
+    _check(to, quantization, wishes)
     formats.check_installed(to)
     checkpoint.check_folder(output, ours=formats.FILES, force=force)
-    plan_copies(data, Path(output) / "model", force=True, of="DATA")
+    if to != "huggingface":  # which a model of sound may go to, without any
+        plan_copies(data, Path(output) / "model", force=True, of="DATA")
     full = checkpoint.open_source(source)
     with checkpoint.naming_file(source):
-        write = _WRITERS[to](_stock(full), str(data), quantization)
-    with checkpoint.new_folder(output, ours=formats.FILES, force=force) as scratch:
-        write(scratch)
+        job = _Job(_stock(full), str(data), str(output), quantization, wishes)
+        write = _TARGETS[to](job)
+        with checkpoint.new_folder(output, ours=formats.FILES, force=force) as scratch:
+            facts = write(scratch)
     files = sorted(path for path in Path(output).rglob("*") if path.is_file())
-    return {
+    return facts | {
         "checkpoint": str(source),
         "output": str(output),
         "to": to,
@@ -71,37 +94,65 @@ def export(
     }
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What is written of what, and what a user asked for beside."""
+
+    stock: dict[str, Any]
+    data: str
+    output: str
+    quantization: str | None
+    wishes: dict[str, Any]
+
+
+def _check(to: str, quantization: str | None, wishes: dict[str, Any]) -> None:
+    check_choice("to", to, TARGETS)
+    if quantization and to != "ctranslate2":
+        raise ValueError("quantization= goes with to=ctranslate2")
+    if to != "huggingface" and (named := [f"{name}=" for name, wish in wishes.items() if wish]):
+        raise ValueError(f"{', '.join(named)} goes with to=huggingface")
+
+
 def _stock(full: Source) -> dict[str, Any]:
     """The whole model as a stock checkpoint, whatever wrote it."""
     whole = PruningPlan.from_specs({}, full.depths)
     return prune_checkpoint(full, whole, version=__version__, style="plain")
 
 
-def _to_ctranslate2(stock: dict[str, Any], data: str, quantization: str | None) -> Write:
+def _to_ctranslate2(job: _Job) -> Write:
     from fairseq_layerdrop.formats.ctranslate2 import convert, for_converter
 
-    readable = for_converter(stock)
+    readable = for_converter(job.stock)
 
-    def write(scratch: Path) -> None:
+    def write(scratch: Path) -> dict[str, Any]:
         checkpoint.save(readable, scratch / "checkpoint.pt")
-        convert(scratch / "checkpoint.pt", data, scratch / "new", quantization)
+        convert(scratch / "checkpoint.pt", job.data, scratch / "new", job.quantization)
+        return {}
 
     return write
 
 
-def _to_safetensors(stock: dict[str, Any], data: str, quantization: str | None) -> Write:
+def _to_safetensors(job: _Job) -> Write:
     from fairseq_layerdrop.formats import safetensors
 
-    def write(scratch: Path) -> None:
+    def write(scratch: Path) -> dict[str, Any]:
         new = scratch / "new"
         new.mkdir()
-        safetensors.write(stock, new)
-        copy(plan_copies(data, new / "model", force=True, of="DATA"))
+        safetensors.write(job.stock, new)
+        copy(plan_copies(job.data, new / "model", force=True, of="DATA"))
+        return {}
 
     return write
 
 
-_WRITERS: dict[str, Callable[[dict[str, Any], str, str | None], Write]] = {
+def _to_huggingface(job: _Job) -> Write:
+    from fairseq_layerdrop.operations._huggingface import writer
+
+    return writer(job.stock, job.data, job.output, job.wishes)
+
+
+_TARGETS: dict[str, Callable[[_Job], Write]] = {
+    "huggingface": _to_huggingface,
     "ctranslate2": _to_ctranslate2,
     "safetensors": _to_safetensors,
 }
