@@ -8,7 +8,7 @@ target's name only when it is whole, on disk and checked.
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 from fairseq_layerdrop.checkpoint._folder import check_folder, new_folder
-from fairseq_layerdrop.checkpoint._read import digest, file_format, load
+from fairseq_layerdrop.checkpoint._read import digest, file_format, load, reading_for_fairseq
 from fairseq_layerdrop.checkpoint._source import naming_file, open_source
 from fairseq_layerdrop.checkpoint._stand_ins import StandIn
 from fairseq_layerdrop.checkpoint._write import check_target, save
@@ -24,5 +24,6 @@ __all__ = [
     "naming_file",
     "new_folder",
     "open_source",
+    "reading_for_fairseq",
     "save",
 ]

@@ -4,6 +4,8 @@
 import hashlib
 import os
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
 from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 from fairseq_layerdrop.checkpoint._shards import check_name, check_whole, only_parts
 from fairseq_layerdrop.checkpoint._stand_ins import KNOWN, foreign, stand_ins, to_plain
+
+_torch_load = torch.load  # also where fairseq's calls of it come to this room
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -26,6 +30,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: if the file is absent, damaged, no fairseq checkpoint, one part of a model,
         or would run code.
     """
+    if "://" in os.fspath(path):
+        raise CheckpointError(f"{path} is not a file on this machine; copy it here first")
     path = Path(path)
     mapped = _check_readable(path)
     if mapped:
@@ -71,7 +77,7 @@ def _unpickle(path: Path, mapped: bool, allowed: list[Any]) -> Any:
         with warnings.catch_warnings():
             # About pickle protocols, from files that are then refused.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return _torch_load(path, map_location="cpu", weights_only=True, mmap=mapped)
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
@@ -140,3 +146,23 @@ def _is_whole(path: Path) -> bool:
         return bool(entries(path))
     except CheckpointError:
         return False
+
+
+@contextmanager
+def reading_for_fairseq(given: Mapping[str, dict[str, Any]]) -> Iterator[None]:
+    """A scope in which whatever fairseq reads, of itself by ``torch.load``, is read by this room.
+
+    Args:
+        given: what is read under a name: contents of checkpoints by path.
+    """
+
+    def read(file: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        path = str(getattr(file, "name", file))
+        return dict(given[path]) if path in given else load(path)
+
+    before = torch.load
+    torch.load = read  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.load = before

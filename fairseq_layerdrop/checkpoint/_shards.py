@@ -10,7 +10,7 @@ from typing import Any
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
 
 _NAMES = re.compile(
-    r"(?P<whole>.*?)(?P<part>-shard\d+|_part\d+|-model_part-\d+(-shard\d+)?|-rank-\d+)\.pt"
+    r"(?P<whole>.*?)(?P<part>-shard\d+|_part\d+|-model_part-\d+(-shard\d+)?|-rank-\d+|-shared)\.pt"
 )
 _FLAGS = {"model_parallel_size": 1, "base_layers": 0}
 """Options that split a model over processes, and the value with which they do not."""

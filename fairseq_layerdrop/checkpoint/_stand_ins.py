@@ -2,7 +2,9 @@
 """Objects in old files, where plain data is today: stand-ins, and the data they held."""
 
 import argparse
+import os
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,11 +12,7 @@ from typing import Any
 # training statistics, which nobody needs afterwards: the arrays of --eval-bleu, the meters of 2019.
 _STATISTICS = [
     *(f"numpy.{name}" for name in ("ndarray", "dtype")),
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
+    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
     *(f"fairseq.meters.{name}" for name in ("AverageMeter", "StopwatchMeter", "TimeMeter")),
 ]
 # Some files hold OmegaConf's objects, fairseq's enums or dictionaries; these libraries name them in
@@ -45,7 +43,39 @@ class StandIn:
         self.state = state
 
 
-KNOWN: list[Any] = [argparse.Namespace, *((StandIn, name) for name in _STATISTICS)]
+_NUMBERS = {"b1": "?", "f2": "e", "f4": "f", "f8": "d"} | {
+    f"{sign}{size}": code.upper() if sign == "u" else code
+    for sign in "iu"
+    for size, code in ((1, "b"), (2, "h"), (4, "i"), (8, "q"))
+}
+"""numpy's names of its numbers, and what the module struct calls them."""
+
+
+def number(kind: StandIn, content: Any = b"") -> Any:
+    """A number of numpy's as one of Python's."""
+    code = _NUMBERS.get(str(kind.args[0])) if kind.args else None
+    if code is None or not isinstance(content, bytes) or not isinstance(kind.state, tuple):
+        return StandIn(kind, content)
+    order = ">" if kind.state[1] == ">" else "<"
+    return struct.unpack(order + code, content)[0]
+
+
+def path(*parts: str) -> str:
+    """A path of pathlib's as text."""
+    return os.path.join(*parts) if parts else "."
+
+
+KNOWN: list[Any] = [
+    argparse.Namespace,
+    *((StandIn, name) for name in _STATISTICS),
+    (set, "builtins.frozenset"),
+    *((number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(
+        (path, f"{module}.{kind}Path")
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("", "Pure", "Posix", "PurePosix")
+    ),
+]
 """What every file may hold."""
 
 
@@ -73,7 +103,8 @@ def _content(value: Any) -> Any:
             if held in state:
                 return _content(state[held])
         (only,) = value.args if len(value.args) == 1 else (None,)
-        return only if isinstance(only, str) else value  # an enum is written as its value
+        is_enum = isinstance(only, (str, int)) and value.state is None
+        return only if is_enum else value  # an enum is written as its value
     if isinstance(value, argparse.Namespace):
         return argparse.Namespace(**_content(vars(value)))
     if isinstance(value, dict):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import track
 
+from fairseq_layerdrop.cli._check import add_user_dir
+
 if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.loading import Batches
     from fairseq_layerdrop.evaluation.subject import Subject
@@ -36,6 +38,7 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
     parser.add_argument(
         "--curve", metavar="NAME", help="the model's name in tables and figures (default: CKPT's)"
     )
+    add_user_dir(parser)
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 

@@ -13,8 +13,13 @@ def join(indices: Iterable[int]) -> str:
 
 
 def keep_flags(kept: Mapping[str, Iterable[int]]) -> str:
-    """The flags that keep these layers: ``--encoder-keep 0,2 --decoder-keep 1``."""
-    return " ".join(f"--{stack}-keep {join(layers)}" for stack, layers in kept.items())
+    """The flags that keep these layers: ``--encoder-keep 0,2 --keep encoder.adaptor.layers=1``."""
+    return " ".join(
+        f"--{stack}-keep {join(layers)}"
+        if stack in ("encoder", "decoder")
+        else f"--keep {stack}={join(layers)}"
+        for stack, layers in kept.items()
+    )
 
 
 def as_flags(message: str, args: Namespace) -> str:

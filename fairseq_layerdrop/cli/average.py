@@ -6,6 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
+from fairseq_layerdrop.cli._check import add_check, add_user_dir
 from fairseq_layerdrop.cli._evaluation import bar
 
 SUMMARY = "write the mean of checkpoints' models, as fairseq's scripts/average_checkpoints.py would"
@@ -53,6 +54,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "(default: no bound)",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
+    add_check(parser)
+    add_user_dir(parser)
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
@@ -60,7 +63,14 @@ def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop.operations.average import average
 
-    facts = average(_inputs(args), args.output, force=args.force, progress=bar("adding"))
+    facts = average(
+        _inputs(args),
+        args.output,
+        check=args.check,
+        user_dir=args.user_dir,
+        force=args.force,
+        progress=bar("adding"),
+    )
     print(json.dumps(facts, indent=2)) if args.json else _print_facts(facts)
 
 
@@ -109,6 +119,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
             "kept as a Namespace, which torch 2.6 and later loads only with this package's "
             f"--user-dir: {names}"
         )
+    print(f"check: {facts['check']}")
     print(f"written and checked: {facts['output']}")
 
 

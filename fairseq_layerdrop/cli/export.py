@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fairseq_layerdrop.cli._check import add_check, add_user_dir
 from fairseq_layerdrop.cli._evaluation import quiet
 from fairseq_layerdrop.operations._choices import TARGETS
 
@@ -63,6 +64,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace OUT, if it is a folder that an export wrote"
     )
+    add_check(parser)
+    add_user_dir(parser)
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
@@ -115,6 +118,8 @@ def run(args: Namespace) -> None:
             gpt2_bpe=args.gpt2_bpe or (),
             bpe_codes=args.bpe_codes,
             text=args.text,
+            check=args.check,
+            user_dir=args.user_dir,
             force=args.force,
         )
     facts.setdefault("use", _use(facts))
@@ -136,6 +141,7 @@ def _print(facts: dict[str, Any]) -> None:
         _print_comparison(facts)
     before, after = facts["bytes"]
     print(f"bytes: {before:,} -> {after:,}")
+    print(f"check: {facts['check']}")
     print(f"written: {facts['output']}: {', '.join(facts['files'])}")
     print("use it by:", *facts["use"], sep="\n  ")
 

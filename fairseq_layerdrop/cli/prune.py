@@ -2,11 +2,12 @@
 """``fairseq-layerdrop prune``: write the sub-network that a plan keeps."""
 
 import json
-from argparse import SUPPRESS, ArgumentParser, Namespace, _ArgumentGroup
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from typing import Any
 
 from rich.console import Console
 
+from fairseq_layerdrop.cli._check import add_check, add_user_dir
 from fairseq_layerdrop.cli._evaluation import quiet
 from fairseq_layerdrop.cli._text import as_flags, join, keep_flags
 from fairseq_layerdrop.operations._choices import CONFIG_STYLES, STRATEGIES
@@ -38,6 +39,15 @@ def _add_layers(group: _ArgumentGroup) -> None:
     )
     group.add_argument(
         "--decoder-keep", metavar="SPEC", help=f"layers of the decoder that stay: {SPEC_HELP}"
+    )
+    group.add_argument(
+        "--keep",
+        metavar="PATH=SPEC",
+        action="append",
+        default=[],
+        type=_by_path,
+        help="layers that stay of any other list, by its path (inspect names them): "
+        "encoder.adaptor.layers=0,1; may be repeated",
     )
     group.add_argument(
         "--target-params",
@@ -93,6 +103,8 @@ def _add_output(group: _ArgumentGroup) -> None:
         help="plain: loads with torch.load's safe defaults; namespace: for CTranslate2's "
         "converter and for BART (default: what the model's family can load)",
     )
+    add_check(group)
+    add_user_dir(group)
     group.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
@@ -121,6 +133,13 @@ def add_compensation(group: ArgumentParser | _ArgumentGroup) -> None:
     )
 
 
+def _by_path(text: str) -> tuple[str, str]:
+    path, equals, spec = text.partition("=")
+    if not (path and equals and spec):
+        raise ArgumentTypeError(f"a list and its layers are PATH=SPEC, got {text!r}")
+    return path, spec
+
+
 def run(args: Namespace) -> None:
     """Run the verb."""
     from fairseq_layerdrop.operations.prune import prune
@@ -131,7 +150,7 @@ def run(args: Namespace) -> None:
         facts = prune(
             args.checkpoint,
             args.output,
-            {"encoder": args.encoder_keep, "decoder": args.decoder_keep},
+            {"encoder": args.encoder_keep, "decoder": args.decoder_keep, **dict(args.keep)},
             target_params=args.target_params,
             strategy=args.strategy,
             heads_keep=args.heads_keep,
@@ -145,6 +164,8 @@ def run(args: Namespace) -> None:
             keep_optimizer=args.keep_optimizer,
             copy_dicts=args.copy_dicts,
             config_style=args.config_style,
+            check=args.check,
+            user_dir=args.user_dir,
             dry_run=args.dry_run,
             force=args.force,
         )
@@ -172,9 +193,11 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"to train on: {facts['training_flags']}")
     for dictionary in facts.get("dictionaries", []):
         print(f"copied: {dictionary}")
-    print(
-        f"written and checked: {facts['output']}" if facts["output"] else "dry run: nothing written"
-    )
+    if facts["output"]:
+        print(f"check: {facts['check']}")
+        print(f"written and checked: {facts['output']}")
+    else:
+        print("dry run: nothing written")
 
 
 def print_compensated(facts: dict[str, Any]) -> None:

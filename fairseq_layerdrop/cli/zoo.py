@@ -4,6 +4,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 
+from fairseq_layerdrop.cli._check import add_check
 from fairseq_layerdrop.cli._decoding import add_decoding
 from fairseq_layerdrop.cli._evaluation import add_data, bar, evaluation_options, quiet
 from fairseq_layerdrop.cli._text import row_text
@@ -34,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "train",
     )
     add_decoding(parser, metrics="loss")
+    add_check(parser)
 
 
 def run(args: Namespace) -> None:
@@ -47,6 +49,7 @@ def run(args: Namespace) -> None:
         args.output,
         args.points,
         evaluation_options(args),
+        check=args.check,
         command=args.command,
         progress=bar,
     )

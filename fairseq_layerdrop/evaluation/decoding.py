@@ -10,6 +10,7 @@ from fairseq import utils
 from fairseq.dataclass.configs import GenerationConfig
 
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded
+from fairseq_layerdrop.evaluation.scorable import saying
 
 
 class Decoder:
@@ -50,16 +51,22 @@ class Decoder:
             lengths = {"max_len_a": 0, "max_len_b": exactly, "min_len": exactly}
         config = GenerationConfig(beam=beam, lenpen=lenpen, **lengths)
         self.loaded, self.remove_bpe = loaded, remove_bpe
-        self.generator = loaded.task.build_generator([loaded.model], config)
+        with saying(self._no_text):
+            self.generator = loaded.task.build_generator([loaded.model], config)
         self._ignored = {self.generator.eos}
 
     @torch.no_grad()
     def run(self, sample: Any) -> list[Any]:
         """The hypotheses of each sentence of a batch, the best first."""
-        hypotheses: list[Any] = self.loaded.task.inference_step(
-            self.generator, [self.loaded.model], sample
-        )
+        with saying(self._no_text):
+            hypotheses: list[Any] = self.loaded.task.inference_step(
+                self.generator, [self.loaded.model], sample
+            )
         return hypotheses
+
+    @property
+    def _no_text(self) -> str:
+        return f"{type(self.loaded.task).__name__} generates no text here"
 
     def texts(self, samples: Iterable[Any]) -> tuple[list[str], int]:
         """Each sentence's best hypothesis, in the data's order, and the total number of tokens."""

@@ -92,7 +92,7 @@ def _plan(trial: Any, depths: Mapping[str, int], counts: Mapping[str, int]) -> P
         ranked = sorted(range(depth), key=[-weight for weight in weights].__getitem__)
         count = counts.get(stack) or max(1, sum(weight > 0.5 for weight in weights))
         selections[stack] = LayerSelection(depth, tuple(ranked[:count]))
-    return PruningPlan(**selections)
+    return PruningPlan.of(selections)
 
 
 def _front(trials: list[Trial], cost: Callable[[PruningPlan], float]) -> list[Trial]:

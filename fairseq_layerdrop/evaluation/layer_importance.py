@@ -124,7 +124,7 @@ def _angular(subject: Subject, samples: Sequence[Any], _: int, progress: Progres
         )
         for stack, modules in stacks(subject.loaded.model).items()
         for module in modules
-        for i, layer in enumerate(module.layers)  # type: ignore[arg-type]
+        for i, layer in enumerate(module.layers)
     ]
     try:
         for sample in progress(samples):
@@ -158,7 +158,7 @@ def _without(subject: Subject, stack: str, layer: int) -> PruningPlan:
 
 def _with(subject: Subject, stack: str, kept: Sequence[int]) -> PruningPlan:
     selection = LayerSelection(subject.depths[stack], tuple(kept))
-    return PruningPlan(**{**subject.whole.selections, stack: selection})
+    return PruningPlan.of({**subject.whole.selections, stack: selection})
 
 
 Measure = Callable[[Subject, Sequence[Any], int, Progress], Iterator[Row]]

@@ -18,6 +18,8 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
 import fairseq_layerdrop
+from fairseq_layerdrop.evaluation.plugins import import_plugin
+from fairseq_layerdrop.evaluation.scorable import check_registered, saying
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 Half = Literal["all", "first", "second"]
@@ -33,7 +35,14 @@ class Loaded:
     device: torch.device
 
 
-def load(path: str, data: str, *, device: str = "cpu", threads: int | None = None) -> Loaded:
+def load(
+    path: str,
+    data: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    user_dir: str | None = None,
+) -> Loaded:
     """Load a checkpoint and its task, in evaluation mode and without gradients.
 
     Args:
@@ -42,6 +51,7 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
         data: the data set, in fairseq's binary form, whose dictionaries the model was trained with.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of the CPU, for the whole process; by default torch's.
+        user_dir: the plugin that the model, its task or its criterion is of; its code is run.
 
     Raises:
         ValueError: if fairseq cannot read the file, or there is no such device, with what to do.
@@ -53,6 +63,8 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
     if threads:
         torch.set_num_threads(threads)
     fairseq_layerdrop.register()
+    if user_dir:
+        import_plugin(user_dir)
     overrides = {"data": data, "eval_bleu": False}
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
@@ -62,29 +74,28 @@ def load(path: str, data: str, *, device: str = "cpu", threads: int | None = Non
             f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
         ) from None
     state["model"] = upgrade_state(state["model"])
+    check_registered(path, state.get("cfg"))
     try:
         (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task(
             [path], overrides, state=state
         )
     # fairseq's translation task raises a bare Exception when it cannot infer the language pair.
     except Exception as error:
-        if not isinstance(error, RuntimeError) and type(error) is not Exception:
+        if isinstance(error, RuntimeError) or type(error) is Exception:
+            what = str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"{path} does not fit the data in {data} (its dictionaries?): {what}"
+            ) from None
+        with saying(f"{path}: fairseq cannot load it with {data}"):
             raise
-        what = str(error).splitlines()[-1].strip()
-        raise ValueError(
-            f"{path} does not fit the data in {data} (its dictionaries?): {what}"
-        ) from None
     _resolve(task.cfg)
     if not hasattr(task, "args"):
         task.args = task.cfg  # fairseq's translation_from_pretrained_bart still reads it there
     model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
     model.requires_grad_(False).eval()
-    return Loaded(
-        model.to(device),
-        task,
-        task.build_criterion(_of_criterion(cfg.criterion)),
-        torch.device(device),
-    )
+    with saying(f"{path}: fairseq cannot build its criterion"):
+        criterion = task.build_criterion(_of_criterion(cfg.criterion))
+    return Loaded(model.to(device), task, criterion, torch.device(device))
 
 
 def _of_criterion(options: Any) -> Any:
@@ -153,7 +164,8 @@ class Batches:
             max_sentences=max_sentences,
             required_batch_size_multiple=1,
         )
-        self.samples = self.collate(loaded, self.dataset, batches)
+        with saying(f"fairseq cannot batch {subset} for {type(task).__name__}"):
+            self.samples = self.collate(loaded, self.dataset, batches)
         self.sentences = sum(len(batch) for batch in batches)
         if self.sentences != len(chosen):
             raise ValueError(

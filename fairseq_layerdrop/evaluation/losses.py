@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from fairseq_layerdrop.evaluation.loading import Loaded
 from fairseq_layerdrop.evaluation.prefix import Kept, run_each, run_one_by_one
+from fairseq_layerdrop.evaluation.scorable import named, saying
 
 _TELL_TOKENS_APART = (CrossEntropyCriterion, LabelSmoothedCrossEntropyCriterion)
 
@@ -74,8 +75,9 @@ def score_losses(
     scored: list[list[_Unit]] = [[] for _ in plans]
     for sample in progress(samples):
         target = sample.get("target")
-        for number, log in run_all(loaded.model, plans, partial(_log, loaded, sample)):
-            scored[number].append(_units(log, target, loaded))
+        with saying(f"there is no score by {named(loaded)}"):
+            for number, log in run_all(loaded.model, plans, partial(_log, loaded, sample)):
+                scored[number].append(_units(log, target, loaded))
     found = [_join(units) for units in scored]
     for plan, losses in zip(plans, found, strict=True):
         if not math.isfinite(losses.loss):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
-from fairseq_layerdrop.modules.subnetwork import depths, restricted, stacks
+from fairseq_layerdrop.modules.subnetwork import Stack, depths, restricted, stacks
 
 Kept = Mapping[str, Sequence[int]]
 """The layers that stay, by stack, encoder first: ``{"encoder": (0, 2), "decoder": (0,)}``."""
@@ -79,7 +79,7 @@ def _check(plans: Sequence[Kept], model_depths: Mapping[str, int]) -> None:
 
 def _walk_one(
     _: nn.Module,
-    where: Sequence[nn.Module],
+    where: Sequence[Stack],
     plans: Sequence[tuple[Layers, ...]],
     run: Callable[[], Result],
 ) -> Iterator[tuple[tuple[Layers, ...], Result]]:
@@ -89,7 +89,7 @@ def _walk_one(
 
 def _walk_two(
     model: Any,
-    where: Sequence[nn.Module],
+    where: Sequence[Stack],
     plans: Sequence[tuple[Layers, ...]],
     run: Callable[[], Result],
 ) -> Iterator[tuple[tuple[Layers, ...], Result]]:
@@ -191,7 +191,8 @@ class _StandIn(nn.Module):
         self._output = None
         if self._given != 1:
             raise ValueError(
-                f"the model must run its layers once a forward, got {self._given} times"
+                f"the model must run its layers once a forward, got {self._given} times: it is "
+                "recurrent, or has no layers that can be left out"
             )
         return result
 

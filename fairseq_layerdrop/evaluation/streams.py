@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_layerdrop.evaluation.loading import Loaded
-from fairseq_layerdrop.modules.subnetwork import stacks
+from fairseq_layerdrop.modules.subnetwork import Stack, stacks
 
 
 class Seen(NamedTuple):
@@ -38,7 +38,7 @@ def layers(model: nn.Module) -> dict[str, Any]:
     """
     found = {}
     for stack, holders in stacks(model).items():
-        known = all(hasattr(layer, "normalize_before") for h in holders for layer in h.layers)  # type: ignore[union-attr]
+        known = all(hasattr(layer, "normalize_before") for h in holders for layer in h.layers)
         if len(holders) > 1 or not known:
             raise ValueError(
                 "compensation takes fairseq's Transformer layers, in one stack or one encoder and "
@@ -48,10 +48,10 @@ def layers(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _kind(holders: list[nn.Module]) -> str:
+def _kind(holders: list[Stack]) -> str:
     if len(holders) > 1:
         return f"{len(holders)} stacks of a kind, one a language"
-    return type(next(iter(holders[0].layers))).__name__  # type: ignore[arg-type]
+    return type(next(iter(holders[0].layers))).__name__
 
 
 @torch.no_grad()

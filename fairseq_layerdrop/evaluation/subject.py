@@ -52,7 +52,7 @@ class Subject:
             stack: LayerSelection(depth, tuple(range(depth)))
             for stack, depth in self.depths.items()
         }
-        self.whole = PruningPlan(**everything)
+        self.whole = PruningPlan.of(everything)
 
     def describe(self, plan: PruningPlan) -> dict[str, Any]:
         """A plan's facts in a row, whatever is measured."""

@@ -161,7 +161,7 @@ class LayerDropModel:
             if selection is not None:
                 chunk = selection.depth // len(state_dict[key])
                 state_dict[key] = state_dict[key][sorted({i // chunk for i in selection.kept})]
-        pruned = prune_state(state_dict, PruningPlan(**whole))
+        pruned = prune_state(state_dict, PruningPlan.of(whole))
         return super().load_state_dict(pruned, strict)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> Any:

@@ -9,6 +9,9 @@ STRATEGIES = ("even", "spread", "first", "last", "learned")
 CONFIG_STYLES = ("plain", "namespace")
 """See :func:`~fairseq_layerdrop.pruning.config.in_style`."""
 
+CHECKS = ("auto", "load", "tensors")
+"""Of what is written, see :class:`~fairseq_layerdrop.operations._check.Check`."""
+
 METRICS = ("loss", "bleu", "chrf", "rouge", "latency", "memory")
 """What can be measured of a sub-network; loss has accuracy along."""
 

@@ -37,6 +37,7 @@ class EvaluationOptions:
         lenpen: length penalty.
         max_len_a: a text has at most a · source length + b tokens.
         max_len_b: see ``max_len_a``.
+        user_dir: the plugin that the model, its task or its criterion is of; its code is run.
         remove_bpe: how pieces become words: ``sentencepiece``, ``"@@ "``, …
         reference: the target side as text; else from the data.
         compensate: make up for the layers that a plan removes, on sentences of the data's
@@ -49,6 +50,7 @@ class EvaluationOptions:
     device: str = "cpu"
     threads: int | None = None
     curve: str | None = None
+    user_dir: str | None = None
     metrics: Sequence[str] = ("loss",)
     beam: int = 5
     lenpen: float = 1.0
@@ -99,7 +101,13 @@ def open_subject(
     from fairseq_layerdrop.evaluation.subject import Subject
 
     subject = Subject(
-        load(str(path), str(data), device=options.device, threads=options.threads),
+        load(
+            str(path),
+            str(data),
+            device=options.device,
+            threads=options.threads,
+            user_dir=options.user_dir,
+        ),
         digest=source.digest,
         curve=options.curve or Path(path).stem + (", compensated" if options.compensate else ""),
         rates={stack: about["layerdrop"] for stack, about in facts["stacks"].items()},

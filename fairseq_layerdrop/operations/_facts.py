@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop.pruning.config import architecture, config_style, model_section
+from fairseq_layerdrop.pruning.families import own_options
 from fairseq_layerdrop.pruning.flags import model_flags
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
@@ -72,13 +73,12 @@ def notes(
         style: of the configuration, if one was asked for.
         copies_dictionaries: whether dictionaries go beside it.
     """
-    full = source.checkpoint
+    full, cut = source.checkpoint, small["extra_state"]["layerdrop"]["steps"][-1]["plan"]
     if reason := untrained(plan, trained_plans(full), source.depths):
         yield f"the model {reason}"
     for path, length in other_lists(small["model"]).items():
-        yield (
-            f"left whole: the {length} layers of {path}, which is no stack that this command prunes"
-        )
+        if path not in cut:
+            yield f"left whole: the {length} layers of {path}, another list (--keep {path}=SPEC)"
     if full.get("last_optimizer_state") is not None and "last_optimizer_state" not in small:
         yield "the optimizer's state was left out (keep_optimizer=True keeps it)"
     if "ema" in small["extra_state"]:
@@ -90,6 +90,8 @@ def notes(
             "stock fairseq does not load this architecture from plain options: leave "
             "config_style= out"
         )
+    if own := _own_options(small):
+        yield f"to train on, give its own options as in its own training, too: {own}"
     if _has_shapes(small):
         yield f"fairseq's own models cannot hold these shapes: it is loaded with {USER_DIR}"
     if isinstance(small["cfg"]["model"], Namespace):
@@ -98,6 +100,14 @@ def notes(
         yield (
             f"from_pretrained looks for dict.txt in {output.parent}: copy_dicts=DATA puts it there"
         )
+
+
+def _own_options(small: Mapping[str, Any], most: int = 6) -> str:
+    """Options that the printed flags leave out, as far as they are texts or numbers."""
+    own = {name: value for name, value in own_options(small["cfg"]).items() if value}
+    told = [f"{name} {value}" for name, value in own.items() if not isinstance(value, dict)]
+    more = [f"and {len(told) - most} more"] if len(told) > most else []
+    return ", ".join(told[:most] + more)
 
 
 def _has_shapes(small: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from fairseq_layerdrop.pruning.config import training_rates
 from fairseq_layerdrop.pruning.learned_rates import drop_scores, learned_layers
 from fairseq_layerdrop.pruning.plan import PruningPlan, split_plan
 from fairseq_layerdrop.pruning.source import Source
-from fairseq_layerdrop.pruning.stacks import chunks
+from fairseq_layerdrop.pruning.stacks import chunks, other_lists
 
 Plan = str | Mapping[str, Any] | PruningPlan | None
 """``"all/every:2"``, a SPEC for each stack that is named, a plan that is made already, or nothing
@@ -46,6 +46,8 @@ def choose_plan(
     if target_params is None and strategy == "learned":
         named = {stack: spec for stack, spec in specs.items() if spec is not None}
         specs = {**_as_trained(source), **named}
+    lists = other_lists(source.weights)
+    depths = depths | {path: lists[path] for path in specs if path in lists}
     specs = {stack: learned_layers(scores, stack, spec) for stack, spec in specs.items()}
     if target_params is None:
         return PruningPlan.from_specs(specs, depths)

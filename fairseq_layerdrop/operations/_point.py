@@ -50,7 +50,7 @@ class Start:
             mine = self.plan.kept[stack]
             indices = tuple(mine.index(layer) for layer in kept)
             selections[stack] = LayerSelection(len(mine), indices)
-        return PruningPlan(**selections)
+        return PruningPlan.of(selections)
 
 
 def name_of(plan: PruningPlan) -> str:
@@ -135,8 +135,8 @@ def _write_stock(best: Path, cut: Source, file: Path, family: Family) -> None:
 
 def keeping_all(source: Source) -> PruningPlan:
     """The plan that removes nothing."""
-    return PruningPlan(
-        **{stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
+    return PruningPlan.of(
+        {stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
     )
 
 

@@ -5,13 +5,16 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._check import Check
 from fairseq_layerdrop.pruning.averaging import Average, check_written
 from fairseq_layerdrop.pruning.config import plain
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
+from fairseq_layerdrop.pruning.upgrade import upgrade_checkpoint
 
 FileName = str | os.PathLike[str]
 
@@ -30,6 +33,8 @@ def average(
     checkpoints: Sequence[FileName],
     output: FileName,
     *,
+    check: str = "auto",
+    user_dir: str | None = None,
     force: bool = False,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> dict[str, Any]:
@@ -41,12 +46,15 @@ def average(
         checkpoints: fairseq checkpoints of one shape; they are not changed, and all but the weights
             is taken from the first.
         output: where the mean goes.
+        check: of what is written: ``tensors``, ``load`` (by fairseq, outputs compared), or
+            ``auto``: load what is of no family whose every option is known.
+        user_dir: the plugin that the model needs in fairseq, to be loaded.
         force: replace a file that is there.
         progress: wraps the files, which are read one after another.
 
     Returns:
         The facts: ``parameters`` and ``bytes``, ``dtypes`` before and after, what was ``left_out``,
-        and the ``namespaces`` that were kept.
+        the ``namespaces`` that were kept, and the ``check`` that it passed, in words.
 
     Raises:
         CheckpointError: if a file cannot be read safely, or the output not be written.
@@ -62,12 +70,13 @@ def average(
     for path in progress(paths):
         _add(total, path)
     mean = total.result(version=__version__)
-
-    def check(written: Path) -> None:
-        check_written(mean["model"], checkpoint.load(written)["model"])
-
-    checkpoint.save(mean, output, force=force, check=check)
-    return _facts(paths, output, total, mean)
+    compare = partial(check_written, mean["model"])
+    checked = Check(upgrade_checkpoint(mean), str(paths[0]), check, user_dir=user_dir)
+    if checked.loads:  # what the mean is compared with has the options of the first as they were
+        full = {**upgrade_checkpoint(checkpoint.load(paths[0])), "model": mean["model"]}
+        checked = Check(full, str(paths[0]), check, user_dir=user_dir)
+    mean, found = checked.save(mean, output, {}, compare, force=force)
+    return {**_facts(paths, output, total, mean), "check": found}
 
 
 def checkpoints_of(

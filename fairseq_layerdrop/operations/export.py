@@ -10,9 +10,9 @@ from typing import Any
 from fairseq_layerdrop import __version__, checkpoint, formats
 from fairseq_layerdrop.operations._choices import TARGETS, check_choice
 from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
+from fairseq_layerdrop.operations.prune import check_of
 from fairseq_layerdrop.pruning.plan import PruningPlan
-from fairseq_layerdrop.pruning.source import Source
-from fairseq_layerdrop.pruning.surgery import prune_checkpoint
+from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
 
 FileName = str | os.PathLike[str]
 Write = Callable[[Path], dict[str, Any]]
@@ -33,6 +33,8 @@ def export(
     gpt2_bpe: Sequence[FileName] = (),
     bpe_codes: FileName | None = None,
     text: FileName | None = None,
+    check: str = "auto",
+    user_dir: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a model as a folder that another program loads.
@@ -51,12 +53,15 @@ def export(
         gpt2_bpe: or ``encoder.json`` and ``vocab.bpe``.
         bpe_codes: or subword-nmt's codes, of text that Moses tokenized.
         text: raw text on which that tokenizer is compared with fairseq.
+        check: of the model's stock form that is handed over, as in
+            :func:`~fairseq_layerdrop.operations.prune.prune`.
+        user_dir: the plugin that the model needs in fairseq, to be loaded.
         force: replace a folder that an export wrote.
 
     Returns:
-        The facts: ``depth`` of each stack, ``bytes`` before and after, ``files``; for transformers
-        the ``class``, how it was ``compared``, how the ``tokenizer`` was, and a program that
-        uses it (``use``).
+        The facts: ``depth`` of each stack, ``bytes`` before and after, ``files``, the ``check``
+        that the model passed; for transformers the ``class``, how it was ``compared``, how the
+        ``tokenizer`` was, and a program that uses it (``use``).
 
     Raises:
         CheckpointError: if the source cannot be read safely, or the folder not be written.
@@ -77,8 +82,13 @@ def export(
     if to != "huggingface":  # which a model of sound may go to, without any
         plan_copies(data, Path(output) / "model", force=True, of="DATA")
     full = checkpoint.open_source(source)
+    whole = PruningPlan.from_specs({}, full.depths)
     with checkpoint.naming_file(source):
-        job = _Job(_stock(full), str(data), str(output), quantization, wishes)
+        stock = prune_checkpoint(full, whole, version=__version__, style="plain")
+        check_surgery(full.weights, stock["model"], whole)
+    found = check_of(full, check, user_dir=user_dir, data=data).verify(stock, whole.kept)
+    with checkpoint.naming_file(source):
+        job = _Job(stock, str(data), str(output), quantization, wishes)
         write = _TARGETS[to](job)
         with checkpoint.new_folder(output, ours=formats.FILES, force=force) as scratch:
             facts = write(scratch)
@@ -91,6 +101,7 @@ def export(
         "depth": full.depths,
         "bytes": [Path(source).stat().st_size, sum(path.stat().st_size for path in files)],
         "files": [path.relative_to(output).as_posix() for path in files],
+        "check": found,
     }
 
 
@@ -111,12 +122,6 @@ def _check(to: str, quantization: str | None, wishes: dict[str, Any]) -> None:
         raise ValueError("quantization= goes with to=ctranslate2")
     if to != "huggingface" and (named := [f"{name}=" for name, wish in wishes.items() if wish]):
         raise ValueError(f"{', '.join(named)} goes with to=huggingface")
-
-
-def _stock(full: Source) -> dict[str, Any]:
-    """The whole model as a stock checkpoint, whatever wrote it."""
-    whole = PruningPlan.from_specs({}, full.depths)
-    return prune_checkpoint(full, whole, version=__version__, style="plain")
 
 
 def _to_ctranslate2(job: _Job) -> Write:

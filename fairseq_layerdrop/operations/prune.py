@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: MIT
 """From a file to a smaller one: the sub-network of a plan, as an ordinary checkpoint.
 
-fairseq is not imported.
+fairseq is imported only where the check needs it.
 """
 
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
+from fairseq_layerdrop.operations._check import Check
 from fairseq_layerdrop.operations._choices import CONFIG_STYLES, check_choice
 from fairseq_layerdrop.operations._compensate import TOKENS, Calibrate
 from fairseq_layerdrop.operations._compensate import compensate as fit
 from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
 from fairseq_layerdrop.operations._facts import notes, training_flags
 from fairseq_layerdrop.operations._plan import Plan, choose_plan
+from fairseq_layerdrop.operations._pretraining import with_pretraining
 from fairseq_layerdrop.operations._widths import choose_widths
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -41,13 +43,14 @@ def prune(
     keep_optimizer: bool = False,
     copy_dicts: str | os.PathLike[str] | None = None,
     config_style: str | None = None,
+    check: str = "auto",
+    user_dir: str | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write the sub-network that a plan keeps.
 
-    The file is opened again and compared with its source, tensor by tensor, before it takes its
-    name.
+    The file is opened again and checked against its source before it takes its name.
 
     >>> prune("full.pt", "small.pt", "all/every:2")  # doctest: +SKIP
 
@@ -73,14 +76,18 @@ def prune(
         keep_optimizer: keep Adam's moments of the layers that stay.
         copy_dicts: a data set whose dictionaries are copied beside the output.
         config_style: ``plain`` or ``namespace``, see
-            :func:`~fairseq_layerdrop.pruning.config.in_style`.
+            :func:`~fairseq_layerdrop.pruning.config.in_style`; else the one that loads.
+        check: of what is written: ``tensors``, ``load`` (by fairseq, outputs compared), or
+            ``auto``: load what is of no family whose every option is known.
+        user_dir: the plugin that the model needs in fairseq, to be loaded.
         dry_run: say what would be written; write nothing.
         force: replace a file that is there.
 
     Returns:
         The facts: ``stacks`` (kept and removed layers), ``parameters`` and ``bytes`` before and
         after, ``inside`` (what was cut inside layers), ``compensated`` (what became of each gap),
-        ``training_flags``, ``notes``, and the ``dictionaries`` that were copied.
+        ``training_flags``, ``notes``, ``check`` (which one it passed, in words) and the
+        ``dictionaries`` that were copied.
 
     Raises:
         CheckpointError: if the source cannot be read safely, or the output not be written.
@@ -113,8 +120,9 @@ def prune(
             importance=importance,
         )
         full, compensated = fit(full, chosen, on) if on else (full, None)
+        checked = check_of(full, check, user_dir=user_dir, data=copy_dicts)
         small = prune_checkpoint(
-            full,
+            with_pretraining(full, chosen),
             chosen,
             version=__version__,
             style=config_style,
@@ -122,6 +130,18 @@ def prune(
             widths=inside.widths,
             compensated=compensated,
         )
+    found = None
+    if not dry_run:
+        small, found = checked.save(
+            small,
+            output,
+            chosen.kept,
+            partial(check_surgery, full.weights, plan=chosen, inside=inside.narrow),
+            inside=inside.widths is not None,
+            style=config_style,
+            force=force,
+        )
+        copy(copies)
     about = notes(
         full, small, chosen, target, style=config_style, copies_dictionaries=bool(copy_dicts)
     )
@@ -141,8 +161,7 @@ def prune(
         "compensated": compensated,
     }
     if not dry_run:
-        save_pruned(small, output, full, chosen, inside=inside.narrow, force=force)
-        copy(copies)
+        facts["check"] = found
         facts["bytes"] = [Path(source).stat().st_size, target.stat().st_size]
         facts["dictionaries"] = [str(copied) for copied in copies.values()]
     return facts
@@ -154,25 +173,37 @@ def save_pruned(
     source: Source,
     plan: PruningPlan,
     *,
-    inside: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    check: str = "auto",
+    user_dir: str | None = None,
     force: bool = False,
 ) -> None:
-    """Write what was cut from a source, once it was opened again and equals the source.
+    """Write what was cut from a source, once it was opened again and passed its check.
 
     Args:
         small: what :func:`~fairseq_layerdrop.pruning.surgery.prune_checkpoint` made.
         output: where it goes.
         source: the model that it was cut from.
         plan: the layers that stay.
-        inside: what was done to the source inside its layers.
+        check: as in :func:`prune`.
+        user_dir: the plugin that the model needs in fairseq.
         force: replace a file that is there.
 
     Raises:
         CheckpointError: if it cannot be written.
-        ValueError: if what was written differs, naming where.
+        ValueError: if what was written does not load, or is another model.
     """
+    compare = partial(check_surgery, source.weights, plan=plan)
+    checked = check_of(source, check, user_dir=user_dir)
+    checked.save(small, output, plan.kept, compare, force=force)
 
-    def check(written: Path) -> None:
-        check_surgery(source.weights, checkpoint.load(written)["model"], plan, inside)
 
-    checkpoint.save(small, output, force=force, check=check)
+def check_of(
+    source: Source,
+    kind: str = "auto",
+    *,
+    user_dir: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+) -> Check:
+    """The check of what is cut from a source, see :class:`Check`."""
+    full = {**source.checkpoint, "model": source.state}
+    return Check(full, source.path, kind, user_dir=user_dir, data=data)

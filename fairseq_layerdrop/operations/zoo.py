@@ -34,6 +34,7 @@ def zoo(
     points: str | Sequence[str],
     options: EvaluationOptions | None = None,
     *,
+    check: str = "auto",
     command: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -48,6 +49,8 @@ def zoo(
             be. What is there of the same source and plan stays.
         points: the plans; ``trained`` stands for those of ``--train-plans``.
         options: what they are measured on; the loss always is.
+        check: of each file, before it takes its name, as in
+            :func:`~fairseq_layerdrop.operations.prune.prune`.
         command: what rows say that they were made by; else the running program.
         progress: shows how far it is.
 
@@ -78,7 +81,7 @@ def zoo(
     models = []
     for plan, name in progress("writing")(list(zip(plans, _names(plans), strict=True))):
         file = folder / name
-        _write(full, plan, file, measures)
+        _write(full, plan, file, measures, {"check": check, "user_dir": options.user_dir})
         check_reloaded(subject, str(file), str(data), batches, rows[plan])
         about = _facts(full, plan, file, data=str(data) if options.compensate else None)
         models.append({"file": name, **worth(rows[plan], measures), **about})
@@ -101,7 +104,9 @@ def _names(plans: list[PruningPlan]) -> list[str]:
     ]
 
 
-def _write(full: Source, plan: PruningPlan, file: Path, measures: "Measures") -> None:
+def _write(
+    full: Source, plan: PruningPlan, file: Path, measures: "Measures", how: dict[str, Any]
+) -> None:
     """Prune, unless the file is there already, of the same source and plan."""
     about, compensated = None, measures.compensated(plan)
     if measures.compensator and compensated:
@@ -113,7 +118,7 @@ def _write(full: Source, plan: PruningPlan, file: Path, measures: "Measures") ->
         if found != small["extra_state"]["layerdrop"]:
             raise ValueError(f"{file} is another model; name another folder, or remove it")
         return
-    save_pruned(small, file, full, plan)
+    save_pruned(small, file, full, plan, **how)
 
 
 def _facts(full: Source, plan: PruningPlan, file: Path, *, data: str | None) -> dict[str, Any]:

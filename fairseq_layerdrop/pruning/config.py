@@ -10,8 +10,10 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fairseq_layerdrop.pruning.depth_options import check_depths, cut_indices, cut_options
 from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
 
 _OUR_NAME = re.compile(
@@ -20,7 +22,7 @@ _OUR_NAME = re.compile(
 )
 _NO_ARCHITECTURE = {"bart": "bart_base"}
 """Models that have no architecture of their own name, and the one to take."""
-_OUR_FIELD = re.compile(
+OUR_FIELD = re.compile(
     r"layerdrop_.*|(sublayer|head|ffn|weight)drop|ffndrop_blocks|share_layers|encoder_keep|decoder_keep|(valid|train)_plans.*"
     r"|distill_.*"
 )
@@ -42,6 +44,7 @@ _DISTILLED = {
 }
 """The criterions that self-distillation wraps, and those of its fields that are theirs."""
 _NAMES = {"_name", "arch", "task", "criterion"}
+_SCALARS = (str, bytes, bool, int, float, complex, torch.dtype)
 # fairseq's BART reads options that only a Namespace hands on to its code (args.task,
 # args.load_checkpoint_heads).
 _NEEDS_NAMESPACE = re.compile(r"m?bart(_.*)?")
@@ -64,7 +67,7 @@ def model_section(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def training_rates(model: Mapping[str, Any]) -> dict[str, float | list[float]]:
     """The LayerDrop rates of a training, by stack: one number, or one for each layer."""
-    rates = {stack: _of_stack(model, stack) for stack in STACKS}
+    rates = {stack: of_stack(model, stack) for stack in STACKS}
     found = {stack: section.get(f"{prefix}layerdrop") for stack, (section, prefix) in rates.items()}
     return {stack: _rate(rate) for stack, rate in found.items() if rate is not None}
 
@@ -87,7 +90,7 @@ def architecture(model: Mapping[str, Any]) -> str:
 def config_style(model: Mapping[str, Any]) -> str:
     """The style in which stock fairseq can load this configuration: plain or namespace."""
     needed = "layerdrop_shapes" not in model and _NEEDS_NAMESPACE.fullmatch(
-        _stock_name(architecture(model))
+        stock_name(architecture(model))
     )
     return "namespace" if needed else "plain"
 
@@ -103,9 +106,13 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
         plan: what stays.
 
     Raises:
-        ValueError: if the plan removes the layer whose attention is the alignment.
+        ValueError: if an option names a layer that the plan removes, or the architecture cannot
+        have these depths.
     """
+    _check_options(cfg["model"])
     stock: dict[str, Any] = plain(cfg)
+    if "layerdrop_min_layers" in stock["model"]:
+        stock["model"] = _of_this_package(stock["model"], plan)
     for name in ("model", "task", "criterion"):
         if isinstance(stock.get(name), dict):
             stock[name] = _stock_section(stock[name])
@@ -113,13 +120,39 @@ def stock_config(cfg: Mapping[str, Any], plan: PruningPlan) -> dict[str, Any]:
         if isinstance(section, dict) and "user_dir" in section:
             section["user_dir"] = None
     model = stock["model"]
+    check_depths(architecture(model), plan)
     for stack, selection in plan.selections.items():
-        section, prefix = _of_stack(model, stack)
-        section[f"{prefix}layers"] = len(selection.kept)
+        section, prefix = of_stack(model, stack)
+        cut_options(section, prefix, stack, selection)
+        for options in [section] if section is model else [section, model]:
+            cut_indices(options, stack, selection)
         section |= {name: None for name in (f"{prefix}layers_to_keep",) if name in section}
         section |= {name: 0.0 for name in (f"{prefix}layerdrop",) if name in section}
-    _keep_alignment(model, plan)
     return stock
+
+
+def _of_this_package(model: dict[str, Any], plan: PruningPlan) -> dict[str, Any]:
+    """The options of a model of this package by its own name, if somebody has another for it."""
+    if _OUR_NAME.fullmatch(architecture(model)):
+        return model
+    family = "bart" if "pooler_dropout" in model else "transformer"
+    family = "roberta" if plan.decoder is None else family
+    family = "transformer_lm" if plan.encoder is None else family
+    return {**model, "_name": f"layerdrop_{family}"}
+
+
+def _check_options(model: Any) -> None:
+    """Refuse a model's options that are objects: they cannot be written, and would be lost.
+
+    Raises:
+        ValueError: naming them.
+    """
+    options = vars(model) if isinstance(model, Namespace) else model
+    if lost := sorted(str(name) for name, value in options.items() if not is_plain(value)):
+        raise ValueError(
+            f"the model's options must be plain data to be written, got an object in "
+            f"{', '.join(lost)}; save them as text or numbers in the input"
+        )
 
 
 def in_style(cfg: Mapping[str, Any], style: str | None) -> dict[str, Any]:
@@ -152,26 +185,29 @@ def plain(value: Any) -> Any:
         return plain(vars(value))
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items() if _is_data(item)}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set)):
         return type(value)(plain(item) for item in value)
     return value if _is_data(value) else None
 
 
 def is_plain(value: Any) -> bool:
     """Whether there is nothing in a value that :func:`plain` would leave out."""
+    if isinstance(value, Namespace):
+        return is_plain(vars(value))
     if isinstance(value, Mapping):
         return all(map(is_plain, value.values()))
-    return all(map(is_plain, value)) if isinstance(value, (list, tuple)) else _is_data(value)
+    return all(map(is_plain, value)) if isinstance(value, (list, tuple, set)) else _is_data(value)
 
 
 def _is_data(value: Any) -> bool:
     return value is None or isinstance(
-        value, (str, bool, int, float, Tensor, Namespace, Mapping, list, tuple)
+        value, (*_SCALARS, Tensor, Namespace, Mapping, list, tuple, set)
     )
 
 
-def _of_stack(model: dict[str, Any] | Mapping[str, Any], stack: str) -> tuple[dict[str, Any], str]:
-    """The section that has a stack's options, and what they begin with there.
+def of_stack(model: dict[str, Any] | Mapping[str, Any], stack: str) -> tuple[dict[str, Any], str]:
+    """The section that has a stack's options, and what they begin with there; of a list that is
+    neither the encoder's nor the decoder's, the model's.
 
     Flat in all of fairseq's own models (``encoder_layers``); nested where somebody's model has
     fairseq's ``TransformerConfig`` (``encoder: {layers: …}``), or a wav2vec2 or HuBERT model inside
@@ -186,26 +222,13 @@ def _of_stack(model: dict[str, Any] | Mapping[str, Any], stack: str) -> tuple[di
     return model, f"{stack}_"  # type: ignore[return-value]
 
 
-def _keep_alignment(model: dict[str, Any], plan: PruningPlan) -> None:
-    """The layer whose attention is the alignment (transformer_align) has another index now."""
-    layer, decoder = model.get("alignment_layer"), plan.decoder
-    if not isinstance(layer, int) or decoder is None or not 0 <= layer < decoder.depth:
-        return
-    if layer not in decoder.kept:
-        kept = ",".join(map(str, decoder.kept))
-        raise ValueError(
-            f"decoder: the alignment is layer {layer}'s attention, so it must stay; got {kept}"
-        )
-    model["alignment_layer"] = decoder.kept.index(layer)
-
-
-def _stock_name(name: str) -> str:
+def stock_name(name: str) -> str:
     ours = _OUR_NAME.fullmatch(name)
     return _NO_ARCHITECTURE.get(ours[1], ours[1]) if ours else name
 
 
 def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
-    stock = {key: value for key, value in section.items() if not _OUR_FIELD.fullmatch(key)}
+    stock = {key: value for key, value in section.items() if not OUR_FIELD.fullmatch(key)}
     if _OUR_NAME.fullmatch(str(stock.get("_name"))) and "arch" not in stock:
         stock.pop("seed", None)  # the flat model's copy of common.seed, for its masks
     if stock.get("_name") == _DISTILLATION:
@@ -213,5 +236,5 @@ def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
         stock = {key: value for key, value in stock.items() if key in ("_name", *fields)}
     for key in _NAMES & stock.keys():
         name = section["distill_criterion"] if stock[key] == _DISTILLATION else stock[key]
-        stock[key] = _stock_name(name) if isinstance(name, str) else name
+        stock[key] = stock_name(name) if isinstance(name, str) else name
     return stock

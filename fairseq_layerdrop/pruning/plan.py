@@ -13,7 +13,7 @@ A SPEC is the one notation for layers, wherever a flag, a config or a function t
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,16 +95,28 @@ class LayerSelection:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What stays of a model: a selection for each stack; ``None`` for a stack it lacks."""
+    """What stays of a model: a selection for each stack; ``None`` for a stack it lacks.
+
+    ``others`` are lists of layers that are neither the encoder's nor the decoder's, by their path;
+    one that is not named stays whole.
+    """
 
     encoder: LayerSelection | None = None
     decoder: LayerSelection | None = None
+    others: tuple[tuple[str, LayerSelection], ...] = ()
+
+    @classmethod
+    def of(cls, selections: Mapping[str, LayerSelection]) -> "PruningPlan":
+        """The plan of these selections, by stack or path."""
+        others = tuple((path, s) for path, s in selections.items() if path not in STACKS)
+        return cls(selections.get("encoder"), selections.get("decoder"), others)
 
     @classmethod
     def from_specs(cls, specs: dict[str, Any], depths: dict[str, int]) -> "PruningPlan":
         """The plan of ``{"encoder": SPEC, …}`` for a model of ``{"encoder": 6, …}`` layers.
 
-        A stack that is not named (or named ``None``) stays whole.
+        A stack that is not named (or named ``None``) stays whole. Other lists of layers are named
+        by their paths.
 
         Raises:
             ValueError: one message that names every stack whose SPEC does not fit.
@@ -121,7 +133,7 @@ class PruningPlan:
                 errors.append(f"{stack}: {error}")
         if errors:
             raise ValueError("; ".join(errors))
-        return cls(**selections)
+        return cls.of(selections)
 
     @classmethod
     def parse(cls, text: str, depths: dict[str, int]) -> "PruningPlan":
@@ -142,9 +154,9 @@ class PruningPlan:
 
     @property
     def selections(self) -> dict[str, LayerSelection]:
-        """The selections by stack, encoder first."""
-        both = {"encoder": self.encoder, "decoder": self.decoder}
-        return {stack: selection for stack, selection in both.items() if selection is not None}
+        """The selections by stack, encoder first, then those of other lists by path."""
+        named = {"encoder": self.encoder, "decoder": self.decoder, **dict(self.others)}
+        return {stack: selection for stack, selection in named.items() if selection is not None}
 
     @property
     def kept(self) -> dict[str, tuple[int, ...]]:
@@ -158,13 +170,13 @@ class PruningPlan:
 
     def compose(self, inner: "PruningPlan") -> "PruningPlan":
         """Prune twice: ``inner`` is a plan for the model that ``self`` leaves."""
-        if self.selections.keys() != inner.selections.keys():
-            raise ValueError(
-                f"both plans must have the stacks {_join(self.selections)}, got "
-                f"{_join(inner.selections)}"
-            )
-        pairs = {s: (selection, inner.selections[s]) for s, selection in self.selections.items()}
-        return PruningPlan(**{s: one.compose(two) for s, (one, two) in pairs.items()})
+        mine, theirs = self.selections, inner.selections
+        if mine.keys() & set(STACKS) != theirs.keys() & set(STACKS):
+            raise ValueError(f"both plans must have the stacks {_join(mine)}, got {_join(theirs)}")
+        composed = {**theirs, **mine}
+        for stack in mine.keys() & theirs.keys():
+            composed[stack] = mine[stack].compose(theirs[stack])
+        return PruningPlan.of(composed)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Plain containers: ``{"encoder": {"depth": 6, "kept": [0, 2, 4]}, …}``."""
@@ -175,12 +187,13 @@ class PruningPlan:
     @classmethod
     def from_json(cls, data: dict[str, dict[str, Any]]) -> "PruningPlan":
         """The inverse of :meth:`to_json`."""
-        return cls(
-            **{s: LayerSelection(sel["depth"], tuple(sel["kept"])) for s, sel in data.items()}
+        return cls.of(
+            {s: LayerSelection(sel["depth"], tuple(sel["kept"])) for s, sel in data.items()}
         )
 
     def __str__(self) -> str:
-        return "/".join(str(selection) for selection in self.selections.values())
+        stacks = [selection for selection in (self.encoder, self.decoder) if selection]
+        return "/".join([*map(str, stacks), *(f"{path}={kept}" for path, kept in self.others)])
 
 
 def split_plan(text: str, depths: Iterable[str]) -> dict[str, str]:

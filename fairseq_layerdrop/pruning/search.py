@@ -35,7 +35,7 @@ def space(depths: Mapping[str, int], counts: Mapping[str, int]) -> Iterator[Prun
     """Every sub-network, those with the same encoder one after another."""
     choices = [list(_subsets(depth, counts.get(stack))) for stack, depth in depths.items()]
     for selections in itertools.product(*choices):
-        yield PruningPlan(**dict(zip(depths, selections, strict=True)))
+        yield PruningPlan.of(dict(zip(depths, selections, strict=True)))
 
 
 def _subsets(depth: int, count: int | None) -> Iterator[LayerSelection]:
@@ -81,7 +81,7 @@ def beam(
     Raises:
         ValueError: if nothing fits.
     """
-    whole = PruningPlan(**{s: LayerSelection(n, tuple(range(n))) for s, n in depths.items()})
+    whole = PruningPlan.of({s: LayerSelection(n, tuple(range(n))) for s, n in depths.items()})
     best = [Trial(whole, objective([whole])[0])]
     path = [best[0]]
     while not _done(path[-1].plan, counts, fits):
@@ -105,9 +105,8 @@ def _smaller(plan: PruningPlan, counts: Mapping[str, int]) -> Iterator[PruningPl
         if len(selection.kept) > counts.get(stack, 1):
             for gone in selection.kept:
                 kept = tuple(i for i in selection.kept if i != gone)
-                yield PruningPlan(
-                    **{**plan.selections, stack: LayerSelection(selection.depth, kept)}
-                )
+                smaller = LayerSelection(selection.depth, kept)
+                yield PruningPlan.of({**plan.selections, stack: smaller})
 
 
 def _done(plan: PruningPlan, counts: Mapping[str, int], fits: Fits | None) -> bool:

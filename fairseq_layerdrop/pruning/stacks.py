@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Where the layers are: which keys belong to which layer, in any fairseq Transformer.
 
-Only these paths are stacks; what else is called layers (adaptors, convolutions, experts inside a
-layer) is not cut:
+A list of layers is found by structure: keys ``PATH.N.NAME`` whose entries, from 0 on without a gap,
+have the same names. These paths are the encoder's or the decoder's:
 
-===========================================
-=================================================================== ``encoder.layers``,
-``decoder.layers``      transformer, transformer_lm, transformer_align, bart, wav2vec2, HuBERT
-``encoder.sentence_encoder.layers``         roberta ``models.de-en.encoder.layers``, …
-multilingual_transformer: a stack a language, all cut alike ``w2v_encoder.w2v_model.encoder.layers``
-   wav2vec2 or HuBERT, fine-tuned with CTC ``encoder.w2v_model.encoder.layers``        the same as
-   the encoder of a sequence-to-sequence model
-===========================================
-===================================================================
+- ``encoder.layers``, ``decoder.layers``: transformer, transformer_lm, bart, wav2vec2, HuBERT
+- ``encoder.sentence_encoder.layers``: roberta, X-MOD
+- ``encoder.transformer_layers``, ``encoder.conformer_layers``, ``decoder.transformer_layers``:
+  speech to text and to speech, text to speech
+- ``encoder.encoder_fft_layers``, ``encoder.decoder_fft_layers``: fastspeech2
+- ``models.de-en.encoder.layers``, …: multilingual_transformer, a stack a language, all cut alike
+- ``w2v_encoder.w2v_model.encoder.layers``: wav2vec2 or HuBERT, fine-tuned with CTC;
+  ``encoder.w2v_model…`` and ``encoder.w2v_encoder.w2v_model…``: the same before a decoder
+
+Every other list (adaptors, convolutions, a second decoder) is left whole, unless a plan names it by
+its path.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
@@ -25,11 +27,14 @@ from fairseq_layerdrop.pruning.plan import STACKS, PruningPlan
 
 Value = TypeVar("Value")
 
-_LAYER_KEY = re.compile(
-    r"((?:models\.[^.]+\.)?(?:encoder|decoder|encoder\.sentence_encoder|(?:w2v_encoder|encoder)\.w2v_model\.encoder)"
-    r"\.layers)\.(\d+)\.(.+)"
+_PATH = re.compile(
+    r"(?:models\.[^.]+\.)?(?:encoder|decoder|encoder\.sentence_encoder"
+    r"|(?:(?:encoder\.)?w2v_encoder|encoder)\.w2v_model\.encoder)\.(?:transformer_|conformer_)?layers"
+    r"|encoder\.(?:encoder|decoder)_fft_layers"
 )
-_OTHER_LIST = re.compile(r"((?:.+?\.)?\w*layers)\.(\d+)\..+")
+_LAYER_KEY = re.compile(rf"({_PATH.pattern})\.(\d+)\.(.+)")
+_LIST_KEY = re.compile(r"((?:[^.\d][^.]*\.)*[^.\d][^.]*)\.(\d+)\.(.+)")
+_DECODER = re.compile(r"(.*\.)?decoder\.\w*layers|.*\.decoder_fft_layers")
 
 
 class Place(NamedTuple):
@@ -41,8 +46,10 @@ class Place(NamedTuple):
 
     @property
     def stack(self) -> str:
-        """The stack's name, ``encoder`` or ``decoder``: what a plan calls it."""
-        return "decoder" if self.path.endswith("decoder.layers") else "encoder"
+        """What a plan calls it: ``encoder`` or ``decoder``; of any other list the path."""
+        if not _PATH.fullmatch(self.path):
+            return self.path
+        return "decoder" if _DECODER.fullmatch(self.path) else "encoder"
 
     @property
     def key(self) -> str:
@@ -50,9 +57,17 @@ class Place(NamedTuple):
         return f"{self.path}.{self.layer}.{self.name}"
 
 
-def locate(key: str) -> Place | None:
-    """The place of a key in a stack, or ``None`` for one that belongs to no layer."""
+def locate(key: str, others: Collection[str] = ()) -> Place | None:
+    """The place of a key in a stack, or ``None`` for one that belongs to no layer.
+
+    Args:
+        key: of a state dict.
+        others: the paths of lists that are to count as stacks, too.
+    """
     match = _LAYER_KEY.fullmatch(key)
+    if not match and others:
+        match = _LIST_KEY.fullmatch(key)
+        match = match if match and match[1] in others else None
     return Place(match[1], int(match[2]), match[3]) if match else None
 
 
@@ -82,14 +97,24 @@ def stack_depths(state: Iterable[str]) -> dict[str, int]:
     return {stack: len(next(iter(found[stack].values()))) for stack in STACKS if stack in found}
 
 
+def stack_paths(state: Iterable[str]) -> dict[str, list[str]]:
+    """Where the layers of each stack are: one path, or one a language."""
+    found: dict[str, list[str]] = {}
+    for place in filter(None, map(locate, state)):
+        paths = found.setdefault(place.stack, [])
+        if place.path not in paths:
+            paths.append(place.path)
+    return found
+
+
 def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Value]:
     """A state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
     new_index = {
         s: {old: new for new, old in enumerate(sel.kept)} for s, sel in plan.selections.items()
     }
-    small = {}
+    others, small = dict(plan.others), {}
     for key, value in state.items():
-        place = locate(key)
+        place = locate(key, others)
         if place is None or place.stack not in new_index:
             small[key] = value
         elif place.layer in new_index[place.stack]:
@@ -98,13 +123,23 @@ def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Valu
 
 
 def other_lists(state: Iterable[str]) -> dict[str, int]:
-    """Lists of layers that are not stacks, with their lengths: left whole, and named."""
-    found: dict[str, set[int]] = {}
+    """Lists of layers that are not stacks, with their lengths.
+
+    They are left whole unless a plan names them by their path, and should be named.
+    """
+    found: dict[str, dict[int, set[str]]] = {}
     for key in state:
-        match = None if locate(key) else _OTHER_LIST.fullmatch(key)
+        match = None if locate(key) else _LIST_KEY.fullmatch(key)
         if match:
-            found.setdefault(match[1], set()).add(int(match[2]))
-    return {path: len(layers) for path, layers in found.items()}
+            found.setdefault(match[1], {}).setdefault(int(match[2]), set()).add(match[3])
+    return {path: len(entries) for path, entries in found.items() if _is_list(entries)}
+
+
+def _is_list(entries: Mapping[int, set[str]]) -> bool:
+    """Whether these are entries of one kind, numbered from 0 without a gap."""
+    names = list(entries.values())
+    alike = all(entry == names[0] for entry in names)
+    return len(names) > 1 and alike and sorted(entries) == list(range(len(names)))
 
 
 def chunks(state: Mapping[str, Tensor]) -> dict[str, list[tuple[int, ...]]]:

@@ -18,7 +18,13 @@ from fairseq_layerdrop.pruning.optimizer import prune_optimizer
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.shape_config import config_for_shapes, head_dims
 from fairseq_layerdrop.pruning.source import Source
-from fairseq_layerdrop.pruning.stacks import check_chunks, locate, prune_state, stack_depths
+from fairseq_layerdrop.pruning.stacks import (
+    check_chunks,
+    locate,
+    other_lists,
+    prune_state,
+    stack_depths,
+)
 from fairseq_layerdrop.pruning.tensors import identity, same_bits
 from fairseq_layerdrop.pruning.trained import trained_plans
 from fairseq_layerdrop.pruning.upgrade import EMA, upgrade_state
@@ -60,7 +66,7 @@ def prune_checkpoint(
             the alignment, or if the optimizer's state is none that can be carried over.
     """
     full, model = source.checkpoint, source.options
-    _check_depths(source.depths, plan)
+    _check_depths({**other_lists(source.weights), **source.depths}, plan)
     check_chunks(source.weights, plan)
     if keep_optimizer and widths:
         raise ValueError(
@@ -144,6 +150,10 @@ def compact(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return small
 
 
+class NotThatModel(ValueError):
+    """What was written is not the model that it was cut from, or none that fairseq loads."""
+
+
 def check_surgery(
     weights: Mapping[str, Tensor],
     written: Mapping[str, Tensor],
@@ -164,11 +174,12 @@ def check_surgery(
     Raises:
         ValueError: naming everything that differs.
     """
-    source = inside(dict(weights))
+    source, others = inside(dict(weights)), dict(plan.others)
     kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
     kept |= plan.kept
-    origins = {key: key for key in source if not locate(key)}
-    for place in filter(None, map(locate, source)):
+    places = {key: locate(key, others) for key in source}
+    origins = {key: key for key, place in places.items() if not place}
+    for place in filter(None, places.values()):
         for new, old in enumerate(kept[place.stack]):
             if old == place.layer:
                 origins[place._replace(layer=new).key] = place.key

@@ -254,11 +254,10 @@ def test_a_model_without_stacks_is_refused(state: dict[str, Any]) -> None:
             [f"feature_extractor.conv_layers.{i}.0.weight" for i in range(12)],
             {"feature_extractor.conv_layers": 12},
         ),
-        (["layers.0.weight", "conv_layers.0.weight"], {"layers": 1, "conv_layers": 1}),
-        (
-            ["encoder.adaptor.layers.0.layers.0.w", "encoder.adaptor.layers.0.layers.1.w"],
-            {"encoder.adaptor.layers": 1},
-        ),
+        (["layers.0.weight", "layers.1.weight"], {"layers": 2}),
+        (["head.0.weight", "head.2.weight"], {}),  # a sequence with something between
+        (["head.0.weight", "head.1.weight", "head.1.bias"], {}),  # of two kinds
+        (["encoder.adaptor.layers.0.layers.0.w", "encoder.adaptor.layers.0.layers.1.w"], {}),
         (["encoder.layers.0.experts.layers.0.w", "encoder.layers.0.experts.layers.1.w"], {}),
         (
             [
