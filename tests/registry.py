@@ -179,10 +179,16 @@ def write_checkpoint(arch: str, folder: Path, *more: str, name: str = "") -> Pat
     vars(args).update(READ_BUT_NO_FLAGS.get(model_name, {}))
     cfg = convert_namespace_to_omegaconf(args)
     torch.manual_seed(1)
-    # What stock fairseq writes is more than stock fairseq reads on torch >= 2.6.
-    with torch.serialization.safe_globals([argparse.Namespace, Dictionary]):
+    # What stock fairseq writes is more than stock fairseq reads on torch >= 2.6. (torch's
+    # safe_globals() would forget a Namespace that was allowed before.)
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([argparse.Namespace, Dictionary])
+    try:
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
     torch.save(_state(cfg, task, model), target)
     return target
 
