@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome, Run
+from commands import Command
+from conftest import Run
 from fairseq_programs import (
     LANGUAGES,
     SHORT,
@@ -216,7 +217,7 @@ def test_search_and_sweep_on_the_card_find_the_losses_of_the_cpu(
     trained: Run,
     data: Path,
     tmp_path: Path,
-    command: Outcome,
+    command: Command,
 ) -> None:
     found = []
     for device in ("cpu", "cuda"):

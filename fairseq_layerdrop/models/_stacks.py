@@ -107,7 +107,7 @@ class LayerDropModel:
         model = super().build_model(options, task)  # type: ignore[misc]
         model.plan = plan
         for name, (stack,) in stacks(model).items():
-            drop_layers(stack, name, cfg)
+            drop_layers(stack.holder, name, cfg)
         return model
 
     @staticmethod
