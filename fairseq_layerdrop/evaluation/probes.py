@@ -111,12 +111,16 @@ def settings(model: nn.Module) -> dict[str, Any]:
     return found
 
 
+# One item a layer, or of one layer: a restricted model has those of the whole one.
+_OF_LAYERS = {"inner_states", "encoder_states", "fc_results", "attn"}
+
+
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         if output.dtype != torch.bool:
             yield output
     elif isinstance(output, Mapping):
-        for name in sorted(output, key=str):
+        for name in sorted(output.keys() - _OF_LAYERS, key=str):
             yield from _tensors(output[name])
     elif isinstance(output, (list, tuple)):
         for part in output:

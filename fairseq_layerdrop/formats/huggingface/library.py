@@ -19,4 +19,7 @@ def transformers() -> ModuleType:
         importlib.import_module("torchaudio")
     except (ImportError, OSError, RuntimeError):
         sys.modules["torchaudio"] = None  # type: ignore[assignment]
+        # fairseq's own import of transformers may have asked, and been told that it is there.
+        known = importlib.import_module("transformers.utils.import_utils")
+        known.is_torchaudio_available.cache_clear()
     return importlib.import_module("transformers")
