@@ -16,6 +16,7 @@ from fairseq_layerdrop.checkpoint._limits import check_archive, check_content
 from fairseq_layerdrop.checkpoint._pickles import entries, is_zip, named_objects
 from fairseq_layerdrop.checkpoint._shards import check_name, check_whole, only_parts
 from fairseq_layerdrop.checkpoint._stand_ins import KNOWN, foreign, stand_ins, to_plain
+from fairseq_layerdrop.pruning.config import is_plain
 
 _torch_load = torch.load  # also where fairseq's calls of it come to this room
 
@@ -158,7 +159,10 @@ def reading_for_fairseq(given: Mapping[str, dict[str, Any]]) -> Iterator[None]:
 
     def read(file: Any, *_: Any, **__: Any) -> dict[str, Any]:
         path = str(getattr(file, "name", file))
-        return dict(given[path]) if path in given else load(path)
+        found = dict(given[path] if path in given else load(path))
+        state = found.get("task_state") or {}  # dictionaries in it are stand-ins; tasks make theirs
+        plain_items = {key: value for key, value in state.items() if is_plain(value)}
+        return {**found, "task_state": plain_items}
 
     before = torch.load
     torch.load = read  # type: ignore[assignment]

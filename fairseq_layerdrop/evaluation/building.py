@@ -20,7 +20,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from fairseq_layerdrop.checkpoint import reading_for_fairseq
-from fairseq_layerdrop.pruning.config import is_plain, plain
+from fairseq_layerdrop.pruning.config import plain
 
 _EVALUATED = re.compile(
     r"(encoder|decoder|conv\w*)_(layers|attention)|(self|gated)_attention|\w+_(cutoff|filters)"
@@ -59,10 +59,8 @@ def build(content: Mapping[str, Any], name: str, *, data: str | None = None) -> 
         ValueError: if fairseq cannot load it, with the last line of fairseq's own words.
     """
     check_evaluated(content)
-    state = content.get("task_state") or {}
-    read = {**content, "task_state": {key: item for key, item in state.items() if is_plain(item)}}
     with (
-        reading_for_fairseq({name: read}),
+        reading_for_fairseq({name: dict(content)}),
         _dictionaries(content["model"]) as words,
         redirect_stdout(StringIO()),  # some of fairseq's models print themselves
     ):

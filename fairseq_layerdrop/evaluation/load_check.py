@@ -5,6 +5,7 @@ does.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,9 @@ from fairseq_layerdrop.evaluation.probes import Made, Probe, differences, find_p
 from fairseq_layerdrop.modules.subnetwork import restricted
 from fairseq_layerdrop.pruning.surgery import NotThatModel
 
-_OF_DEPTH = re.compile(r".*(layers|layerdrop\w*|num_updates|early_exit)|.*\.p|.*drop\w*")
+_OF_DEPTH = re.compile(
+    r".*(layers|layerdrop\w*|alignment_layer|num_updates|early_exit)|.*\.p|.*drop\w*"
+)
 """Settings that another depth, or a stock model, may have otherwise; dropout is idle here."""
 
 EQUAL = "loaded by fairseq, outputs equal"
@@ -79,10 +82,11 @@ class LoadCheck:
     @cached_property
     def _made(self) -> Made:
         task, model = self._built.task, self._built.model
-        sizes = [module.num_embeddings for module in _word_embeddings(model)] or [100]
+        sizes = [module.num_embeddings for module in _word_embeddings(model)]
+        sizes += [len(words) for words in _dictionaries(task)]
         features = getattr(getattr(task, "data_cfg", None), "input_feat_per_channel", 80)
         bins = getattr(getattr(model, "decoder", None), "out_dim", 80)
-        return Made(min(sizes), features, bins, getattr(task, "channels", ()))
+        return Made(min(sizes, default=100), features, bins, getattr(task, "channels", ()))
 
     @cached_property
     def _probe(self) -> Probe | None:
@@ -91,7 +95,7 @@ class LoadCheck:
     def _compare_settings(self, small: Built) -> None:
         mine, theirs = settings(self._built.model), settings(small.model)
         for path in mine.keys() & theirs.keys():
-            if mine[path] != theirs[path] and not _of_depth(path):
+            if mine[path] != theirs[path] and not _OF_DEPTH.fullmatch(path):
                 raise NotThatModel(
                     f"what was written is another model: its {path} is {theirs[path]}, not "
                     f"{mine[path]}"
@@ -118,6 +122,10 @@ def _word_embeddings(model: nn.Module) -> Iterator[nn.Embedding]:
             yield module
 
 
-def _of_depth(path: str) -> bool:
-    """Whether a setting of a module depends on the depth, or numbers a layer."""
-    return path.endswith("alignment_layer") or _OF_DEPTH.fullmatch(path) is not None
+def _dictionaries(task: Any) -> Iterator[Any]:
+    for name in ("source_dictionary", "target_dictionary", "dictionary"):
+        # A task that has several, or none, may raise what it likes.
+        with suppress(Exception):
+            words = getattr(task, name)
+            if hasattr(words, "symbols"):
+                yield words
