@@ -25,7 +25,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--path", metavar="CKPT", required=True, help="the whole model (.pt)")
     parser.add_argument(
-        "--points", metavar="PLANS", required=True, help="plans, separated by blanks"
+        "--points",
+        metavar="PLANS",
+        required=True,
+        help="plans, separated by blanks; trained: those of --train-plans",
     )
     parser.add_argument(
         "--share",

@@ -14,6 +14,7 @@ from fairseq_layerdrop.modules.subnetwork import depths
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate
+from fairseq_layerdrop.pruning.trained import parse_points
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 PACKAGES = ("fairseq-fixed", "torch", "sacrebleu")
@@ -74,18 +75,7 @@ class Subject:
         Raises:
             ValueError: if one does not fit, or there is none.
         """
-        names: list[str] = []
-        for name in text.split():
-            if name == "trained" and not self.trained:
-                raise ValueError(
-                    "points=: the checkpoint names no plans that it was trained with, so trained "
-                    "stands for none; name them, e.g. 6+3"
-                )
-            names += self.trained if name == "trained" else [name]
-        plans = [PruningPlan.parse(name, self.depths) for name in names]
-        if not plans:
-            raise ValueError("points= must name at least one plan, e.g. 6+3, got none")
-        return list(dict.fromkeys(plans))
+        return parse_points(text, self.depths, self.trained)
 
     def parameters(self, plan: PruningPlan) -> int:
         """How many parameters the sub-network has, as ``inspect`` counts them."""

@@ -92,17 +92,23 @@ def export(
         write = _TARGETS[to](job)
         with checkpoint.new_folder(output, ours=formats.FILES, force=force) as scratch:
             facts = write(scratch)
-    files = sorted(path for path in Path(output).rglob("*") if path.is_file())
     return facts | {
         "checkpoint": str(source),
         "output": str(output),
         "to": to,
         "quantization": quantization,
         "depth": full.depths,
-        "bytes": [Path(source).stat().st_size, sum(path.stat().st_size for path in files)],
-        "files": [path.relative_to(output).as_posix() for path in files],
+        **_written(Path(source), Path(output)),
         "check": found,
     }
+
+
+def _written(source: Path, output: Path) -> dict[str, Any]:
+    """The bytes before and after, and the names of the files."""
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    after = sum(path.stat().st_size for path in files)
+    names = [path.relative_to(output).as_posix() for path in files]
+    return {"bytes": [source.stat().st_size, after], "files": names}
 
 
 @dataclass(frozen=True)

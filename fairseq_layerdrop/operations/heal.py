@@ -23,6 +23,7 @@ from fairseq_layerdrop.operations._point import (
 )
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
+from fairseq_layerdrop.pruning.trained import parse_points, trained_plans
 from fairseq_layerdrop.reporting.files import write_files
 
 
@@ -88,10 +89,8 @@ def heal(
 
 def _plans(whole: Source, points: str) -> list[PruningPlan]:
     """The points, largest first."""
-    plans = list(dict.fromkeys(PruningPlan.parse(text, whole.depths) for text in points.split()))
+    plans = parse_points(points, whole.depths, trained_plans(whole.checkpoint))
     names = [name_of(plan) for plan in plans]
-    if not plans:
-        raise ValueError("points= must name at least one plan, e.g. 6+3, got none")
     if any(plan.is_whole for plan in plans):
         raise ValueError("points= are plans that remove layers, got one that keeps all")
     if len(set(names)) < len(names):

@@ -102,12 +102,7 @@ def prune(
     on = None
     if compensate is not None:
         on = Calibrate(str(compensate), compensate_subset, compensate_tokens, device)
-        on.check()
-        if heads_keep or ffn_keep or sublayers_remove:
-            raise ValueError(
-                "compensate= is for whole layers; cut inside layers first, then compensate the "
-                "file that was written"
-            )
+        _check_calibration(on, cuts_inside=bool(heads_keep or ffn_keep or sublayers_remove))
     full = checkpoint.open_source(source)
     with checkpoint.naming_file(source):
         chosen = choose_plan(full, plan, target_params=target_params, strategy=strategy)
@@ -130,7 +125,7 @@ def prune(
             widths=inside.widths,
             compensated=compensated,
         )
-    found = None
+    written: dict[str, Any] = {}
     if not dry_run:
         small, found = checked.save(
             small,
@@ -142,29 +137,42 @@ def prune(
             force=force,
         )
         copy(copies)
+        written = {
+            "check": found,
+            "bytes": [Path(source).stat().st_size, target.stat().st_size],
+            "dictionaries": [str(copied) for copied in copies.values()],
+        }
     about = notes(
         full, small, chosen, target, style=config_style, copies_dictionaries=bool(copy_dicts)
     )
-    facts = {
+    return {
         "input": str(source),
         "output": None if dry_run else str(output),
-        "stacks": {
-            stack: {"kept": list(selection.kept), "removed": list(selection.removed)}
-            for stack, selection in chosen.selections.items()
-        },
-        "parameters": [
-            sum(parameter_sizes(state).values()) for state in (full.state, small["model"])
-        ],
+        **_sizes(full, small, chosen),
         "training_flags": training_flags(small, output, with_optimizer=keep_optimizer),
         "notes": list(about),
         "inside": inside.facts,
         "compensated": compensated,
+        **written,
     }
-    if not dry_run:
-        facts["check"] = found
-        facts["bytes"] = [Path(source).stat().st_size, target.stat().st_size]
-        facts["dictionaries"] = [str(copied) for copied in copies.values()]
-    return facts
+
+
+def _check_calibration(on: Calibrate, *, cuts_inside: bool) -> None:
+    on.check()
+    if cuts_inside:
+        raise ValueError(
+            "compensate= is for whole layers; cut inside layers first, then compensate the file "
+            "that was written"
+        )
+
+
+def _sizes(full: Source, small: dict[str, Any], plan: PruningPlan) -> dict[str, Any]:
+    """The layers that stay and go, and the parameters before and after."""
+    stacks = {}
+    for stack, selection in plan.selections.items():
+        stacks[stack] = {"kept": list(selection.kept), "removed": list(selection.removed)}
+    before, after = (sum(parameter_sizes(s).values()) for s in (full.state, small["model"]))
+    return {"stacks": stacks, "parameters": [before, after]}
 
 
 def save_pruned(

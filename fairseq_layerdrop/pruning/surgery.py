@@ -61,9 +61,8 @@ def prune_checkpoint(
             provenance.
 
     Raises:
-        ValueError: if the plan is one for other depths, parts layers that share their weights,
-        removes the layer of
-            the alignment, or if the optimizer's state is none that can be carried over.
+        ValueError: if the plan is for other depths, parts layers that share their weights or
+            removes the layer of the alignment, or if the optimizer's state cannot be carried over.
     """
     full, model = source.checkpoint, source.options
     _check_depths({**other_lists(source.weights), **source.depths}, plan)
@@ -83,28 +82,32 @@ def prune_checkpoint(
         missing = bool(model.get("layerdrop_shapes") or (widths and widths.without))
         cfg = config_for_shapes(cfg, shapes(small, head_dims(model)), missing=missing)
     extra = _extra_state(full.get("extra_state") or {}, cut)
-    earlier = extra.get("layerdrop", {"steps": [], "rates": training_rates(model)})
-    trained = trained_plans(full)
     step = {"source": source.digest, "plan": plan.to_json(), "version": version}
     step |= {"inside": widths.to_json()} if widths else {}
     step |= {"compensated": dict(compensated)} if compensated else {}
-    provenance = {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}
-    provenance |= {"trained_plans": trained} if trained else {}
+    task_state = full.get("task_state") or {}
     pruned = {
         "args": None,
         "cfg": in_style(cfg, style),
         "model": small,
         "criterion": plain(full.get("criterion")),
         "optimizer_history": _history(full),
-        "task_state": {
-            key: value for key, value in (full.get("task_state") or {}).items() if is_plain(value)
-        },
-        "extra_state": extra | {"layerdrop": provenance},
+        "task_state": {key: value for key, value in task_state.items() if is_plain(value)},
+        "extra_state": extra | {"layerdrop": _provenance(source, step)},
     }
     if keep_optimizer:
         optimizer = full.get("last_optimizer_state")
         pruned["last_optimizer_state"] = prune_optimizer(optimizer, full["model"], plan)
     return pruned
+
+
+def _provenance(source: Source, step: dict[str, Any]) -> dict[str, Any]:
+    """What was done to the original so far, the last step included, and how it was trained."""
+    earlier = (source.checkpoint.get("extra_state") or {}).get("layerdrop")
+    earlier = earlier or {"steps": [], "rates": training_rates(source.options)}
+    found = {"rates": earlier["rates"], "steps": [*earlier["steps"], step]}
+    trained = trained_plans(source.checkpoint)
+    return found | ({"trained_plans": trained} if trained else {})
 
 
 def _check_depths(depths: Mapping[str, int], plan: PruningPlan) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The plans that a model was trained with (``--train-plans``): as good as it was taught them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairseq_layerdrop.pruning.config import plain
@@ -20,7 +20,7 @@ def trained_plans(checkpoint: Mapping[str, Any]) -> list[str]:
     return str(task.get("train_plans") or "").split() if isinstance(task, dict) else []
 
 
-def untrained(plan: PruningPlan, trained: list[str], depths: dict[str, int]) -> str | None:
+def untrained(plan: PruningPlan, trained: Sequence[str], depths: dict[str, int]) -> str | None:
     """What is wrong with a plan for a model that was trained with others; ``None`` if nothing is.
 
     Args:
@@ -37,3 +37,27 @@ def untrained(plan: PruningPlan, trained: list[str], depths: dict[str, int]) -> 
     if plan in planned:
         return None
     return f"was trained with the plans {' '.join(trained)}, and {plan} is none of them"
+
+
+def parse_points(text: str, depths: dict[str, int], trained: Sequence[str]) -> list[PruningPlan]:
+    """The plans of a text, separated by blanks, each once.
+
+    Args:
+        text: the plans; the word ``trained`` stands for those of the training.
+        depths: of the model they are for.
+        trained: what :func:`trained_plans` found.
+
+    Raises:
+        ValueError: if one does not fit, or there is none.
+    """
+    names: list[str] = []
+    for name in text.split():
+        if name == "trained" and not trained:
+            raise ValueError(
+                "points=: the checkpoint names no plans that it was trained with, so trained "
+                "stands for none; name them, e.g. 6+3"
+            )
+        names += trained if name == "trained" else [name]
+    if not names:
+        raise ValueError("points= must name at least one plan, e.g. 6+3, got none")
+    return list(dict.fromkeys(PruningPlan.parse(name, depths) for name in names))
