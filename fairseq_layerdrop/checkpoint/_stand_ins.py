@@ -80,8 +80,14 @@ KNOWN: list[Any] = [
 
 
 def stand_ins(names: Iterable[str]) -> list[Any]:
-    """Stand-ins for the objects that a file names, as far as they are of libraries we know."""
-    return [(StandIn, name) for name in set(names) if _OF_LIBRARIES.fullmatch(name)]
+    """Stand-ins for the objects that a file names, as far as they are of libraries we know.
+
+    What every file may hold is left out: torch keeps what is allowed as a set, and of two things by
+    one name it takes either.
+    """
+    known = {entry[1] for entry in KNOWN if isinstance(entry, tuple)}
+    others = set(names) - known
+    return [(StandIn, name) for name in others if _OF_LIBRARIES.fullmatch(name)]
 
 
 def foreign(names: Iterable[str]) -> list[str]:
