@@ -42,6 +42,16 @@ def add_data(parser: ArgumentParser, *, output: str, subset: str = "valid") -> N
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
+def add_compensate(parser: ArgumentParser) -> None:
+    """Add ``--compensate`` of the verbs that take many plans."""
+    parser.add_argument(
+        "--compensate",
+        action="store_true",
+        help="make up for the layers that a plan removes, as `prune --compensate` does, on DATA's "
+        "train",
+    )
+
+
 def evaluation_options(args: Namespace) -> "EvaluationOptions":
     """The options that the flags of :func:`add_data` and ``add_decoding`` stand for."""
     from fairseq_layerdrop.operations._evaluation import EvaluationOptions

@@ -2,6 +2,7 @@
 """``fairseq-layerdrop search``: the best sub-network for a depth, a size, a latency or a memory."""
 
 import json
+import shlex
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 from typing import Any
@@ -77,6 +78,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, default=1, help="of the evolution (default: 1)"
     )
+    parser.add_argument(
+        "--compensate",
+        action="store_true",
+        help="compensate the best few as `prune --compensate` does, on DATA's train, and score "
+        "them again; the best of these wins",
+    )
     add_decoding(parser, metrics="loss")
 
 
@@ -99,6 +106,8 @@ def run(args: Namespace) -> None:
     )
     if facts:
         facts["flags"] = keep_flags(facts["kept"])
+        if args.compensate:
+            facts["flags"] += f" --compensate {shlex.quote(args.data)}"
         print(json.dumps(facts)) if args.json else _print(facts)
 
 
@@ -109,6 +118,8 @@ def _print(facts: dict[str, Any]) -> None:
     if "predicted_ms" in facts:
         print(f"predicted: {facts['predicted_ms']:.1f} ms a sentence")
     print(f"on the half that it was searched on: {_losses(facts['searched'])}")
+    if facts["compensated"]:
+        print(f"the best of them compensated, on that half: {_losses(facts['compensated'])}")
     for part in facts["judged"]:
         print(f"on {part['subset']}{', the other half' if part['half'] == 'second' else ''}:")
         for row in part["rows"]:

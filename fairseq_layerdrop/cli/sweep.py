@@ -5,7 +5,13 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from fairseq_layerdrop.cli._decoding import add_decoding
-from fairseq_layerdrop.cli._evaluation import add_data, bar, evaluation_options, load
+from fairseq_layerdrop.cli._evaluation import (
+    add_compensate,
+    add_data,
+    bar,
+    evaluation_options,
+    load,
+)
 from fairseq_layerdrop.cli._text import row_text
 
 SUMMARY = (
@@ -29,12 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="plans, separated by blanks; trained: those of --train-plans; the whole model is "
         "always one",
     )
-    parser.add_argument(
-        "--compensate",
-        action="store_true",
-        help="make up for the layers that a plan removes, as `prune --compensate` does, on DATA's "
-        "train",
-    )
+    add_compensate(parser)
     add_decoding(parser, metrics="loss")
     parser.add_argument(
         "--reference", metavar="FILE", help="the target side as text (default: from the data)"

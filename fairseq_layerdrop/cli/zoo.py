@@ -6,7 +6,13 @@ from argparse import ArgumentParser, Namespace
 
 from fairseq_layerdrop.cli._check import add_check
 from fairseq_layerdrop.cli._decoding import add_decoding
-from fairseq_layerdrop.cli._evaluation import add_data, bar, evaluation_options, quiet
+from fairseq_layerdrop.cli._evaluation import (
+    add_compensate,
+    add_data,
+    bar,
+    evaluation_options,
+    quiet,
+)
 from fairseq_layerdrop.cli._text import row_text
 
 SUMMARY = "write a checkpoint for each of many plans, with a manifest of what each is worth"
@@ -28,12 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         help="plans, separated by blanks; trained: those of --train-plans",
     )
-    parser.add_argument(
-        "--compensate",
-        action="store_true",
-        help="make up for the layers that a plan removes, as `prune --compensate` does, on DATA's "
-        "train",
-    )
+    add_compensate(parser)
     add_decoding(parser, metrics="loss")
     add_check(parser)
 

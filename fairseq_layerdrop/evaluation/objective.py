@@ -45,6 +45,8 @@ class LossObjective:
         self.part = part
         self.progress = progress
         self.samples = batches.share(part) if part < 1 else batches.samples
+        self.scores: dict[PruningPlan, float] = {}
+        """All that it was asked for."""
 
     def __call__(self, plans: Sequence[PruningPlan]) -> list[float]:
         """The losses of the plans; those that have a row are not scored again."""
@@ -59,6 +61,7 @@ class LossObjective:
             known |= zip(scored, (row["loss"] for row in new), strict=True)
             if self.rows:
                 self.rows.add(new)
+        self.scores |= known
         return [known[plan] for plan in plans]
 
     def _find(self, plan: PruningPlan) -> Row | None:

@@ -28,6 +28,8 @@ from fairseq_layerdrop.reporting.rows import RowFile
 
 LARGEST = 20_000
 """The largest space that is searched whole unless it is asked for."""
+CANDIDATES = 5
+"""That many of the best plans may win once they are compensated."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Found:
     """Every Other at the winner's depths: what a user would take without a search."""
     losses: dict[PruningPlan, float]
     """Of the winner, ``evenly`` and the whole model, on the sentences of the search."""
+    best: list[PruningPlan]
+    """The winner and those of its depths that come next, within the budget; the best first."""
 
     @property
     def winner(self) -> PruningPlan:
@@ -171,7 +175,25 @@ def search(
     counts = {stack: f"even:{len(kept)}" for stack, kept in trials[-1].plan.kept.items()}
     evenly = PruningPlan.from_specs(counts, subject.depths)
     plans = [evenly, trials[-1].plan, subject.whole]
-    return Found(trials, model, evenly, dict(zip(plans, exact(plans), strict=True)))
+    losses = dict(zip(plans, exact(plans), strict=True))
+    return Found(trials, model, evenly, losses, _best(exact.scores, trials[-1].plan, fits))
+
+
+def _best(
+    scores: Mapping[PruningPlan, float], winner: PruningPlan, fits: Fits | None
+) -> list[PruningPlan]:
+    """The winner first, then the best of the others that are as deep and within the budget."""
+    others = [
+        plan
+        for plan in scores
+        if plan != winner and _sizes(plan) == _sizes(winner) and (fits is None or fits(plan))
+    ]
+    others.sort(key=lambda plan: (scores[plan], str(plan)))
+    return [winner, *others[: CANDIDATES - 1]]
+
+
+def _sizes(plan: PruningPlan) -> list[int]:
+    return [len(kept) for kept in plan.kept.values()]
 
 
 def predict(model: LatencyModel, plan: PruningPlan) -> float:

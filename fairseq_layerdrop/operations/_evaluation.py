@@ -13,6 +13,7 @@ from fairseq_layerdrop.pruning.inspection import describe
 from fairseq_layerdrop.pruning.source import Source
 
 if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.compensation import Compensator
     from fairseq_layerdrop.evaluation.latency import Stopwatch
     from fairseq_layerdrop.evaluation.loading import Batches
     from fairseq_layerdrop.evaluation.subject import Subject
@@ -139,6 +140,7 @@ def measures_of(
     *,
     metrics: Collection[str] | None = None,
     stopwatch: "Stopwatch | None" = None,
+    compensator: "Compensator | None" = None,
 ) -> "Measures":
     """What is measured on these sentences.
 
@@ -148,6 +150,7 @@ def measures_of(
         options: how text is generated, and the metrics.
         metrics: others than the options'.
         stopwatch: one that is there already keeps its own sentences.
+        compensator: likewise, and the plans that it has done.
     """
     from fairseq_layerdrop.evaluation.decoding import Decoder, read_references
     from fairseq_layerdrop.evaluation.latency import Stopwatch
@@ -168,8 +171,7 @@ def measures_of(
         stopwatch = Stopwatch(subject.loaded, batches, beam=options.beam)
     if stopwatch:
         settings["latency"] = stopwatch.description
-    compensator = None
-    if options.compensate:
+    if options.compensate and compensator is None:
         from fairseq_layerdrop.evaluation.calibration import calibration
         from fairseq_layerdrop.evaluation.compensation import Compensator
 

@@ -16,6 +16,7 @@ from fairseq_layerdrop.operations._evaluation import (
     open_subject,
 )
 from fairseq_layerdrop.operations._progress import Progress, silent
+from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.search import space_size
 
 if TYPE_CHECKING:
@@ -48,15 +49,17 @@ def search(
         data: a data set in fairseq's binary form.
         output: where the rows of all that is scored go; a search that was killed goes on.
         wanted: the budget, and how it is searched.
-        options: the sentences, and what is measured of the winner; the loss always is.
+        options: the sentences, and what is measured of the winner; the loss always is. With
+            ``compensate`` the best few are compensated and scored again, and the best of these
+            wins.
         test_subset: judge the winner on this subset, too.
         command: what rows say that they were made by; else the running program.
         progress: shows how far it is.
 
     Returns:
         The facts: ``winner`` (a plan's text) and the layers that it ``kept``, the ``path`` to it,
-        the losses of those that were ``searched``, and what was ``judged``; nothing in the
-        processes other than the first, where several share the work.
+        the losses of those that were ``searched``, those of the best few ``compensated``, and what
+        was ``judged``; nothing in the processes other than the first, where several share the work.
 
     Raises:
         CheckpointError: if the source cannot be read safely.
@@ -82,13 +85,16 @@ def search(
     judged = {(options.subset, "second"): batches_of(subject, options, half="second")}
     if test_subset:
         judged[test_subset, "all"] = batches_of(subject, options, subset=test_subset)
-    # One stopwatch for the prediction and the winner: the same sentences, the same lengths.
+    # One stopwatch for the prediction and the winner: the same sentences, the same lengths. One
+    # compensator for all sentences: a plan is compensated once.
     stopwatch = None
     if "latency" in metrics:
         stopwatch = Stopwatch(subject.loaded, batches, beam=options.beam)
+    searched = measures_of(subject, batches, options, metrics={"loss"})
+    shared: Any = {"stopwatch": stopwatch, "compensator": searched.compensator}
     measured = {}
     for name, part in judged.items():
-        measures = measures_of(subject, part, options, metrics=metrics, stopwatch=stopwatch)
+        measures = measures_of(subject, part, options, metrics=metrics, **shared)
         measured[name] = replace(measures, kind="verdict")
     workers = Workers()
     results = Results(str(output), origin(command or sys.argv)) if workers.first else None
@@ -105,14 +111,37 @@ def search(
         stopwatch=stopwatch,
         progress=(progress if workers.first else silent)("passes over the data"),
     )
-    facts = _judge(subject, found, measured, results, progress) if results else None
+    facts = None
+    if results:
+        again = {}
+        if options.compensate:
+            again = _compensate(subject, found, searched, results, progress)
+        facts = _judge(subject, found, again, measured, results, progress)
     workers.close()
     return facts
+
+
+def _compensate(
+    subject: "Subject",
+    found: "Found",
+    measures: "Measures",
+    results: "Results",
+    progress: Progress,
+) -> dict[PruningPlan, float]:
+    """The losses of the best few, compensated, on the sentences of the search; the best first."""
+    from fairseq_layerdrop.evaluation.sweep import sweep
+
+    plans = [plan for plan in found.best if not plan.is_whole]
+    measures = replace(measures, kind="verdict")
+    rows = sweep(subject, plans, measures, results, progress=progress("compensating the best"))
+    ranked = sorted(plans, key=lambda plan: (rows[plan]["loss"], str(plan)))
+    return {plan: rows[plan]["loss"] for plan in ranked}
 
 
 def _judge(
     subject: "Subject",
     found: "Found",
+    again: dict[PruningPlan, float],
     measured: "dict[tuple[str, str], Measures]",
     results: "Results",
     progress: Progress,
@@ -122,14 +151,15 @@ def _judge(
     from fairseq_layerdrop.evaluation.search import predict
     from fairseq_layerdrop.evaluation.sweep import compare, public, sweep
 
-    winner = found.winner
+    winner = next(iter(again), found.winner)  # of those that are compensated, if any
     evenly = found.evenly
-    plans = list(found.losses)
+    plans = list(dict.fromkeys([evenly, winner, subject.whole]))
     facts: dict[str, Any] = {
         "winner": str(winner),
         "kept": {stack: list(layers) for stack, layers in winner.kept.items()},
         "path": [{"plan": str(trial.plan), "loss": trial.score} for trial in found.trials],
         "searched": {str(plan): loss for plan, loss in found.losses.items()},
+        "compensated": {str(plan): loss for plan, loss in again.items()},
         "judged": [],
     }
     if found.latency:

@@ -2,6 +2,7 @@
 """``prune --compensate``: the file that it writes is what was measured, and stock."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fairseq_programs import fairseq
 from fairseq_layerdrop.checkpoint import load as read
 from fairseq_layerdrop.evaluation.loading import Batches, load
 from fairseq_layerdrop.evaluation.losses import score_losses
+from fairseq_layerdrop.evaluation.search import CANDIDATES
 from fairseq_layerdrop.modules.subnetwork import depths
 
 EVERY_BLOCK = ["--tokens-per-sample", "64", "--required-batch-size-multiple", "1"]
@@ -138,3 +140,25 @@ def test_a_zoo_is_compensated_as_prune_does_it(
     assert len(losses) == 2
     assert losses[1] < losses[0]
     assert models[1]["loss"] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_search_compensates_the_best_and_prints_how_to_prune_the_winner(
+    fixtures: Path, tmp_path: Path, command: Command
+) -> None:
+    source, data = fixtures / "lm-0.12.2" / "checkpoint.pt", fixtures / "lm-0.12.2" / "data-bin"
+    flags = ["--path", source, "--decoder-depth", "3", "--test-subset", "test", "--compensate"]
+    status, out, err = command("search", data, tmp_path / "rows.jsonl", *flags, "--json")
+    assert status == 0, err
+    facts = json.loads(out)
+    losses = facts["compensated"]
+    assert len(losses) == CANDIDATES
+    assert facts["winner"] == min(losses, key=losses.__getitem__)
+    plain = facts["path"][-1]
+    assert losses[plain["plan"]] < plain["loss"]
+    (_, judged) = facts["judged"]
+    (row,) = [row for row in judged["rows"] if row["plan"] == facts["winner"]]
+    assert command("prune", source, tmp_path / "small.pt", *shlex.split(facts["flags"]))[0] == 0
+    assert loss_on_test(tmp_path / "small.pt", data) == pytest.approx(row["loss"], abs=1e-6)
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    assert command("search", data, tmp_path / "rows.jsonl", *flags, "--json")[1] == out
+    assert (tmp_path / "rows.jsonl").read_bytes() == before, "a second run adds nothing"
