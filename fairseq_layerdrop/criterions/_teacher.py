@@ -3,11 +3,14 @@
 
 import logging
 import pickle
+from contextlib import nullcontext
 
 import torch
 from fairseq import checkpoint_utils, utils
 
 from fairseq_layerdrop.criterions._distributions import log_probs
+from fairseq_layerdrop.criterions._hidden import states
+from fairseq_layerdrop.modules.subnetwork import depths
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
 
 logger = logging.getLogger(__name__)
@@ -22,15 +25,24 @@ class Teacher:
     Args:
         path: of any checkpoint that fairseq can load, of the same task and dictionaries.
         task: of the student.
+        watched: whether to note what leaves its layers.
     """
 
-    def __init__(self, path, task):
-        self.path, self.task = path, task
+    def __init__(self, path, task, *, watched=False):
+        self.path, self.task, self.watched = path, task, watched
+        self.states = {}
         self._model = None
+
+    @property
+    def depths(self):
+        """Of its stacks, once it is loaded."""
+        return depths(self._model)
 
     @torch.no_grad()
     def log_probs(self, forward, like, temperature):
         """What it says of each word, ``rows x V``.
+
+        ``states`` is then what left its layers, if it is watched.
 
         Args:
             forward: the student's; the teacher reads the same inputs.
@@ -42,7 +54,8 @@ class Teacher:
         parameter = next(like.parameters())
         self._model.to(device=parameter.device, dtype=parameter.dtype)
         random_numbers = utils.get_rng_state()  # fairseq's list of layers draws in evaluation, too
-        output = self._model(*forward.inputs, **forward.named)
+        with states(self._model) if self.watched else nullcontext({}) as self.states:
+            output = self._model(*forward.inputs, **forward.named)
         utils.set_rng_state(random_numbers)
         return log_probs(self._model, output, temperature)
 

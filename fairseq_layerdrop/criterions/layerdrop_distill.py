@@ -24,23 +24,18 @@ all words, which its own loss does without.
 With ``--distill-teacher CKPT`` the model in that file teaches instead, always whole and never
 changed: for a model that was cut from it and is healed. What is in the file of the student, its
 optimizer and its validation is as without. A pruned model that is healed without LayerDrop and
-without such a file has nothing to learn here, and a warning says so.
+without such a file has nothing to learn here, and a warning says so. ``--distill-hidden W`` adds W
+times the mean squared distance between the layer-normed states after the student's layers and those
+after the teacher's that they stand for.
 """
 
 import logging
 import math
-from dataclasses import dataclass, field
-from typing import Optional
+from contextlib import nullcontext
 
 import torch
 from fairseq import utils
 from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion, register_criterion
-from fairseq.criterions.adaptive_loss import AdaptiveLossConfig
-from fairseq.criterions.cross_entropy import CrossEntropyCriterionConfig
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
-from fairseq.criterions.masked_lm import MaskedLmConfig
-from fairseq.criterions.sentence_prediction import SentencePredictionConfig
-from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.modules import LayerDropModuleList
 
@@ -52,59 +47,14 @@ from fairseq_layerdrop.criterions._distributions import (
     log_probs,
     recorded,
 )
+from fairseq_layerdrop.criterions._hidden import counterparts, hidden_distance, states
+from fairseq_layerdrop.criterions._options import LayerDropDistillConfig, check
 from fairseq_layerdrop.criterions._teacher import Teacher
 from fairseq_layerdrop.distributed import unwrapped
 from fairseq_layerdrop.modules.layer_drop import LayerDropList
+from fairseq_layerdrop.modules.subnetwork import depths
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class LayerDropDistillConfig(
-    LabelSmoothedCrossEntropyCriterionConfig,
-    CrossEntropyCriterionConfig,
-    AdaptiveLossConfig,
-    MaskedLmConfig,
-    SentencePredictionConfig,
-):
-    """The fields of self-distillation, and of the criterions that it can train a task with."""
-
-    distill_criterion: ChoiceEnum(  # type: ignore[valid-type]
-        [
-            "label_smoothed_cross_entropy",
-            "cross_entropy",
-            "adaptive_loss",
-            "masked_lm",
-            "sentence_prediction",
-        ]
-    ) = field(
-        default="label_smoothed_cross_entropy",
-        metadata={
-            "help": "the criterion that trains the task, by its own flags beside these "
-            "(default: label_smoothed_cross_entropy)"
-        },
-    )
-    distill_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "weight in [0, 1] of the distillation loss, which is added to the task's; 0: "
-            "off (default: 0.5)"
-        },
-    )
-    distill_temperature: float = field(
-        default=1.0,
-        metadata={
-            "help": "temperature above 0 of both distributions; higher shows more of the rare "
-            "(default: 1)"
-        },
-    )
-    distill_teacher: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "a checkpoint of the same task and dictionaries that teaches instead of the "
-            "model's own full path: the model that this one was cut from"
-        },
-    )
 
 
 @register_criterion("layerdrop_distill", dataclass=LayerDropDistillConfig)
@@ -124,7 +74,11 @@ class LayerDropDistill(FairseqCriterion):
             ValueError: if the weight or the temperature is out of range, or the task has no
             distribution to teach.
         """
-        _check(cfg)
+        check(cfg)
+        if getattr(cfg, "distill_hidden", None) and getattr(task.cfg, "train_plans", None):
+            raise ValueError(
+                "--distill-hidden is for a model without --train-plans; leave one of them out"
+            )
         stock = CRITERION_REGISTRY[str(cfg.distill_criterion)]
         # fairseq lets a training go on only with a criterion of the same name; this one can be
         # turned on and off in it.
@@ -134,8 +88,11 @@ class LayerDropDistill(FairseqCriterion):
             cfg.distill_weight,
             cfg.distill_temperature,
         )
-        teacher = getattr(cfg, "distill_teacher", None)  # files of before have no such option
-        criterion.teacher = Teacher(teacher, task) if teacher else None
+        # Files of before have no such options.
+        teacher, hidden = (getattr(cfg, f"distill_{name}", None) for name in ("teacher", "hidden"))
+        criterion.distill_hidden = hidden or 0
+        criterion.distill_plan = getattr(cfg, "distill_plan", None)
+        criterion.teacher = Teacher(teacher, task, watched=bool(hidden)) if teacher else None
         criterion.has_looked = False
         logger.info(
             f"self-distillation on top of {cfg.distill_criterion}: "
@@ -145,19 +102,25 @@ class LayerDropDistill(FairseqCriterion):
 
     def forward(self, model, sample, reduce=True):
         """As in the task's criterion; in training the loss has the distillation's share, too."""
-        if not (model.training and self.distill_weight):
+        if not (model.training and (self.distill_weight or self.distill_hidden)):
             return super().forward(model, sample, reduce)
         if not reduce:
             raise ValueError(
                 "distillation gives one loss a batch, so reduce must be True, got False"
             )
         self._warn_if_nothing_is_dropped(model)
-        with recorded(model) as forwards:
+        watched = states(unwrapped(model)) if self.distill_hidden else nullcontext({})
+        with recorded(model) as forwards, watched as seen:
             loss, sample_size, logging_output = super().forward(model, sample)
         (student,) = forwards
         distance = self._divergence(model, sample, student)
         logging_output["distill_loss"] = distance.data
-        return loss + self.distill_weight * distance, sample_size, logging_output
+        loss = loss + self.distill_weight * distance
+        if self.distill_hidden:
+            hidden = self._hidden(model, sample, student, seen)
+            logging_output["hidden_loss"] = hidden.data
+            loss = loss + self.distill_hidden * hidden
+        return loss, sample_size, logging_output
 
     def whole_loss(self, model, sample):
         """The task's loss of the whole model, and what the plans trained beside it learn from.
@@ -212,6 +175,17 @@ class LayerDropDistill(FairseqCriterion):
         counted = self._counted(model, sample, student)
         return divergence(lesson, own, counted, self.distill_temperature)
 
+    def _hidden(self, model, sample, student, seen):
+        """The distance of the states from the teacher's, times the number of rows counted."""
+        own = depths(unwrapped(model))
+        places = counterparts(self.distill_plan, own, self.teacher.depths)
+        inputs = sample["net_input"]
+        tokens = {"encoder": inputs["src_tokens"]}
+        tokens["decoder"] = inputs.get("prev_output_tokens", inputs["src_tokens"])
+        real = {stack: ids.ne(self.padding_idx).t() for stack, ids in tokens.items()}
+        distance = hidden_distance(seen, self.teacher.states, places, real)
+        return distance * self._counted(model, sample, student).sum()
+
     def _teach(self, model, student):
         """What the teacher says, a row a position."""
         if self.teacher:
@@ -243,25 +217,14 @@ class LayerDropDistill(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs):
-        """As in the task's criterion, with ``distill_loss``."""
+        """As in the task's criterion, with ``distill_loss`` (base 2) and ``hidden_loss``."""
         super().reduce_metrics(logging_outputs)
-        if any("distill_loss" in log for log in logging_outputs):
-            distance, size = (
-                sum(log.get(key, 0) for log in logging_outputs)
-                for key in ("distill_loss", "sample_size")
-            )
-            metrics.log_scalar("distill_loss", distance / size / math.log(2), size, round=3)
-
-
-def _check(cfg):
-    if not 0 <= cfg.distill_weight <= 1:
-        raise ValueError(f"--distill-weight must lie in [0, 1], got {cfg.distill_weight}")
-    if not 0 < cfg.distill_temperature < math.inf:
-        raise ValueError(f"--distill-temperature must be above 0, got {cfg.distill_temperature}")
-    if cfg.distill_criterion == "sentence_prediction" and cfg.regression_target:
-        raise ValueError(
-            "distillation needs classes, and --regression-target has none; leave one of them out"
-        )
+        for name, unit in (("distill_loss", math.log(2)), ("hidden_loss", 1)):
+            if any(name in log for log in logging_outputs):
+                distance, size = (
+                    sum(log.get(key, 0) for log in logging_outputs) for key in (name, "sample_size")
+                )
+                metrics.log_scalar(name, distance / size / unit, size, round=3)
 
 
 def _drops(module):

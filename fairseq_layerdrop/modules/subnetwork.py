@@ -67,8 +67,8 @@ def every_layer(model: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
     """Each layer with its stack and its index, of every module that holds the stack."""
     for stack, holders in stacks(model).items():
         for holder in holders:
-            for index, layer in enumerate(holder.layers):
-                yield stack, index, layer
+            for index in range(len(holder.layers)):  # to iterate would draw which layers run
+                yield stack, index, holder.layers[index]
 
 
 def restrict(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import fairseq_layerdrop
 from fairseq_layerdrop.operations._facts import USER_DIR, training_flags
+from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 
 DISTILLING = (
@@ -58,9 +59,22 @@ class HealOptions:
         return {**asdict(self), "flags": list(self.flags)}
 
     def arguments(
-        self, cut: Source, *, data: str, teacher: str | os.PathLike[str], updates: int
+        self,
+        cut: Source,
+        plan: PruningPlan,
+        *,
+        data: str,
+        teacher: str | os.PathLike[str],
+        updates: int,
     ) -> list[str]:
         """Of ``fairseq-train``: as the whole model was trained, but shorter, from the cut one.
+
+        Args:
+            cut: the model to be healed.
+            plan: what it has of the teacher.
+            data: that the whole model was trained on.
+            teacher: the file of the whole model.
+            updates: how many.
 
         Raises:
             ValueError: if the model's options are none that can be trained so.
@@ -75,6 +89,7 @@ class HealOptions:
         if self.teacher:
             learning = ["--criterion", "layerdrop_distill", "--distill-criterion", own]
             learning += ["--distill-weight", "1", "--distill-teacher", str(teacher)]
+            learning += ["--distill-plan", str(plan)]
         else:
             learning = ["--criterion", own]
         return [

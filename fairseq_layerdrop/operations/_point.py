@@ -87,7 +87,7 @@ def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any
         _cut(start.file, inner, cut, Calibrate(family.data))
     opened = checkpoint.open_source(cut)
     arguments = family.recipe.arguments(
-        opened, data=family.data, teacher=family.whole.path, updates=family.updates
+        opened, plan, data=family.data, teacher=family.whole.path, updates=family.updates
     )
     seconds = train(
         folder, arguments, progress=lambda done: family.progress(name, done, family.updates)
