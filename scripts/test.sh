@@ -15,5 +15,6 @@ export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .
 mypy
+mypy --config-file tests/mypy.ini tests
 # A file's tests stay in one of two processes: what they train is trained once.
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile "$@"

@@ -156,7 +156,7 @@ def config(
     encoder: int = 6, decoder: int = 6, *, ours: bool = False, namespace: bool = False
 ) -> dict[str, Any]:
     """A configuration of stock fairseq, or of our model and task; model options are flat."""
-    model: dict[str, Any] | Namespace = model_options(encoder, decoder)
+    model: Any = model_options(encoder, decoder)
     task: dict[str, Any] = {"_name": "translation", "data": "data-bin", "source_lang": "en"}
     if ours:
         model |= {"_name": "layerdrop_transformer", "layerdrop_min_layers": 1, "seed": 7}

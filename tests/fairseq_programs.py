@@ -78,7 +78,7 @@ SHORT = ["--max-len-a", "0", "--max-len-b", "12"]
 """For fairseq-generate: a model that has hardly learned anything may never end a sentence."""
 
 
-def python(*arguments: str | Path, cwd: Path | None = None, fails: bool = False) -> str:
+def python(*arguments: object, cwd: Path | None = None, fails: bool = False) -> str:
     """Run Python in a process, on one thread; return stdout and stderr together.
 
     ``cwd`` defaults to the repository, from where the package can be imported without being
@@ -106,13 +106,13 @@ def _server() -> subprocess.Popen[str]:
     """The process that forks fairseq's programs; it ends when its input does."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, Path(__file__).with_name("fairseq_server.py")]
+    command = [sys.executable, str(Path(__file__).with_name("fairseq_server.py"))]
     return subprocess.Popen(
         command, cwd="/", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
-def in_stock(program: str, *arguments: str | Path, fails: bool = False) -> str:
+def in_stock(program: str, *arguments: object, fails: bool = False) -> str:
     """Run a module or script in a process of stock fairseq; return all that it printed."""
     server = _server()
     assert server.stdin and server.stdout
@@ -126,12 +126,12 @@ def in_stock(program: str, *arguments: str | Path, fails: bool = False) -> str:
     return printed
 
 
-def fairseq(program: str, *arguments: str | Path, fails: bool = False) -> str:
+def fairseq(program: str, *arguments: object, fails: bool = False) -> str:
     """Run ``fairseq-PROGRAM``, as far from the repository as an installed fairseq is."""
     return in_stock(f"fairseq_cli.{program}", *arguments, fails=fails)
 
 
-def train(data: Path, save_dir: Path, *arguments: str | Path) -> str:
+def train(data: Path, save_dir: Path, *arguments: object) -> str:
     """Run ``fairseq-train`` with what every training here has in common."""
     return fairseq("train", data, *TRAINING, "--save-dir", save_dir, *arguments)
 
@@ -157,7 +157,7 @@ def hypotheses(output: str) -> Hypotheses:
     return {n: (*heads[n], scores[n]) for n in heads}
 
 
-def generate(data: Path, checkpoint: Path, *flags: str | Path) -> Hypotheses:
+def generate(data: Path, checkpoint: Path, *flags: object) -> Hypotheses:
     """Run ``fairseq-generate`` on the whole test set; nothing is added, not even ``--user-dir``."""
     sure = [
         "--gen-subset",

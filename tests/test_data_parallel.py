@@ -92,9 +92,7 @@ class Together(NamedTuple):
         return [[1 - keep for keep in draw["keep"]] for draw in self.draws[rank]]
 
 
-def run_ranks(
-    data: Path, folder: Path, *flags: str | Path, ranks: int = 2, fails: bool = False
-) -> str:
+def run_ranks(data: Path, folder: Path, *flags: object, ranks: int = 2, fails: bool = False) -> str:
     """Run ``fairseq-train`` in forked processes; ``fails``: they must end with an error."""
     folder.mkdir(exist_ok=True)
     script = Path(__file__).with_name("ranks.py")
@@ -106,7 +104,7 @@ def run_ranks(
 
 
 def together(
-    data: Path, folder: Path, *flags: str | Path, updates: int = 6, ranks: int = 2
+    data: Path, folder: Path, *flags: object, updates: int = 6, ranks: int = 2
 ) -> Together:
     """Train, and check that all ranks did all of it, once, and end with the same weights."""
     world = ["--distributed-world-size", str(ranks)]
@@ -148,7 +146,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 class Launched:
     """A command as a user starts it, with all of its processes, in a world of their own."""
 
-    def __init__(self, folder: Path, *command: str | Path) -> None:
+    def __init__(self, folder: Path, *command: object) -> None:
         self.mark = f"LAYERDROP_TEST={uuid.uuid4()}"
         self.log = folder / "log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **dict([self.mark.split("=")])}
@@ -584,7 +582,7 @@ RESUMED = [
 """Twelve batches an epoch, a file every seven updates: mostly in the middle of an epoch."""
 
 
-def killed(folder: Path, update: int, *command: str | Path) -> None:
+def killed(folder: Path, update: int, *command: object) -> None:
     """Start a training, and kill all of its processes as soon as the log shows an update."""
     folder.mkdir(exist_ok=True)
     launched = Launched(folder, *command)

@@ -33,7 +33,7 @@ PLUGIN = ["--user-dir", USER_DIR, "--task", "layerdrop_translation"]
 SURE = ["--required-batch-size-multiple", "1", "--cpu"]
 
 
-def interactive(data: Path, checkpoint: Path, sentences: Path, *flags: str | Path) -> str:
+def interactive(data: Path, checkpoint: Path, sentences: Path, *flags: object) -> str:
     """What ``fairseq-interactive`` prints of sentences in one batch, as in :func:`generate`."""
     sure = ["--buffer-size", "32", "--batch-size", "32", "--beam", "5", *SURE]
     return fairseq("interactive", data, "--path", checkpoint, "--input", sentences, *sure, *flags)

@@ -96,7 +96,7 @@ def made_from(
     ]
 
 
-def train(family: Family, folders: dict[str, Path], folder: Path, *flags: str | Path) -> str:
+def train(family: Family, folders: dict[str, Path], folder: Path, *flags: object) -> str:
     """Run ``fairseq-train``, with the plugin if the family is of the plugin."""
     plugin = ["--user-dir", USER_DIR] if "layerdrop_" in " ".join(map(str, flags)) else []
     labels = ["--label-dir", folders["audio"]] if family.name == "hubert" else []

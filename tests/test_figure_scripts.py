@@ -3,11 +3,13 @@
 
 import gzip
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fairseq_programs import STYLE, TRAINING, python
 from recipes import PARSED, SCRIPTS, Bench, parse
 
 FIGURES = sorted(
@@ -15,6 +17,7 @@ FIGURES = sorted(
     for path in (SCRIPTS / "figures").glob("*.sh")
     if path.stem not in ("models", "prepare")
 )
+MODEL = ["--task", "translation", "--arch", "transformer", *STYLE, *TRAINING]
 DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", "glue/mrpc")
 
 
@@ -127,3 +130,30 @@ def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "train.log" in done.stderr and "Error" in done.stderr
     assert not (tmp_path / "run/training.json").exists()
+
+
+def test_what_a_family_costs_is_measured_and_what_it_is_worth_is_its_mean(
+    data: Path, tmp_path: Path
+) -> None:
+    def training(run: str, updates: int, *flags: str) -> dict[str, object]:
+        command = shlex.join(["fairseq-train", str(data), *MODEL, *flags])
+        return {"kind": "training", "run": run, "updates": updates, "command": command}
+
+    models = [
+        {"kind": "plan", "curve": "small", "seed": 1, "loss": loss, "decoder_layers": n}
+        for n, loss in ((4, 3.0), (1, 5.0))
+    ]
+    others = [{**models[0], "seed": 2, "loss": 9.0}, {**models[0], "curve": "other"}]
+    rows = [training("whole", 100), training("one", 300, "--decoder-layers", "1")]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (*rows, *models, *others)))
+    python(
+        *("scripts/figures/family_cost.py", file, "small", "whole", "one", "--unit", "whole"),
+    )
+    row = json.loads(file.read_text().splitlines()[-1])
+    steps = row["step_seconds"]
+    assert row["kind"] == "family"
+    assert (row["trainings"], row["models"], row["loss"]) == (2, 2, 4.0)
+    assert 0 < steps["one"] < steps["whole"]
+    cost = 1 + 3 * steps["one"] / steps["whole"]
+    assert row["cost"] == pytest.approx(cost, rel=0.01)

@@ -13,7 +13,7 @@ from fairseq_programs import REPOSITORY
 ENVIRONMENT = os.environ.get("OLD_FAIRSEQ")
 
 
-def check(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def check(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the script."""
     command = [sys.executable, REPOSITORY / "scripts" / "check_old_fairseq.py", *arguments]
     return subprocess.run(

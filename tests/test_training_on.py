@@ -158,7 +158,7 @@ def small(pruned: Callable[..., Path]) -> Path:
 FORM = ["--arch", "transformer", "--encoder-layers", "2", "--decoder-layers", "2"]
 
 
-def restored(data: Path, folder: Path, *flags: str | Path) -> str:
+def restored(data: Path, folder: Path, *flags: object) -> str:
     """Train for one update."""
     return train(data, folder, *FORM, *STYLE, *flags, "--max-update", "1")
 

@@ -7,7 +7,7 @@ import json
 import sys
 
 for name in ("fairseq", "fairseq_layerdrop", "torchaudio"):
-    sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules[name] = None
 
 import torch  # noqa: E402
 import transformers  # noqa: E402

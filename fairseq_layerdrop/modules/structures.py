@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def masked_call(
     columns: Mapping[str, Tensor] | None = None,
     weights: tuple[int, float] | None = None,
     **kwargs: object,
-) -> object:
+) -> Any:
     """Call a module with some weights masked; its parameters get the gradients of the rest.
 
     Masking the columns that read a head or a block is enough, in value and in gradient: what is not

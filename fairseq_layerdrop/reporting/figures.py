@@ -53,6 +53,7 @@ def draw(rows: SortedRows, *, title: str = "") -> list[Drawing]:
     with settings():
         found = [_depth(rows, title), _latency(rows, title), _importance(rows, title)]
         found += [_rates(rows, title), _speed(rows, title), _search(rows, title)]
+        found.append(_cost(rows, title))
         return [
             Drawing(name, caption, as_png(figure), as_svg(figure))
             for name, caption, figure in filter(None, found)
@@ -188,6 +189,20 @@ def _search(rows: SortedRows, title: str) -> _Found:
     axis = total_axis(rows.trials)
     figure, _ = _figure_of_depth(title, axis.label, LOSS, _curves_of_depth(axis, LOSS))
     return "search", "Loss of the candidates of the search. Joined: the best at each depth.", figure
+
+
+def _cost(rows: SortedRows, title: str) -> _Found:
+    families, quality = _with_quality(rows.families)
+    if quality is None:
+        return None
+    curves: Curves = {}
+    for row in families:
+        points, _ = curves.setdefault(row["curve"], ([], []))
+        points.append(Point(row["cost"], row[quality.key], row))
+    label = "cost of all trainings together"
+    figure, axes = _figure(title, label, f"{quality.label}, mean of all depths", curves)
+    axes.set_xlim(left=0)
+    return "cost", f"{quality.label}, the mean of a family's models, against its {label}.", figure
 
 
 def _with_quality(rows: Iterable[Row]) -> tuple[list[Row], Quality | None]:

@@ -4,6 +4,7 @@
 - A *plan* row (the default kind) is a sub-network with its scores, speed and size.
 - An *importance* row is one layer's importance by one measure.
 - A *trial* row is a candidate of a search, with its loss.
+- A *family* row is what the models of a curve cost to train together, and their mean scores.
 - A *training* row says what the training of a model took; on its own it makes no report.
 - A *verdict* row judges the winner of a search; the search prints it, and no report shows it.
 - A *test* row compares plan rows, named by their signatures, with one of them; where that is the
@@ -19,7 +20,10 @@ from fairseq_layerdrop.reporting.seeds import over_seeds
 
 DEPTH_KEYS = ("encoder_layers", "decoder_layers")
 _TEXTS = ("curve", "plan", "stack", "measure", "run", "machine", "commit")
-_COUNTS = (*DEPTH_KEYS, "layer", "parameters", "memory_bytes", "sentences", "seed", "updates")
+_COUNTS = (
+    *(*DEPTH_KEYS, "layer", "parameters", "memory_bytes", "sentences", "seed", "updates"),
+    *("trainings", "models"),
+)
 _NUMBERS = (
     *("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy"),
     *(
@@ -32,13 +36,14 @@ _NUMBERS = (
         "value",
         "error",
     ),
-    *("seconds", "valid_loss"),
+    *("seconds", "valid_loss", "cost"),
 )
 _NEEDED = {
     "plan": ("curve",),
     "importance": ("curve", "stack", "layer", "measure", "value"),
     "trial": ("loss",),
     "training": ("run", "updates", "seconds"),
+    "family": ("curve", "cost"),
 }
 _SHOWN = ("plan", "importance", "trial")
 
@@ -50,6 +55,7 @@ class SortedRows(NamedTuple):
     importance: list[Row]
     trials: list[Row]
     trainings: list[Row]
+    families: list[Row]
     others: list[str]
 
 
@@ -90,7 +96,12 @@ def sort_rows(rows: Sequence[Row]) -> SortedRows:
         )
     trials = [{"curve": "search", **row} for row in kinds["trial"]]
     return SortedRows(
-        over_seeds(kinds["plan"]), kinds["importance"], trials, kinds["training"], others
+        over_seeds(kinds["plan"]),
+        kinds["importance"],
+        trials,
+        kinds["training"],
+        kinds["family"],
+        others,
     )
 
 

@@ -49,7 +49,7 @@ def _text(title: str, key: str) -> _Column:
 
 
 def tables(rows: SortedRows) -> list[Table]:
-    """The tables of sub-networks, of layer importance and of trainings, as far as there are rows.
+    """The tables of sub-networks, layer importance, trainings and families that have rows.
 
     Of a search's trials only the best at each depth is in the table.
     """
@@ -59,6 +59,7 @@ def tables(rows: SortedRows) -> list[Table]:
         _table(shown, _COLUMNS),
         _table(rows.importance, _IMPORTANCE),
         _table(rows.trainings, _TRAININGS),
+        _table(rows.families, _FAMILIES),
     )
     return [table for table in found if table.lines]
 
@@ -163,6 +164,18 @@ _TRAININGS = (
     _number("updates", "updates", "{:,}"),
     _Column("minutes", "seconds", lambda row: f"{row['seconds'] / 60:.1f}"),
     _number("valid loss (bits/token)", "valid_loss", "{:.3f}"),
+    _text("machine", "machine"),
+    _text("commit", "commit"),
+)
+_FAMILIES = (
+    _text("family", "curve"),
+    _number("models", "models", "{}"),
+    _number("trainings", "trainings", "{}"),
+    _number("cost", "cost", "{:.2f}"),
+    _number("BLEU, mean", "bleu", "{:.1f}"),
+    _number("ROUGE-L, mean", "rougeL", "{:.2f}"),
+    _number("accuracy, mean (%)", "accuracy", "{:.1f}"),
+    _number("loss, mean (bits/token)", "loss", "{:.3f}"),
     _text("machine", "machine"),
     _text("commit", "commit"),
 )

@@ -2,6 +2,7 @@
 """Checkpoint files: nothing in one is ever run, and one is written whole or not at all."""
 
 import enum
+import importlib
 import os
 import pickle
 import resource
@@ -493,11 +494,12 @@ def test_what_a_process_has_allowed_changes_nothing_of_what_is_read(
     """With our plugin fairseq may read arrays and dictionaries; a damaged array is refused."""
     state = {"dictionary": words("a"), "array": numpy.arange(4), "scalar": numpy.float64(1.5)}
     path = write_as(zipped, tmp_path / "a.pt", task_state=state)
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")
     of_numpy = [
         numpy.ndarray,
         numpy.dtype,
-        numpy._core.multiarray._reconstruct,
-        numpy._core.multiarray.scalar,
+        multiarray._reconstruct,
+        multiarray.scalar,
     ]
     torch.serialization.add_safe_globals([Dictionary, *of_numpy])
     found = {name: type(item) for name, item in load(path)["task_state"].items()}

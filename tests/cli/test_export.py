@@ -233,7 +233,10 @@ def test_ctranslate2s_own_program_takes_a_namespace(
     program = Path(sys.executable).with_name("ct2-fairseq-converter")
     flags = ["--model_path", small, "--data_dir", data, "--output_dir", tmp_path / "theirs"]
     subprocess.run(
-        [program, *flags, "--unsafe_deserialization"], check=True, capture_output=True, cwd="/"
+        [program, *map(str, flags), "--unsafe_deserialization"],
+        check=True,
+        capture_output=True,
+        cwd="/",
     )
     ours = export(pruned("--decoder-keep", "0,2"), data, tmp_path / "ours", "--to", "ctranslate2")
     assert (ours / "model.bin").read_bytes() == (tmp_path / "theirs" / "model.bin").read_bytes()

@@ -69,7 +69,7 @@ FAMILIES: dict[str, tuple[str, str, list[str]]] = {
 KEPT = {"whole": "all", "one side": "first:2", "non-contiguous": "0,2"}
 
 
-def export(source: Path, data: Path, target: Path, *flags: str | Path) -> Path:
+def export(source: Path, data: Path, target: Path, *flags: object) -> Path:
     """Run the verb in this process."""
     said = ["export", str(source), str(data), str(target), "--to", "huggingface"]
     assert cli.main([*said, *map(str, flags)]) == 0

@@ -119,7 +119,7 @@ def test_nothing_that_a_file_names_is_run(
 def test_a_state_that_a_stand_in_is_given_runs_nothing(tmp_path: Path, zipped: bool) -> None:
     from omegaconf import OmegaConf
 
-    options = OmegaConf.create({"a": 1})
+    options: Any = OmegaConf.create({"a": 1})
     options._metadata.optional = Runs(os.mkdir, str(tmp_path / "mark"))
     file = write(tmp_path / "evil.pt", {**training_checkpoint(), "cfg": options}, zipped=zipped)
     (tmp_path / "mark").rmdir() if (tmp_path / "mark").exists() else None
@@ -309,7 +309,7 @@ def test_mutated_row_files_are_read_or_refused(tmp_path: Path) -> None:
             rows.close()
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {
         "curve": "a",
         "plan": "all/0",

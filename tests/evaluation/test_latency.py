@@ -41,7 +41,7 @@ def test_the_latency_model_finds_the_cost_of_each_layer_at_the_corners(
     depths: dict[str, int],
 ) -> None:
     stopwatch = Known()
-    model = LatencyModel.fit(stopwatch, depths)  # type: ignore[arg-type]
+    model = LatencyModel.fit(stopwatch, depths)
     assert [model.base, *model.layers] == pytest.approx([3, 0.5, 2])
     corners = {tuple(len(layers) for layers in kept.values()) for kept in stopwatch.asked}
     assert corners == {(e, d) for e in (1, depths["encoder"]) for d in (1, depths["decoder"])}
@@ -53,9 +53,9 @@ def test_the_latency_model_finds_the_cost_of_each_layer_at_the_corners(
 
 
 def test_the_latency_model_of_one_stack() -> None:
-    model = LatencyModel.fit(Known(), {"decoder": 8})  # type: ignore[arg-type]
+    model = LatencyModel.fit(Known(), {"decoder": 8})
     assert [model.base, *model.layers] == pytest.approx([3, 2])
-    single = LatencyModel.fit(Known(), {"decoder": 1})  # type: ignore[arg-type]
+    single = LatencyModel.fit(Known(), {"decoder": 1})
     assert single.predict([1]) == pytest.approx(5)
 
 

@@ -203,10 +203,10 @@ def test_a_classifier_s_accuracy_counts_every_sentence() -> None:
 
     layer = torch.nn.Linear(3, 3, bias=False)
     layer.weight.data = torch.eye(3) * 4
-    model = torch.nn.Module()
+    model: Any = torch.nn.Module()
     model.decoder = torch.nn.Module()
     model.decoder.layers = torch.nn.ModuleList([layer])
-    model.forward = lambda x: model.decoder.layers[0](x).log_softmax(-1)  # type: ignore[method-assign,assignment]
+    model.forward = lambda x: model.decoder.layers[0](x).log_softmax(-1)
     eye = torch.eye(3)
     samples = [
         {"x": eye, "target": torch.tensor([0, 1, 0])},
@@ -257,7 +257,7 @@ def test_every_sentence_is_in_a_batch_and_in_one_half(
     """A hundred sentences are no multiple of eight, nor of 7 or 32."""
     seen = {}
     for half in ("all", "first", "second"):
-        batches = Batches(translation.loaded, "test", half=half, **sizes)  # type: ignore[arg-type]
+        batches = Batches(translation.loaded, "test", half=half, **sizes)
         seen[half] = sorted(number for sample in batches for number in sample["id"].tolist())
         assert batches.sentences == len(seen[half])
     assert seen["all"] == list(range(100))
@@ -267,7 +267,7 @@ def test_every_sentence_is_in_a_batch_and_in_one_half(
 
 def test_the_halves_and_batches_have_digests_of_their_own(translation: Subject) -> None:
     model = translation.loaded
-    made = [Batches(model, "test", half=half) for half in ("all", "first", "second")]  # type: ignore[arg-type]
+    made = [Batches(model, "test", half=half) for half in ("all", "first", "second")]
     made += [Batches(model, "valid")]
     assert len({batches.digest for batches in made}) == 4
     assert Batches(model, "test").digest == made[0].digest

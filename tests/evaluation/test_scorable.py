@@ -30,6 +30,6 @@ def test_what_fairseq_raises_is_one_line() -> None:
         pytest.raises(ValueError, match=r"no score by NAT: KeyError: 'prev_target'"),
         saying("no score by NAT"),
     ):
-        {}["prev_target"]
+        dict[str, str]()["prev_target"]
     with pytest.raises(ValueError, match=r"^as it is$"), saying("not this"):
         raise ValueError("as it is")

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,7 +145,7 @@ def inputs(kind: str, *, padded: bool = True) -> tuple[tuple[Any, ...], dict[str
     )
     mask, memory_mask = torch.zeros(2, 5).bool(), torch.zeros(2, 6).bool()
     mask[1, 3:] = memory_mask[1, 4:] = True
-    mask, memory_mask = (mask, memory_mask) if padded else (None, None)  # type: ignore[assignment]
+    mask, memory_mask = (mask, memory_mask) if padded else (None, None)
     if kind == "encoder":
         return (x,), {"encoder_padding_mask": mask}
     future = torch.triu(torch.full((5, 5), -torch.inf), 1)
@@ -185,7 +186,7 @@ def assert_same(
     for name, tensor in one.items():
         if tensor is not None:
             torch.testing.assert_close(
-                tensor, other[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+                tensor, other[name], rtol=0, atol=tolerance, msg=partial("{}: {}".format, name)
             )
 
 
@@ -263,7 +264,7 @@ def test_a_dropped_head_is_one_whose_columns_are_zeroed(
         zeroed(layer_of(kind, style), **{f"{attention}__out_proj__weight": (slice(None), rows)}),
         kind,
     )
-    expected[f"{attention}.out_proj.weight"][:, rows] = 0  # type: ignore[index]
+    expected[f"{attention}.out_proj.weight"][:, rows] = 0
     assert_same(got, expected)
     # The same is a head that computes nothing.
     parts = {f"{attention}__{p}_proj__{w}": (rows,) for p in "qkv" for w in ("weight", "bias")}
@@ -294,7 +295,7 @@ def test_a_dropped_block_is_one_whose_columns_are_zeroed(
     expected = outcome(
         zeroed(layer_of(kind, style), fc2__weight=(slice(None), list(columns))), kind
     )
-    expected["fc2.weight"][:, list(columns)] = 0  # type: ignore[index]
+    expected["fc2.weight"][:, list(columns)] = 0
     assert_same(got, expected)
     for name in ("fc1.weight", "fc1.bias"):
         gradient = got[name]
@@ -324,7 +325,7 @@ def test_dropped_weights_are_zeros_in_every_matrix_of_attentions_and_ffn(
             parameter.data *= mask
     expected = outcome(masked, kind)
     for name, mask in masks.items():
-        expected[name] *= mask  # type: ignore[operator]
+        expected[name] *= mask
     assert_same(got, expected)
     assert len(masks) == (6 if kind == "encoder" else 10)
     assert len({str(mask.flatten()[:64].tolist()) for mask in masks.values()}) == len(masks)
@@ -425,7 +426,7 @@ def test_a_layer_whose_sub_layers_are_all_dropped_is_a_dropped_layer(kind: str, 
         for call in (stand_in, lambda *a, **n: layers[0](*a, **n, keep=LayerStep(frozenset())))
     ]
     assert_same(*dropped)
-    assert torch.equal(dropped[0]["output"], inputs(kind)[0][0])  # type: ignore[arg-type]
+    assert torch.equal(dropped[0]["output"], inputs(kind)[0][0])
 
 
 def outcome_of(call: Any, layer: Any, kind: str) -> dict[str, Tensor | None]:
@@ -481,7 +482,8 @@ def test_decoding_word_by_word_gives_stock_s_outputs_to_the_bit(style: str) -> N
     inputs = batch()["net_input"]
     found = []
     for model in (build(stock=True, **STYLES[style]), build(**STYLES[style], **EVERYTHING)):
-        memory, state = model.eval().encoder(inputs["src_tokens"], inputs["src_lengths"]), {}
+        memory = model.eval().encoder(inputs["src_tokens"], inputs["src_lengths"])
+        state: dict[str, Any] = {}
         words = range(1, 5)
         found.append(
             [model.decoder(inputs["prev_output_tokens"][:, :n], memory, state)[0] for n in words]

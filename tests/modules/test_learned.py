@@ -274,7 +274,7 @@ def test_of_what_is_dropped_one_layer_is_looked_at_and_the_others_are_not_comput
 def test_the_look_is_drawn_from_the_key_and_evenly() -> None:
     def drawn(**options: Any) -> list[int | None]:
         layers, found = learning(min_layers=0, **options), []
-        layers.learned.load_state_dict(LearnedRates(4, DIM, target=0.4).state_dict())  # type: ignore[union-attr]
+        layers.learned.load_state_dict(LearnedRates(4, DIM, target=0.4).state_dict())
         state = torch.get_rng_state()
         for update in range(600):
             layers.set_num_updates(update)

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -178,7 +179,7 @@ def test_the_same_key_gives_the_same_stream() -> None:
 
 
 def test_near_keys_share_nothing() -> None:
-    near = [
+    near: list[Any] = [
         (1, 2, 3, "encoder"),
         (1, 2, 3, "decoder"),
         (1, 2, 4, "encoder"),

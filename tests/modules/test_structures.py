@@ -3,6 +3,7 @@
 
 import math
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -301,7 +302,8 @@ def test_a_masked_call_leaves_the_module_as_it_was() -> None:
 
 def test_without_masks_the_module_is_called_as_it_is() -> None:
     module, x = two(), torch.ones(2, 6)
-    for nothing in ({}, {"columns": {}}, {"columns": None, "weights": None}):
+    nothings: list[dict[str, Any]] = [{}, {"columns": {}}, {"columns": None, "weights": None}]
+    for nothing in nothings:
         assert torch.equal(masked_call(module, x, scale=3.0, **nothing), module(x, 3.0))
     assert module.calls == 6
 

@@ -2,6 +2,7 @@
 """A model restricted to a sub-network, and given back whole."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -236,7 +237,7 @@ def test_what_is_no_stack_is_none(model: nn.Module) -> None:
     assert depths(model) == {}
 
 
-def languages(kind: List, *, shared: str = "") -> nn.Module:
+def languages(kind: List, *, shared: str = "") -> Any:
     """A model a language; all have the stack ``shared`` in common."""
     common = {name: stack_of(kind, 6) for name in ("encoder", "decoder")}
     own = [{name: stack_of(kind, 6) for name in common} for _ in range(3)]
@@ -244,7 +245,7 @@ def languages(kind: List, *, shared: str = "") -> nn.Module:
     return holder(models=nn.ModuleDict(dict(zip(("de-en", "fr-en", "nl-en"), parts, strict=True))))
 
 
-def every_stack(model: nn.Module) -> dict[str, list[int]]:
+def every_stack(model: Any) -> dict[str, list[int]]:
     parts = model.models.items()
     return {
         f"{pair} {name}": marks(getattr(part, name))
@@ -295,7 +296,7 @@ def test_a_wrapper_that_passes_attributes_on_hides_nothing() -> None:
             super().__init__()
             self.module = module
 
-        def __getattr__(self, name: str) -> object:
+        def __getattr__(self, name: str) -> Any:
             try:
                 return super().__getattr__(name)
             except AttributeError:

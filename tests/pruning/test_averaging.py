@@ -24,7 +24,7 @@ def stock(states: Iterable[Mapping[str, Tensor]]) -> State:
     states = [dict(state) for state in states]
     mean = {}
     for key in states[0]:
-        total = 0
+        total: Any = 0
         for state in states:
             half = state[key].dtype in (torch.float16, torch.bfloat16)
             total = total + (state[key].float() if half else state[key])

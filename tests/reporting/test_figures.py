@@ -162,6 +162,16 @@ def test_speed_of_training_is_drawn_against_the_rate_from_zero(drawn: Any) -> No
     assert axes.get_ylim()[0] == 0
 
 
+def test_families_are_drawn_by_what_they_cost(drawn: Any) -> None:
+    rows: list[Row] = [plan("a", 6, depth, bleu=30.0 + depth) for depth in (6, 3)]
+    for curve, cost, bleu in (("a", 2.0, 34.5), ("b", 5.5, 35.0), ("a", 1.0, 33.0)):
+        rows.append({"kind": "family", "curve": curve, "cost": cost, "bleu": bleu})
+    (axes,) = drawn(rows)["cost"].axes
+    assert (line(axes), line(axes, 1)) == ([(2.0, 34.5), (1.0, 33.0)], [(5.5, 35.0)])
+    assert axes.get_ylabel() == "BLEU, mean of all depths"
+    assert axes.get_xlim()[0] == 0
+
+
 def test_latency_joins_the_front_of_each_model_and_names_what_nothing_beats(drawn: Any) -> None:
     numbers = (
         ("a", 6, 50.0, 36.0),

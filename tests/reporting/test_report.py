@@ -96,6 +96,13 @@ def test_trainings_have_a_table_below_and_are_no_report_by_themselves(tmp_path: 
     assert main(["report", path, str(tmp_path / "OUT")]) == 2
 
 
+def test_families_have_a_table_below() -> None:
+    family = {"kind": "family", "curve": "a", "cost": 2.04, "trainings": 1, "models": 6, "bleu": 30}
+    found = markdown(sort_rows([*ROWS, family])).split("\n\n")[1].splitlines()
+    assert found[0] == "| family | models | trainings | cost | BLEU, mean |"
+    assert found[2:] == ["| a | 6 | 1 | 2.04 | 30.0 |"]
+
+
 def body(rows: list[Row]) -> list[list[str]]:
     """The cells of the first table, titles first."""
     table = markdown(sort_rows(rows)).split("\n\n")[0].splitlines()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Models of several seeds in one row: means, spreads, and what is left as it is."""
 
+from typing import Any
+
 import pytest
 
 from fairseq_layerdrop.reporting.intake import sort_rows
@@ -8,7 +10,7 @@ from fairseq_layerdrop.reporting.report import make_report
 from fairseq_layerdrop.reporting.seeds import over_seeds
 
 
-def row(seed, loss, **more):
+def row(seed: int, loss: float, **more: Any) -> dict[str, Any]:
     return {
         "curve": "LayerDrop",
         "plan": "all",
@@ -19,7 +21,7 @@ def row(seed, loss, **more):
     }
 
 
-def test_seeds_of_one_plan_are_a_mean_with_its_standard_deviation():
+def test_seeds_of_one_plan_are_a_mean_with_its_standard_deviation() -> None:
     (found,) = over_seeds(
         [row(1, 4.0, latency_ms=3.0), row(2, 5.0, latency_ms=3.0), row(3, 9.0, latency_ms=3.0)]
     )
@@ -38,12 +40,12 @@ def test_seeds_of_one_plan_are_a_mean_with_its_standard_deviation():
         {**row(2, 5.0), "seed": None},
     ],
 )
-def test_rows_that_differ_in_more_stay_as_they_are(other):
+def test_rows_that_differ_in_more_stay_as_they_are(other: dict[str, Any]) -> None:
     rows = [row(1, 4.0, signature={"subset": "test"} if "signature" in other else None), other]
     assert over_seeds(rows) == rows
 
 
-def test_a_report_shows_how_far_the_seeds_lie_apart():
+def test_a_report_shows_how_far_the_seeds_lie_apart() -> None:
     rows = [
         row(1, 4.0),
         row(2, 5.0),
@@ -56,7 +58,7 @@ def test_a_report_shows_how_far_the_seeds_lie_apart():
     assert sort_rows(rows).others == [], "rows of trainings are known"
 
 
-def test_a_row_cannot_bring_a_spread_of_its_own():
+def test_a_row_cannot_bring_a_spread_of_its_own() -> None:
     table = make_report(sort_rows([row(1, 4.0, spread={"loss": "<b>"}, seeds="many")]))[
         "table.md"
     ].decode()

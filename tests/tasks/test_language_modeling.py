@@ -13,7 +13,7 @@ OFFICIAL = {"0,1,2,3,4,5,6,7": 5.2571, "0,2,4,6": 5.3089, "0,1,6,7": 5.3917, "1,
 TASK = ["--user-dir", USER_DIR, "--task", "layerdrop_language_modeling"]
 
 
-def evaluate(data: Path, checkpoint: Path, *flags: str | Path) -> float:
+def evaluate(data: Path, checkpoint: Path, *flags: object) -> float:
     """The loss that ``fairseq-eval-lm`` prints for the whole test set."""
     sure = ["--gen-subset", "test", "--batch-size", "8", "--tokens-per-sample", "64", "--cpu"]
     output = fairseq(
