@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a family of models costs to train, and what it is worth: a row of kind ``family``.
 
-    python scripts/figures/family_cost.py ROWS CURVE RUN [RUN ...] --unit RUN
+    python scripts/figures/family_cost.py ROWS CURVE RUN [RUN ...] --unit RUN [--whole CURVE]
 
 ROWS has the rows of the trainings named, of which the family is made, and those of the models of
 CURVE. The cost is in trainings of the model ``--unit``: the updates of all runs, each times what an
@@ -24,6 +24,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 from rich.progress import track
 
+import fairseq_layerdrop
+from fairseq_layerdrop.reporting.intake import depth_label, total_depth
 from fairseq_layerdrop.reporting.origin import origin
 from fairseq_layerdrop.reporting.rows import Row, RowFile
 from fairseq_layerdrop.reporting.seeds import SCORES
@@ -42,19 +44,24 @@ def main() -> int:
     parser.add_argument("curve", help="the models of the family, one a depth")
     parser.add_argument("runs", nargs="+", help="the trainings that they are made by")
     parser.add_argument("--unit", required=True, help="the training that costs 1")
+    parser.add_argument("--whole", help="the curve of the deepest model, where CURVE has none")
     args = parser.parse_args()
+    fairseq_layerdrop.register()
     rows = [json.loads(line) for line in Path(args.rows).read_text(encoding="utf-8").splitlines()]
     trainings = {row["run"]: row for row in rows if row.get("kind") == "training"}
     names = list(dict.fromkeys([args.unit, *args.runs]))
     seconds = update_seconds({name: trainings[name]["command"] for name in names})
     cost = {name: trainings[name]["updates"] * seconds[name] for name in names}
     models = models_of(rows, args.curve)
+    if args.whole:
+        models.insert(0, max(models_of(rows, args.whole), key=total_depth))
     row = {
         "kind": "family",
         "curve": args.curve,
         "trainings": len(args.runs),
         "cost": round(sum(cost[run] for run in args.runs) / cost[args.unit], 3),
         "models": len(models),
+        "depths": [depth_label(model) for model in models],
         "step_seconds": {name: round(value, 4) for name, value in seconds.items()},
         **means(models),
         "signature": {"curve": args.curve, "runs": args.runs, "unit": args.unit},
