@@ -31,7 +31,7 @@ def writer(
     Raises:
         ValueError: if those do not go together, or a file is not there.
     """
-    wishes = _wishes(asked)
+    wishes, stock = _wishes(asked), _in_one_direction(stock)
 
     def write(scratch: Path) -> dict[str, Any]:
         from fairseq_layerdrop.evaluation import loading
@@ -100,6 +100,20 @@ def _facts(exported: huggingface.Exported) -> dict[str, Any]:
     }
 
 
+def _in_one_direction(stock: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model of many directions, as fairseq-generate is asked for one of them: here the first."""
+    task = stock["cfg"].get("task")
+    if not isinstance(task, Mapping) or task.get("_name") != "translation_multi_simple_epoch":
+        return stock
+    pairs = task.get("lang_pairs")
+    if not pairs or task.get("source_lang") or task.get("target_lang"):
+        return stock
+    first = pairs.split(",")[0] if isinstance(pairs, str) else pairs[0]
+    source, target = first.split("-")
+    named = {**task, "source_lang": source, "target_lang": target}
+    return {**stock, "cfg": {**stock["cfg"], "task": named}}
+
+
 def _loadable(stock: Mapping[str, Any], head: str | None) -> dict[str, Any]:
     """In the style that fairseq loads; with all heads, if one is chosen."""
     cfg = dict(stock["cfg"])
@@ -117,7 +131,8 @@ def _sentences(loaded: Any) -> list[huggingface.Sentence]:
     for subset in ("test", "valid"):
         try:
             loaded.task.load_dataset(subset)
-        except (AssertionError, FileNotFoundError, ValueError):
+        # How tasks say that there is none; KeyError is translation_multi_simple_epoch's way.
+        except (AssertionError, FileNotFoundError, KeyError, ValueError):
             continue
         dataset = loaded.task.dataset(subset)
         numbers = range(min(huggingface.SENTENCES, len(dataset)))

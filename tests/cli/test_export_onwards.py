@@ -7,41 +7,14 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from fairseq_programs import fairseq
 from huggingface_models import MASKED, PAIRS
 from planted import write_model
 
 from fairseq_layerdrop import cli
 
 transformers = pytest.importorskip("fairseq_layerdrop.formats.huggingface.library").transformers()
-sentencepiece = pytest.importorskip("sentencepiece")
 
 IDS = [[0, 5, 7, 9, 2], [0, 6, 2, 1, 1]]
-
-
-@pytest.fixture(scope="module")
-def pieces(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The toy data set in pieces of a sentencepiece model, and the model."""
-    folder = tmp_path_factory.mktemp("pieces")
-    sides = ("src", "tgt")
-    files = [str(data.parent / f"train.{side}") for side in sides]
-    sentencepiece.SentencePieceTrainer.train(
-        input=",".join(files),
-        model_prefix=str(folder / "spm"),
-        model_type="bpe",
-        vocab_size=40,
-        minloglevel=2,
-    )
-    encode = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model")).encode
-    for side in sides:
-        lines = (data.parent / f"train.{side}").read_text().splitlines()
-        text = "".join(" ".join(encode(line, out_type=str)) + "\n" for line in lines)
-        (folder / f"train.{side}").write_text(text, encoding="utf-8")
-    languages = ["--source-lang", "src", "--target-lang", "tgt", "--joined-dictionary"]
-    made = ["--trainpref", folder / "train", "--destdir", folder / "bin"]
-    fairseq("preprocess", *languages, *made)
-    (folder / "bin" / "dict.txt").write_bytes((folder / "bin" / "dict.src.txt").read_bytes())
-    return folder / "bin", folder / "spm.model"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.tasks.denoising import DenoisingTask
 
 from fairseq_layerdrop.formats.huggingface.source import Source
 
@@ -27,11 +28,12 @@ def around(task: Any, source: Source) -> Around:
         return Around([start], [])
     if source.family == "roberta":
         return _of_sentences(task, source)
-    if source.family == "bart" and not hasattr(task, "src_dict"):
-        return Around([source.bos], [source.eos])  # denoising, as BART was pre-trained
+    if isinstance(task, DenoisingTask):
+        return Around([source.bos], [source.eos])  # as BART was pre-trained, without a language
     tokens = [torch.tensor([_PROBE, source.eos])]
     dataset = task.build_dataset_for_inference(tokens, [2])
-    read = dataset[0]["source"].tolist()
+    (row,) = dataset.collater([dataset[0]])["net_input"]["src_tokens"]  # some languages come here
+    read = row.tolist()
     place = read.index(_PROBE)
     return Around(read[:place], read[place + 1 :])
 

@@ -46,6 +46,7 @@ def write(
     facts = [
         f"- class: {target.architecture} (transformers)",
         f"- fairseq: architecture `{_name(config['model'])}`, task `{_name(config.get('task'))}`",
+        *_direction(config.get("task")),
         *_depths(target.config),
         *_origin(stock["extra_state"]["layerdrop"]),
         f"- compared with fairseq before it was written: {_compared(agreement)}",
@@ -65,6 +66,13 @@ def tag(architecture: str) -> str:
 def _name(section: Any) -> str:
     section = section if isinstance(section, Mapping) else {"_name": section}
     return str(section.get("_name") or section.get("arch"))
+
+
+def _direction(task: Any) -> list[str]:
+    """From which language to which, where the task has any."""
+    options = task if isinstance(task, Mapping) else {}
+    named = [options.get(f"{side}_lang") for side in ("source", "target")]
+    return [f"- direction: {named[0]} to {named[1]}"] if all(named) else []
 
 
 def _depths(config: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,8 @@ def of_translation(source: Source) -> dict[str, Any]:
         | forced
         | {
             "decoder_start_token_id": source.start,
-            "forced_eos_token_id": source.eos,
+            "eos_token_id": source.end,
+            "forced_eos_token_id": source.end,
             "max_length": longest + 2,  # and the start and the end
             "min_new_tokens": 1,
             "num_beams": 5,

@@ -28,7 +28,7 @@ def read(model: Any, task: Any, saved: Mapping[str, Any]) -> Source:
     if found := list(refusals(options)):
         raise ValueError(f"transformers has no home for {', '.join(found)}")
     words = dictionary(task)
-    first = _first(model, task, FAMILIES[name])
+    start, forced, end = _ends(model, task, FAMILIES[name])
     return Source(
         family=FAMILIES[name],
         options=mapped(options),
@@ -36,8 +36,9 @@ def read(model: Any, task: Any, saved: Mapping[str, Any]) -> Source:
         bos=words.bos() if words else 0,
         pad=words.pad() if words else 1,
         eos=words.eos() if words else 2,
-        start=first[0],
-        forced=first[1],
+        start=start,
+        forced=forced,
+        end=end,
     )
 
 
@@ -48,16 +49,19 @@ def dictionary(task: Any) -> Any | None:
     return getattr(task, "source_dictionary", None) or getattr(task, "target_dictionary", None)
 
 
-def _first(model: Any, task: Any, family: str) -> tuple[int, int | None]:
-    """What a decoder is given, and what it is made to write, before it writes itself."""
+def _ends(model: Any, task: Any, family: str) -> tuple[int, int | None, int]:
+    """What a decoder is given first, what it is made to write then, and what ends its text."""
     if family not in ("bart", "transformer", "s2t_transformer"):
-        return 2, None
-    start = task.build_generator([model], Namespace(beam=1)).eos
+        return 2, None, 2
+    end = task.build_generator([model], Namespace(beam=1)).eos
     languages = getattr(task, "data_manager", None)
-    if languages is None or task.args.lang_tok_replacing_bos_eos:
-        return start, None
-    kind = task.args.langtoks["main"][1]
-    return start, languages.get_decoder_langtok(task.args.target_lang, kind) if kind else None
+    kind = task.args.langtoks["main"][1] if languages else None
+    if languages is None or kind is None:
+        return end, None, end
+    language = languages.get_decoder_langtok(task.args.target_lang, kind)
+    if task.args.lang_tok_replacing_bos_eos:
+        return language, None, end
+    return end, language, end
 
 
 def _options(model: Any, family: str, saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _config(source: Source) -> dict[str, Any]:
         "decoder_layerdrop": 0.0,
         "bos_token_id": source.bos,
         "pad_token_id": source.pad,
-        "eos_token_id": source.eos,
+        "eos_token_id": source.end,
         "decoder_start_token_id": source.start,
-        "forced_eos_token_id": source.eos,
+        "forced_eos_token_id": source.end,
     }

@@ -39,6 +39,7 @@ class Source:
         bos, pad, eos: the ids of the special symbols.
         start: what the decoder is given first; a language, where the task says so.
         forced: what it then writes first, whatever it thinks; a language, too.
+        end: what ends a text that is written; of mBART fine-tuned on one direction, its language.
     """
 
     family: str
@@ -49,6 +50,7 @@ class Source:
     eos: int
     start: int = 2
     forced: int | None = None
+    end: int = 2
 
     def tied(self, *names: str) -> bool:
         """Whether these weights are one: in memory, or in every value."""

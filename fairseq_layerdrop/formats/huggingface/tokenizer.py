@@ -67,6 +67,8 @@ def write(tokenizer: Any, vocabulary: Vocabulary, longest: int, folder: Path) ->
         from tokenizers import AddedToken
 
         special["mask_token"] = AddedToken("<mask>", lstrip=True, special=True)
+    if vocabulary.languages:
+        special["extra_special_tokens"] = vocabulary.languages
     fast = transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=longest, **special
     )

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-_NO_TEXT = re.compile(r"madeupword\d+|<mask>|\[\w+\]|__\w+__|<\w+>")
+_LANGUAGE = re.compile(r"\[\w+\]|__\w+__")
+"""As mBART and M2M-100 write them; their tasks append them to what ``dict.txt`` holds."""
+
+_NO_TEXT = re.compile(rf"madeupword\d+|<mask>|<\w+>|{_LANGUAGE.pattern}")
 """What fairseq and its tasks add to the words of a text: fillers, the mask, languages."""
 
 SPECIAL = 4
@@ -49,6 +52,11 @@ class Vocabulary:
     def text_words(self) -> list[str]:
         """The words that come out of a text."""
         return [word for word in self.words[SPECIAL:] if not _NO_TEXT.fullmatch(word)]
+
+    @property
+    def languages(self) -> list[str]:
+        """The words that stand for languages."""
+        return [word for word in self.words[SPECIAL:] if _LANGUAGE.fullmatch(word)]
 
     def with_spare(self, pieces: Iterable[str]) -> dict[str, int]:
         """The ids, and ids behind them for pieces that are no words: what is merged must have a
