@@ -2,10 +2,13 @@
 """Each option of fairseq's models is mapped, has no effect, or is refused: none is forgotten."""
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import fields
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, make_dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import fairseq
 import pytest
 from fairseq import utils
 from fairseq.models import MODEL_DATACLASS_REGISTRY, MODEL_REGISTRY
@@ -25,6 +28,22 @@ TABLES = {
     "without effect": options.WITHOUT_EFFECT,
     "refused": frozenset(options.REFUSED),
 }
+STACKS = ("base", "config", "decoder", "encoder", "legacy")
+SOURCES = [
+    *(f"models/transformer/transformer_{name}.py" for name in STACKS),
+    *("models/transformer_align.py", "models/transformer_lm.py", "models/bart/model.py"),
+    *("models/roberta/model.py", "models/hubert/hubert.py", "modules/transformer_layer.py"),
+    *("models/wav2vec/wav2vec2.py", "models/wav2vec/wav2vec2_asr.py"),
+    "models/speech_to_text/s2t_transformer.py",
+]
+"""The files of fairseq that these models are built by."""
+UNDECLARED = {
+    *("autoregressive", "decoder_dropout"),  # of wav2vec models with a decoder, which have no home
+    *("ctc_weight", "tgt_dict_size"),  # of a head beside the decoder, for training
+    *("decoder_final_norm", "no_tie_adaptive_proj"),  # old names: fairseq sets the new ones
+    "task",  # of what BART's heads are for
+}
+"""What these files read and no model declares."""
 MADE_BY_A_TASK = {"conv_strides", "input_channels", "input_feat_per_channel"}
 
 
@@ -38,13 +57,55 @@ def declared(name: str) -> set[str]:
     return found - {"_name"}
 
 
+def unplaced(names: Iterable[str]) -> dict[str, list[str]]:
+    """The options that are not in one table, and the tables that they are in."""
+    placed = {
+        option: [table for table, names in TABLES.items() if option in names] for option in names
+    }
+    return {option: tables for option, tables in placed.items() if len(tables) != 1}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_option_is_in_one_table(name: str) -> None:
-    placed = {
-        option: [table for table, names in TABLES.items() if option in names]
-        for option in declared(name)
+    assert unplaced(declared(name)) == {}
+
+
+def test_a_new_option_of_fairseq_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = MODEL_REGISTRY["bart"], MODEL_DATACLASS_REGISTRY["wav2vec2"]
+    add_args = model.add_args
+
+    def add_more(parser: argparse.ArgumentParser) -> None:
+        add_args(parser)
+        parser.add_argument("--new-norm")
+
+    monkeypatch.setattr(model, "add_args", staticmethod(add_more))
+    longer = make_dataclass("Longer", [("new_rate", float, 0.0)], bases=(config,))
+    monkeypatch.setitem(MODEL_DATACLASS_REGISTRY, "wav2vec2", longer)
+    assert unplaced(declared("bart")) == {"new_norm": []}
+    assert unplaced(declared("wav2vec2")) == {"new_rate": []}
+
+
+_READ = re.compile(
+    r"\b(?:args|cfg)\.(?:(encoder|decoder|quant_noise)\.)?([a-z]\w*)\b(?!\()"
+    r"|attr\(\s*(?:self\.)?(?:args|cfg),\s*\"(\w+)\""
+)
+
+
+def read_by(text: str) -> set[str]:
+    """The options that a program reads, those of a nested section with its name before them."""
+    found = {f"{one}_{two}" if one else two or three for one, two, three in _READ.findall(text)}
+    sections = {"encoder", "decoder", "quant_noise"}
+    return {name for name in found - sections if not name.startswith("_")}
+
+
+def test_no_option_is_read_behind_the_tables_back() -> None:
+    assert read_by('cfg.decoder.size + self.args.x; getattr(args, "y", 1); cfg.get("z")') == {
+        *("decoder_size", "x", "y")
     }
-    assert {option: tables for option, tables in placed.items() if len(tables) != 1} == {}
+    root = Path(fairseq.__file__).parent
+    read = set().union(*(read_by((root / file).read_text("utf-8")) for file in SOURCES))
+    assert len(read) > 150
+    assert {*unplaced(read)} == UNDECLARED
 
 
 def test_the_tables_hold_nothing_that_fairseq_does_not_have() -> None:
