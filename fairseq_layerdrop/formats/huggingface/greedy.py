@@ -56,21 +56,23 @@ def compare_continuations(
 ) -> int:
     """Greedy continuations of the beginnings of sentences, likewise."""
     end = _ends(exported)
-    for number, sentence in enumerate(sentences):
-        words = [id_ for id_ in sentence.source if id_ not in (start, *end)]
-        begun = torch.tensor([[start, *words[:PREFIX]]])
-        length = begun.shape[1] - 1
-        lengths = torch.tensor([length + 1])
-        (one,) = _fairseq(model, task, begun, lengths, length + LONGEST)
-        (two,) = exported.generate(
-            input_ids=begun,
-            attention_mask=torch.ones_like(begun),
+    words = [[id_ for id_ in sentence.source if id_ not in (start, *end)] for sentence in sentences]
+    begun = [[start, *row[:PREFIX]] for row in words]
+    for length in sorted({*map(len, begun)}):  # a batch without padding, of each length
+        numbers = [number for number, row in enumerate(begun) if len(row) == length]
+        batch = torch.tensor([begun[number] for number in numbers])
+        lengths = torch.full((len(numbers),), length)
+        expected = _fairseq(model, task, batch, lengths, length - 1 + LONGEST)
+        found = exported.generate(
+            input_ids=batch,
+            attention_mask=torch.ones_like(batch),
             num_beams=1,
             do_sample=False,
             max_new_tokens=LONGEST,
         ).tolist()
-        written = one[length : length + LONGEST]
-        _check_equal(number, _until(written, end), _until(two[length + 1 :], end))
+        for number, one, two in zip(numbers, expected, found, strict=True):
+            written = one[length - 1 : length - 1 + LONGEST]
+            _check_equal(number, _until(written, end), _until(two[length:], end))
     return len(sentences)
 
 
