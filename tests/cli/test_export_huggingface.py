@@ -180,14 +180,61 @@ def test_a_folder_that_is_there_is_left_alone(
     (tmp_path / "out").mkdir()
     done = command("export", model, data, tmp_path / "out", "--to", "huggingface")
     assert_one_line(done, "exists; name another folder")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "out"]
 
 
-def test_a_family_without_a_home_is_one_line(data: Path, tmp_path: Path, command: Command) -> None:
-    flags = ["--task", "translation", *LANGUAGES, "--arch", "lightconv_iwslt_de_en"]
-    source = write_model(data, tmp_path / "light.pt", *flags)
-    done = command("export", source, data, tmp_path / "out", "--to", "huggingface")
-    assert_one_line(done, "transformers has no home for LightConvModel")
+TRANSLATION = ["--task", "translation", *LANGUAGES, "--arch"]
+HOMELESS = {
+    "a family": (
+        *("data", [*TRANSLATION, "lightconv_iwslt_de_en"], []),
+        "transformers has no home for LightConvModel",
+    ),
+    "an option": (
+        *("data", [*FAMILIES["post-norm Transformer"][2], "--no-token-positional-embeddings"], []),
+        "transformers has no home for --no-token-positional-embeddings",
+    ),
+    "a head": (
+        *("text_data", FAMILIES["RoBERTa"][2], ["--head", "rte"]),
+        "--head rte: the model's classification heads are: none",
+    ),
+    "other pieces": (
+        *("text_data", FAMILIES["RoBERTa"][2], ["--sentencepiece", "PIECES"]),
+        "the model has 0 of the dictionary's",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOMELESS)
+def test_what_has_no_home_is_one_line_and_leaves_nothing(
+    what: str,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    command: Command,
+) -> None:
+    fixture, flags, extra, words = HOMELESS[what]
+    data: Path = request.getfixturevalue(fixture)
+    source = write_model(data, tmp_path / "model.pt", *flags)
+    pieces = tmp_path_factory.mktemp("pieces") / "digits.model"
+    if "PIECES" in extra:
+        write_pieces(pieces)
+    extra = [str(pieces) if word == "PIECES" else word for word in extra]
+    done = command("export", source, data, tmp_path / "out", "--to", "huggingface", *extra)
+    assert_one_line(done, words)
     assert [*tmp_path.iterdir()] == [source]
+
+
+def write_pieces(target: Path) -> None:
+    """A sentencepiece model of another text."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["1 2 3 4", "5 6 7 8"] * 9),
+        model_prefix=str(target.with_suffix("")),
+        model_type="bpe",
+        vocab_size=16,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
 
 
 def test_a_dictionary_that_does_not_fit_is_one_line(
