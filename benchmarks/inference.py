@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""How fast are sub-networks in stock fairseq and in CTranslate2, and do they say the same?
+"""How fast are sub-networks in stock fairseq, CTranslate2 and transformers, and do they say the
+same?
 
 Every plan's stock checkpoint and its exports (single precision, int8) translate the same sentences
 in turn, a round after the other, so that whatever else the machine does hits all alike: all of them
 in batches, then some one by one.
 
     python -m benchmarks.inference DATA --path CKPT --reference TEXT [--plans "6+6 all/every:2"]
-    [--rounds 5] python -m benchmarks.inference DATA --path CKPT --reference TEXT --rows ROWS.jsonl
+        [--rounds 5] [--transformers] [--rows ROWS.jsonl]
 
 *times* is how many times as fast a system is as fairseq with the first plan in the same round:
 medians over the rounds, with their quartiles. *same* is the share of sentences that fairseq
@@ -24,20 +25,27 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from fairseq.data.data_utils import post_process
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.engines import (
+    Pieces,
+    Sentences,
+    Translate,
+    in_ctranslate2,
+    in_fairseq,
+    in_transformers,
+)
 from benchmarks.training_speed import on_cpu_time, timed
 from fairseq_layerdrop import checkpoint, cli
-from fairseq_layerdrop.evaluation.decoding import Decoder
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.texts import score_texts
@@ -46,22 +54,10 @@ from fairseq_layerdrop.reporting.origin import origin
 from fairseq_layerdrop.reporting.rows import Row, RowFile
 
 STOCK = "fairseq float32"
+TRANSFORMERS = "transformers float32"
 EXPORTS = {"CTranslate2 float32": "float32", "CTranslate2 int8": "int8"}
 """Engines, as curves are called, and their quantization."""
 VERSIONS = ("fairseq-fixed", "torch", "sacrebleu")
-
-Pieces = list[list[str]]
-
-
-class Sentences(NamedTuple):
-    """What is translated: numbers in the data, batches for fairseq, pieces for CTranslate2."""
-
-    numbers: list[int]
-    samples: list[Any]
-    sources: Pieces
-
-
-Translate = Callable[[Sentences], Pieces]
 
 
 @dataclass
@@ -128,7 +124,7 @@ def evenly(numbers: Sequence[int], count: int) -> list[int]:
 
 
 def systems(args: argparse.Namespace, folder: Path, plan: PruningPlan) -> list[System]:
-    """A plan's file in fairseq, and what is exported of it in CTranslate2."""
+    """A plan's file in fairseq, and what is exported of it."""
     small = folder / f"{len(list(folder.iterdir()))}.pt"
     keep = [
         word
@@ -136,25 +132,39 @@ def systems(args: argparse.Namespace, folder: Path, plan: PruningPlan) -> list[S
         for word in (f"--{stack}-keep", ",".join(map(str, kept)))
     ]
     _run("prune", args.path, small, *keep)
-    in_fairseq = fairseq_translates(
-        load(str(small), args.data, device=args.device, threads=args.threads), args
-    )
-    found = [System(plan, STOCK, small.stat().st_size, in_fairseq, in_fairseq)]
-    if args.fairseq_only:
-        return found
+    loaded = load(str(small), args.data, device=args.device, threads=args.threads)
+    stock = in_fairseq(loaded, args)
+    found = [System(plan, STOCK, small.stat().st_size, stock, stock)]
+    if args.transformers:
+        out = _export(args, small, "huggingface")
+        translate = in_transformers(out, loaded, args)
+        found.append(System(plan, TRANSFORMERS, _size(out), translate, translate))
+    return found if args.fairseq_only else [*found, *_by_ctranslate2(args, small, plan)]
+
+
+def _by_ctranslate2(args: argparse.Namespace, small: Path, plan: PruningPlan) -> list[System]:
     import ctranslate2
 
+    found = []
     for engine, quantization in EXPORTS.items():
-        out = small.with_suffix(f".{quantization}")
-        _run("export", small, args.data, out, "--to", "ctranslate2", "--quantization", quantization)
+        out = _export(args, small, "ctranslate2", "--quantization", quantization)
         threads = {"inter_threads": 1, "intra_threads": args.threads}
         translator = ctranslate2.Translator(
             str(out), device=args.device, compute_type=quantization, **threads
         )
-        size = sum(path.stat().st_size for path in out.iterdir())
-        ways = (ctranslate2_translates(translator, args, batch) for batch in (args.batch_size, 1))
-        found.append(System(plan, engine, size, *ways))
+        ways = (in_ctranslate2(translator, args, batch) for batch in (args.batch_size, 1))
+        found.append(System(plan, engine, _size(out), *ways))
     return found
+
+
+def _export(args: argparse.Namespace, small: Path, to: str, *flags: str) -> Path:
+    out = small.with_suffix("." + "-".join([to, *flags[1:]]))
+    _run("export", small, args.data, out, "--to", to, *flags)
+    return out
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _run(*arguments: object) -> None:
@@ -163,39 +173,6 @@ def _run(*arguments: object) -> None:
         status = cli.main([str(argument) for argument in arguments])
     if status:
         sys.exit(status)
-
-
-def fairseq_translates(loaded: Loaded, args: argparse.Namespace) -> Translate:
-    """By a model that fairseq loaded."""
-    decoder, words = (
-        Decoder(loaded, beam=args.beam, max_len_b=args.max_len_b),
-        loaded.task.target_dictionary,
-    )
-
-    def translate(sentences: Sentences) -> Pieces:
-        found = [
-            best["tokens"].tolist()
-            for sample in sentences.samples
-            for best, *_ in decoder.run(sample)
-        ]
-        return [[words[token] for token in tokens if token != words.eos()] for tokens in found]
-
-    return translate
-
-
-def ctranslate2_translates(translator: Any, args: argparse.Namespace, batch: int) -> Translate:
-    """By an exported model, with fairseq's settings."""
-    settings = {
-        "beam_size": args.beam,
-        "max_decoding_length": args.max_len_b,
-        "max_input_length": 0,
-    }
-
-    def translate(sentences: Sentences) -> Pieces:
-        results = translator.translate_batch(sentences.sources, max_batch_size=batch, **settings)
-        return [result.hypotheses[0] for result in results]
-
-    return translate
 
 
 def rows(
@@ -222,7 +199,8 @@ def rows(
 
 
 def _exporter(args: argparse.Namespace) -> tuple[str, ...]:
-    return () if args.fairseq_only else ("ctranslate2",)
+    libraries = [] if args.fairseq_only else ["ctranslate2"]
+    return (*libraries, *(["transformers"] if args.transformers else []))
 
 
 def _row(
@@ -333,6 +311,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--fairseq-only", action="store_true", help="without CTranslate2")
+    parser.add_argument("--transformers", action="store_true", help="with transformers, too")
     parser.add_argument("--rows", metavar="FILE", help="add the rows to this file (JSON Lines)")
     parser.add_argument(
         "--json", action="store_true", help="print a JSON line a system, not a table"

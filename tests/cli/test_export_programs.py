@@ -34,10 +34,12 @@ def test_the_benchmark_has_a_row_for_each_system_that_report_draws(
         " ".join(plans),
         *counts,
     ]
+    flags += ["--transformers", "--sentences", "7"]
     file = tmp_path / "rows.jsonl"
-    table = python("-m", "benchmarks.inference", data, *flags, "--sentences", "7", "--rows", file)
+    table = python("-m", "benchmarks.inference", data, *flags, "--rows", file)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    engines = ["fairseq float32", "CTranslate2 float32", "CTranslate2 int8"]
+    libraries = ["fairseq", "transformers", "CTranslate2"]
+    engines = [*(f"{name} float32" for name in libraries), "CTranslate2 int8"]
     assert [(row["plan"], row["curve"]) for row in rows] == [
         (plan, engine) for plan in plans for engine in engines
     ]
@@ -45,6 +47,7 @@ def test_the_benchmark_has_a_row_for_each_system_that_report_draws(
     for row in rows:
         assert row["sentences"] == row["signature"]["sentences"] == 7
         assert row["same"] == 1 if "fairseq" in row["curve"] else 0 < row["same"] <= 1
+        assert {"transformers", "ctranslate2"} < {*row["signature"]["versions"]}
     cells = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
     assert [line[:2] for line in cells[2:]] == [[f"| {row['plan']}", row["curve"]] for row in rows]
     assert {len(line) for line in cells} == {9}
