@@ -2,7 +2,6 @@
 """A tokenizer gives text the ids that fairseq's encoders and ``fairseq-preprocess`` give it."""
 
 import gzip
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import sentencepiece
 import torch
 from fairseq.data import Dictionary
 from fairseq_programs import REPOSITORY
+from gpt2 import gpt2_files
 from huggingface_models import FORMS
 from huggingface_models import build as model_of_form
 
@@ -102,23 +102,6 @@ def test_a_model_of_other_pieces_is_refused(pieces: Any) -> None:
     other = dictionary_of([" ".join(f"w{i}" for i in range(30))])
     with pytest.raises(ValueError, match="another model's"):
         tokenizer.build(TextFiles(sentencepiece=(model,)), Vocabulary.of(other), END)
-
-
-def gpt2_files(folder: Path, lines: list[str]) -> tuple[Path, Path]:
-    """Files as GPT-2 has them, of a small byte-pair encoding."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(lines, trainer)
-    state = json.loads(made.to_str())["model"]
-    encoder, merges = folder / "encoder.json", folder / "vocab.bpe"
-    encoder.write_text(json.dumps(state["vocab"]))
-    pairs = [" ".join(pair) if isinstance(pair, list) else pair for pair in state["merges"]]
-    merges.write_text("#version: 0.2\n" + "\n".join(pairs) + "\n", encoding="utf-8")
-    return encoder, merges
 
 
 def test_gpt2_s_pairs_give_fairseq_s_ids(tmp_path: Path) -> None:
