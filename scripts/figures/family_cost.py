@@ -6,8 +6,7 @@
 ROWS has the rows of the trainings named, of which the family is made, and those of the models of
 CURVE. The cost is in trainings of the model ``--unit``: the updates of all runs, each times what an
 update costs. That is measured here, side by side in one process, for the rows' own times are of
-busy machines: a few updates of each run a round, as ``fairseq-train`` does them, in seconds of the
-processor.
+busy machines: a few updates of each run a round, as ``fairseq-train`` does them.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from fairseq_layerdrop.reporting.origin import origin
 from fairseq_layerdrop.reporting.rows import Row, RowFile
 from fairseq_layerdrop.reporting.seeds import SCORES
 
-ROUNDS = 6
+ROUNDS = 9
 UPDATES = 5
 """Of each run in a round; the first round warms up and does not count."""
 
@@ -50,8 +49,8 @@ def main() -> int:
     rows = [json.loads(line) for line in Path(args.rows).read_text(encoding="utf-8").splitlines()]
     trainings = {row["run"]: row for row in rows if row.get("kind") == "training"}
     names = list(dict.fromkeys([args.unit, *args.runs]))
-    seconds = update_seconds({name: trainings[name]["command"] for name in names})
-    cost = {name: trainings[name]["updates"] * seconds[name] for name in names}
+    shares = update_costs({name: trainings[name]["command"] for name in names}, args.unit)
+    cost = {name: trainings[name]["updates"] * shares[name] for name in names}
     models = models_of(rows, args.curve)
     if args.whole:
         models.insert(0, max(models_of(rows, args.whole), key=total_depth))
@@ -62,7 +61,7 @@ def main() -> int:
         "cost": round(sum(cost[run] for run in args.runs) / cost[args.unit], 3),
         "models": len(models),
         "depths": [depth_label(model) for model in models],
-        "step_seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "update_costs": shares,
         **means(models),
         "signature": {"curve": args.curve, "runs": args.runs, "unit": args.unit},
     }
@@ -82,17 +81,17 @@ def means(models: list[Row]) -> dict[str, float]:
     return {key: mean(row[key] for row in models) for key in there}
 
 
-def update_seconds(commands: dict[str, str]) -> dict[str, float]:
-    """The processor's seconds that an update of each training takes, by its name."""
+def update_costs(commands: dict[str, str], unit: str) -> dict[str, float]:
+    """What an update of each training costs, in updates of one of them, by the trainings' names.
+
+    The processor's seconds, each compared with that of the same round.
+    """
     trainers = {name: Training(shlex.split(command)[1:]) for name, command in commands.items()}
-    taken: dict[str, list[float]] = {name: [] for name in trainers}
-    for number in track(range(ROUNDS), "updates of each training", transient=True):
-        for name, training in trainers.items():
-            start = time.process_time()
-            training.update(UPDATES)
-            if number:
-                taken[name].append((time.process_time() - start) / UPDATES)
-    return {name: median(values) for name, values in taken.items()}
+    rounds = []
+    for _ in track(range(ROUNDS), "updates of each training", transient=True):
+        rounds.append({name: training.update(UPDATES) for name, training in trainers.items()})
+    warm = rounds[1:]
+    return {name: round(median(one[name] / one[unit] for one in warm), 3) for name in commands}
 
 
 class Training:
@@ -110,10 +109,12 @@ class Training:
         batches = self.trainer.get_train_iterator(1).next_epoch_itr(shuffle=True)
         self.batches = cycle([[batch] for batch in islice(batches, ROUNDS * UPDATES)])
 
-    def update(self, count: int) -> None:
-        """The next updates."""
+    def update(self, count: int) -> float:
+        """The processor's seconds of the next updates."""
+        start = time.process_time()
         for _ in range(count):
             self.trainer.train_step(next(self.batches))
+        return time.process_time() - start
 
 
 if __name__ == "__main__":
