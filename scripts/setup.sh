@@ -36,5 +36,11 @@ rm -f .venv/.stamp
 step "torch and build tools (1/3)" torch cython numpy setuptools wheel
 step "fairseq, which is compiled: about 3 minutes (2/3)" --no-build-isolation fairseq-fixed
 step "this package (3/3)" --no-build-isolation -e '.[report,search,rouge,export,huggingface,dev]'
+# fairseq-fixed brings torchaudio along. Its wheels are built for CUDA and cannot be loaded beside a torch
+# without it, nor can transformers be imported then, which imports torchaudio where that is installed.
+if ! .venv/bin/python -c 'import torchaudio' 2> /dev/null; then
+  .venv/bin/python -m pip uninstall --disable-pip-version-check -q -y torchaudio
+  echo "setup: removed torchaudio, which cannot be imported beside this torch (pip check will miss it; nothing here does)"
+fi
 echo "$stamp" > .venv/.stamp
 echo "setup: done; activate with  . .venv/bin/activate"

@@ -11,7 +11,17 @@ import pytest
 import fairseq_layerdrop
 
 REPOSITORY = Path(__file__).parents[1]
-TOOLS = ("bash", "dirname", "cat", "cksum", "rm", "tail")
+TOOLS = ("bash", "sh", "dirname", "cat", "cksum", "rm", "tail", "mkdir", "ln")
+# What setup.sh asks of a Python, and of the one in .venv: told in a log, and nothing is installed.
+PYTHON_IN_NAME = """\
+#!/bin/sh
+echo "$*" >> "{log}"
+case "$*" in
+  *sysconfig*) echo "{headers}";;
+  "-m venv"*) mkdir -p .venv/bin && ln -s "$0" .venv/bin/python;;
+  *"import torchaudio"*) exit {torchaudio};;
+esac
+"""
 
 
 @pytest.fixture
@@ -102,6 +112,25 @@ def test_a_changed_constraint_makes_it_run_again(checkout: Path) -> None:
     with (checkout / "constraints.txt").open("a") as file:
         file.write("# one more\n")
     assert_one_line(setup(checkout), "Python 3.11 or 3.12")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_torchaudio_that_cannot_be_imported_is_removed_last_and_told(
+    fails: bool, checkout: Path
+) -> None:
+    log, headers = checkout.parent / "log", checkout.parent / "headers"
+    headers.mkdir()
+    (headers / "Python.h").touch()
+    add_program(checkout, "c++", "#!/bin/sh\n")
+    text = PYTHON_IN_NAME.format(log=log, headers=headers, torchaudio=int(fails))
+    add_program(checkout, "python3.11", text)
+    done = setup(checkout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("removed torchaudio" in done.stdout) is fails
+    *_, install, imported, last = [*log.read_text().splitlines(), *([] if fails else [""])]
+    assert "-e .[report" in install
+    assert "import torchaudio" in imported
+    assert ("pip uninstall" in last, last.endswith("torchaudio")) == (fails, fails)
 
 
 def test_the_citation_is_of_this_version() -> None:
