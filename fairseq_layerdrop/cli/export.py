@@ -2,6 +2,7 @@
 """``fairseq-layerdrop export``: hand a model, or its weights, to other programs."""
 
 import json
+import shlex
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from fairseq_layerdrop.cli._check import add_check, add_user_dir
 from fairseq_layerdrop.cli._evaluation import quiet
+from fairseq_layerdrop.formats.languages import PIECES
 from fairseq_layerdrop.operations._choices import TARGETS
 
 SUMMARY = "write a model as a folder for transformers, for CTranslate2, or as safetensors"
@@ -31,6 +33,17 @@ translator = ctranslate2.Translator({output!r})
 limits = dict(max_decoding_length=200, max_input_length=0)
 result = translator.translate_batch([PIECES], beam_size=5, **limits)
 print(result[0].hypotheses[0])
+""",
+    "multilingual": """\
+import ctranslate2
+translator = ctranslate2.Translator({output!r})
+limits = dict(max_decoding_length=200, max_input_length=0{end})
+prefix = {prefix}
+result = translator.translate_batch(
+    [[{source}]], target_prefix=[prefix], beam_size=5, **limits
+)
+marks = {{"<s>", "</s>", *prefix}}
+print([piece for piece in result[0].hypotheses[0] if piece not in marks])
 """,
     "generator": """\
 import ctranslate2
@@ -59,6 +72,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--quantization",
         choices=QUANTIZATIONS,
         help="how CTranslate2's weights are stored (default: in single precision)",
+    )
+    parser.add_argument(
+        "--fixed-dictionary",
+        metavar="FILE",
+        help="for ctranslate2, the dictionary of all languages of a multilingual model (default: "
+        "the training's, in DATA or where it was)",
     )
     _add_huggingface(parser)
     parser.add_argument(
@@ -113,6 +132,7 @@ def run(args: Namespace) -> None:
             args.output,
             args.to,
             quantization=args.quantization,
+            fixed_dictionary=args.fixed_dictionary,
             head=args.head,
             sentencepiece=args.sentencepiece or (),
             gpt2_bpe=args.gpt2_bpe or (),
@@ -128,9 +148,18 @@ def run(args: Namespace) -> None:
 
 def _use(facts: dict[str, Any]) -> list[str]:
     """The lines of Python that load what was written."""
+    if "marks" in facts:
+        return _use_of_languages(facts["output"], facts["marks"])
     engine = "translator" if "encoder" in facts["depth"] else "generator"
     use = USES["safetensors" if facts["to"] == "safetensors" else engine]
     return use.format(output=facts["output"]).splitlines()
+
+
+def _use_of_languages(output: str, marks: dict[str, Any]) -> list[str]:
+    source = ", ".join("*PIECES" if word == PIECES else repr(word) for word in marks["source"])
+    end = f", end_token={marks['end']!r}" if marks["end"] else ""
+    words = {"source": source, "prefix": [*marks["prefix"]], "end": end}
+    return USES["multilingual"].format(output=output, **words).splitlines()
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -144,6 +173,16 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"check: {facts['check']}")
     print(f"written: {facts['output']}: {', '.join(facts['files'])}")
     print("use it by:", *facts["use"], sep="\n  ")
+    if "marks" in facts:
+        print(f"languages: {_flags(facts['marks'])}")
+
+
+def _flags(marks: dict[str, Any]) -> str:
+    """The marks of the languages, as scripts/translate_ctranslate2.py takes them."""
+    flags = ["--source", " ".join(marks["source"])]
+    flags += ["--prefix", " ".join(marks["prefix"])] if marks["prefix"] else []
+    flags += ["--end", marks["end"]] if marks["end"] else []
+    return shlex.join(flags)
 
 
 def _print_comparison(facts: dict[str, Any]) -> None:

@@ -142,7 +142,9 @@ class Batches:
     ) -> None:
         task, self.subset, self.half = loaded.task, subset, half
         try:
-            task.load_dataset(subset)
+            # fairseq's translation_multi_simple_epoch cannot load a subset twice.
+            if subset not in task.datasets:
+                task.load_dataset(subset)
         except FileNotFoundError as error:
             raise ValueError(f"there is no subset {subset} in the data: {error}") from None
         self.dataset = task.dataset(subset)

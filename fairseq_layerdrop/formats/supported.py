@@ -9,11 +9,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from fairseq_layerdrop.formats.languages import MULTILINGUAL, PRETRAINED_BART
+
+_OF_LANGUAGES = ("translation", MULTILINGUAL, PRETRAINED_BART)
 TASKS = {
-    "transformer": "translation",
-    "transformer_align": "translation",
-    "bart": "translation",
-    "transformer_lm": "language_modeling",
+    "transformer": _OF_LANGUAGES,
+    "transformer_align": ("translation",),
+    "bart": _OF_LANGUAGES,
+    "transformer_lm": ("language_modeling",),
 }
 """What a family must have been trained on: other tasks mark languages in ways that the converter
 does not know.
@@ -44,7 +47,7 @@ def refusals(
 
     Args:
         family: the model that the architecture belongs to in stock fairseq.
-        model: its options.
+        model: its options, and its task's.
         task: the name of its task.
         weights: the keys of its state dict.
     """
@@ -55,8 +58,8 @@ def refusals(
         )
     elif family not in TASKS:
         yield f"its architecture is {model.get('arch')}; taken are those of {', '.join(TASKS)}"
-    elif task != TASKS[family]:
-        yield f"its task is {task}; of a {family} only {TASKS[family]} is taken"
+    elif task not in TASKS[family]:
+        yield f"its task is {task}; of a {family} only {', '.join(TASKS[family])} is taken"
     else:
         yield from _of_options(family, model)
         yield from _of_weights(family, weights)
@@ -73,7 +76,7 @@ def _of_options(family: str, model: Mapping[str, Any]) -> Iterator[str]:
     activation = model.get("activation_fn", "relu")
     if activation not in ACTIVATIONS:
         yield f"--activation-fn {activation} is none of {', '.join(ACTIVATIONS)}"
-    refused = ["no_token_positional_embeddings"]
+    refused = ["no_token_positional_embeddings", "lang_tok_replacing_bos_eos"]
     if family != "transformer_lm":
         refused += ["cross_self_attention", "no_cross_attention"]
         for option in ("attention_heads", "normalize_before"):

@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def export(
     to: str,
     *,
     quantization: str | None = None,
+    fixed_dictionary: FileName | None = None,
     head: str | None = None,
     sentencepiece: FileName | Sequence[FileName] = (),
     gpt2_bpe: Sequence[FileName] = (),
@@ -47,6 +48,8 @@ def export(
         output: the folder to write.
         to: ``huggingface``, ``ctranslate2`` or ``safetensors``.
         quantization: how CTranslate2's weights are stored, in its words; else in single precision.
+        fixed_dictionary: for CTranslate2, the dictionary of all languages of a multilingual model,
+            where it is not in ``data``.
         head: for transformers, the classification head of a RoBERTa; else its language model.
         sentencepiece: for transformers' tokenizer, the sentencepiece model of the text; of source
             and target, if they have two.
@@ -61,7 +64,8 @@ def export(
     Returns:
         The facts: ``depth`` of each stack, ``bytes`` before and after, ``files``, the ``check``
         that the model passed; for transformers the ``class``, how it was ``compared``, how the
-        ``tokenizer`` was, and a program that uses it (``use``).
+        ``tokenizer`` was, and a program that uses it (``use``); for CTranslate2 the ``marks`` of a
+        multilingual model's languages.
 
     Raises:
         CheckpointError: if the source cannot be read safely, or the folder not be written.
@@ -76,10 +80,10 @@ def export(
         "bpe_codes": bpe_codes,
         "text": text,
     }
-    _check(to, quantization, wishes)
+    _check(to, quantization, fixed_dictionary, wishes)
     formats.check_installed(to)
     checkpoint.check_folder(output, ours=formats.FILES, force=force)
-    if to != "huggingface":  # which a model of sound may go to, without any
+    if to == "safetensors":  # the other forms look for those that their model needs
         plan_copies(data, Path(output) / "model", force=True, of="DATA")
     full = checkpoint.open_source(source)
     whole = PruningPlan.from_specs({}, full.depths)
@@ -88,7 +92,7 @@ def export(
         check_surgery(full.weights, stock["model"], whole)
     found = check_of(full, check, user_dir=user_dir, data=data).verify(stock, whole.kept)
     with checkpoint.naming_file(source):
-        job = _Job(stock, str(data), str(output), quantization, wishes)
+        job = _Job(stock, str(data), str(output), quantization, fixed_dictionary, wishes)
         write = _TARGETS[to](job)
         with checkpoint.new_folder(output, ours=formats.FILES, force=force) as scratch:
             facts = write(scratch)
@@ -119,13 +123,24 @@ class _Job:
     data: str
     output: str
     quantization: str | None
+    fixed_dictionary: FileName | None
     wishes: dict[str, Any]
 
 
-def _check(to: str, quantization: str | None, wishes: dict[str, Any]) -> None:
+def _check(
+    to: str,
+    quantization: str | None,
+    fixed_dictionary: FileName | None,
+    wishes: dict[str, Any],
+) -> None:
     check_choice("to", to, TARGETS)
     if quantization and to != "ctranslate2":
         raise ValueError("quantization= goes with to=ctranslate2")
+    if fixed_dictionary is not None:
+        if to != "ctranslate2":
+            raise ValueError("fixed_dictionary= goes with to=ctranslate2")
+        if not Path(fixed_dictionary).is_file():
+            raise ValueError(f"fixed_dictionary= must be a file, got {fixed_dictionary}")
     if to != "huggingface" and (named := [f"{name}=" for name, wish in wishes.items() if wish]):
         raise ValueError(f"{', '.join(named)} goes with to=huggingface")
 
@@ -133,12 +148,13 @@ def _check(to: str, quantization: str | None, wishes: dict[str, Any]) -> None:
 def _to_ctranslate2(job: _Job) -> Write:
     from fairseq_layerdrop.formats.ctranslate2 import convert, for_converter
 
-    readable = for_converter(job.stock)
+    readable, marks = for_converter(job.stock, job.data, job.fixed_dictionary)
 
     def write(scratch: Path) -> dict[str, Any]:
-        checkpoint.save(readable, scratch / "checkpoint.pt")
-        convert(scratch / "checkpoint.pt", job.data, scratch / "new", job.quantization)
-        return {}
+        file = scratch / "checkpoint.pt"
+        checkpoint.save(readable, file)
+        convert(file, job.data, scratch / "new", job.quantization, ends=marks.end is None)
+        return {"marks": asdict(marks)} if marks else {}
 
     return write
 

@@ -2,13 +2,16 @@
 """Beside ``export``: the benchmark of engines, and the program that translates."""
 
 import json
+import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Run
+from fairseq.data import encoders
 from fairseq_programs import REPOSITORY, python
 
 from fairseq_layerdrop import cli
@@ -100,6 +103,42 @@ def test_text_is_translated_line_by_line(
         sources, beam_size=1, max_decoding_length=200
     )
     assert found[:3] == ["".join(result.hypotheses[0]) for result in expected]
+
+
+@pytest.mark.parametrize("moses", [True, False])
+def test_subword_codes_are_used_as_fairseq_uses_them(tmp_path: Path, moses: bool) -> None:
+    pytest.importorskip("subword_nmt")
+    (tmp_path / "codes").write_text("#version: 0.2\nt h\nth e</w>\nd o\ndo g</w>\n")
+    script = runpy.run_path(TRANSLATE)
+    pieces = script["SubwordCodes"](str(tmp_path / "codes"), ["en", "de"] if moses else None)
+    options = Namespace(bpe="subword_nmt", bpe_codes=str(tmp_path / "codes"), bpe_separator="@@")
+    options.tokenizer, options.source_lang, options.target_lang = "moses", "en", "de"
+    options.moses_no_dash_splits = options.moses_no_escape = False
+    codes, words = encoders.build_bpe(options), encoders.build_tokenizer(options)
+    for line in ('"The dog\'s well-known," she said & left.', "the dog", ""):
+        expected = codes.encode(words.encode(line) if moses else line)
+        assert pieces.encode(line) == expected.split()
+        written = codes.decode(expected)
+        assert pieces.decode(expected.split()) == (words.decode(written) if moses else written)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "name either SENTENCEPIECE or --bpe-codes"),
+        (["m.model", "--bpe-codes", "codes"], "name either SENTENCEPIECE or --bpe-codes"),
+        (["m.model", "--moses", "en", "de"], "--moses goes with --bpe-codes"),
+        (["m.model", "--source", "__en__"], "--source must have the word PIECES once"),
+        (["--bpe-codes", "no.codes"], "no.codes"),
+    ],
+)
+def test_flags_of_the_translating_program_that_do_not_go_together(
+    flags: list[str], words: str
+) -> None:
+    command = [sys.executable, TRANSLATE, "no", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0, done.stdout) == (True, "")
+    assert words in done.stderr.splitlines()[-1]
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
