@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Generate in memory, as ``fairseq-generate`` does, with any sub-network of a loaded model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,19 @@ class Decoder:
             lengths = {"max_len_a": 0, "max_len_b": exactly, "min_len": exactly}
         config = GenerationConfig(beam=beam, lenpen=lenpen, **lengths)
         self.loaded, self.remove_bpe = loaded, remove_bpe
-        with saying(self._no_text):
+        if needs_languages(loaded):
+            raise ValueError(
+                f"{self._no_text}: its file names pairs of languages, but not one to translate "
+                "(--source-lang, --target-lang)"
+            )
+        with saying(self._no_text), one_beam_after(loaded):
             self.generator = loaded.task.build_generator([loaded.model], config)
         self._ignored = {self.generator.eos}
 
     @torch.no_grad()
     def run(self, sample: Any) -> list[Any]:
         """The hypotheses of each sentence of a batch, the best first."""
-        with saying(self._no_text):
+        with saying(self._no_text), one_beam_after(self.loaded, self.generator):
             hypotheses: list[Any] = self.loaded.task.inference_step(
                 self.generator, [self.loaded.model], sample
             )
@@ -93,6 +99,29 @@ class Decoder:
             tokens.int().cpu(), self.remove_bpe, extra_symbols_to_ignore=self._ignored
         )
         return text
+
+
+@contextmanager
+def one_beam_after(loaded: Loaded, generator: Any = None) -> Iterator[None]:
+    """A scope in which the model decodes with the beam of a generator, and after it with one.
+
+    fairseq's BART keeps the beam in its attention, where it would take every further forward for
+    one of hypotheses: the losses of a batch were other ones, or an error.
+    """
+    set_beam_size = getattr(loaded.model, "set_beam_size", None)
+    if set_beam_size and generator is not None:
+        set_beam_size(generator.beam_size)
+    try:
+        yield
+    finally:
+        if set_beam_size:
+            set_beam_size(1)
+
+
+def needs_languages(loaded: Loaded) -> bool:
+    """Whether the task has many languages, and was not told which to write."""
+    options: Any = getattr(loaded.task, "args", None)
+    return bool(getattr(options, "langtoks", None)) and options.target_lang is None
 
 
 def generates(loaded: Loaded) -> bool:
