@@ -112,3 +112,16 @@ def test_data_parallel_has_a_row_for_each_way_and_rate() -> None:
         name.endswith("0.5") for name in (*names, "half")
     ]
     assert rows[0]["of_default"] == [1, 1, 1]
+
+
+def test_pruning_says_which_check_each_way_had(printed: Callable[..., str]) -> None:
+    table = printed(
+        "prune_checkpoint", *("--rounds", "1", "--dim", "32", "--ffn", "32", "--vocabulary", "50")
+    )
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:2] == "| "]
+    checks = {row[0]: row[4] for row in cells[2:] if len(row) == 5}
+    assert checks == {
+        "fairseq-layerdrop prune": "compared tensor by tensor",
+        "fairseq-layerdrop prune --check load": "loaded by fairseq, outputs equal",
+    }
+    assert len(cells) == 7
