@@ -135,7 +135,7 @@ def test_the_printed_use_and_flags_give_the_text_alone(
     program = [sys.executable, TRANSLATE, tmp_path / "out", "--bpe-codes", tmp_path / "codes"]
     text = f"{' '.join(source)}\n" * 3
     found = subprocess.run(
-        [*program, *flags, "--batch-size", "2"],
+        [*map(str, program), *flags, "--batch-size", "2"],
         input=text,
         capture_output=True,
         text=True,
