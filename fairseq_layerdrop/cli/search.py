@@ -33,26 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=METHODS,
         help="default: exhaustive where the space is small, else greedy",
     )
-    parser.add_argument(
-        "--encoder-depth", metavar="N", type=int, help="layers of the encoder that stay"
-    )
-    parser.add_argument(
-        "--decoder-depth", metavar="N", type=int, help="layers of the decoder that stay"
-    )
-    parser.add_argument(
-        "--target-params", metavar="N", help="at most this many parameters, e.g. 30M"
-    )
-    parser.add_argument(
-        "--target-latency-ms",
-        metavar="MS",
-        type=float,
-        help="at most this long a sentence, predicted",
-    )
-    parser.add_argument(
-        "--target-memory",
-        metavar="BYTES",
-        help="at most this much memory for the weights, e.g. 120M",
-    )
+    _add_budget(parser)
     parser.add_argument(
         "--beam-width",
         metavar="N",
@@ -85,6 +66,30 @@ def add_arguments(parser: ArgumentParser) -> None:
         "them again; the best of these wins",
     )
     add_decoding(parser, metrics="loss")
+
+
+def _add_budget(parser: ArgumentParser) -> None:
+    """What the winner may have."""
+    parser.add_argument(
+        "--encoder-depth", metavar="N", type=int, help="layers of the encoder that stay"
+    )
+    parser.add_argument(
+        "--decoder-depth", metavar="N", type=int, help="layers of the decoder that stay"
+    )
+    parser.add_argument(
+        "--target-params", metavar="N", help="at most this many parameters, e.g. 30M"
+    )
+    parser.add_argument(
+        "--target-latency-ms",
+        metavar="MS",
+        type=float,
+        help="at most this long a sentence, predicted",
+    )
+    parser.add_argument(
+        "--target-memory",
+        metavar="BYTES",
+        help="at most this much memory for the weights, e.g. 120M",
+    )
 
 
 def run(args: Namespace) -> None:
