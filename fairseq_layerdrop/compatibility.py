@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What stands in the way of ``--user-dir`` and of fairseq's own checkpoints.
+"""What stands in the way of ``--user-dir`` and of fairseq's own checkpoints and tasks.
 
-Registering the models patches it.
+Registering the models patches the first two.
 """
 
 import argparse
 import os
+from typing import Any
 
 import numpy
 import torch
@@ -48,3 +49,8 @@ def allow_checkpoint_objects() -> None:
             *(type(numpy.dtype(name)) for name in ("int64", "float64")),
         ]
     )
+
+
+def task_options(task: Any) -> Any:
+    """A task's options: fairseq's older tasks, language modeling among them, have no ``cfg``."""
+    return getattr(task, "cfg", None) or task.args

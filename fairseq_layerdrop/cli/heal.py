@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fairseq_layerdrop.cli._check import add_user_dir
 from fairseq_layerdrop.cli._evaluation import quiet
 
 SUMMARY = (
@@ -52,6 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--gen-subset", metavar="SPLIT", default="valid", help="to score on (default: valid)"
     )
+    add_user_dir(parser)
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
@@ -87,6 +89,7 @@ def run(args: Namespace) -> None:
             args.points,
             recipe,
             subset=args.gen_subset,
+            user_dir=args.user_dir,
             progress=progress,
         )
     print(json.dumps(manifest)) if args.json else _print(manifest)

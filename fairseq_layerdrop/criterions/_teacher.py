@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 from fairseq import checkpoint_utils, utils
 
+from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.criterions._distributions import log_probs
 from fairseq_layerdrop.criterions._hidden import states
 from fairseq_layerdrop.modules.subnetwork import depths
@@ -66,7 +67,8 @@ def load_teacher(path, task):
     Raises:
         ValueError: if the file cannot be read, or is of another task or vocabulary.
     """
-    data = {"data": task.cfg.data}
+    options = task_options(task)
+    data = {"data": options.data}
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path, data)
     except FileNotFoundError:
@@ -74,7 +76,7 @@ def load_teacher(path, task):
     except pickle.UnpicklingError:
         advice = f"`fairseq-layerdrop prune {path} OUT` writes it in today's form, whole"
         raise ValueError(f"--distill-teacher: fairseq cannot read {path}; {advice}") from None
-    _check_task(path, state["cfg"].task, task.cfg)
+    _check_task(path, vars_of(state["cfg"].task), vars_of(options))
     state["model"] = upgrade_state(state["model"])
     try:
         (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([path], data, state=state)
@@ -87,13 +89,15 @@ def load_teacher(path, task):
 
 def _check_task(path, its, ours):
     """Refuse a teacher of another task, or of other languages."""
-    names = [str(cfg.get("_name")).removeprefix("layerdrop_") for cfg in (its, vars_of(ours))]
+    names = [
+        str(cfg.get("_name") or cfg.get("task")).removeprefix("layerdrop_") for cfg in (its, ours)
+    ]
     if names[0] != names[1]:
         raise ValueError(
             f"--distill-teacher: {path} must be of the task {names[1]}, got {names[0]}"
         )
     for side in ("source_lang", "target_lang"):
-        one, other = its.get(side), vars_of(ours).get(side)
+        one, other = its.get(side), ours.get(side)
         if one and other and one != other:
             raise ValueError(f"--distill-teacher: {path} must have {side} {other}, got {one}")
 

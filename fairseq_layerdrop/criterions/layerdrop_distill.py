@@ -39,6 +39,7 @@ from fairseq.criterions import CRITERION_REGISTRY, FairseqCriterion, register_cr
 from fairseq.logging import metrics
 from fairseq.modules import LayerDropModuleList
 
+from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.criterions._distributions import (
     distribution,
     divergence,
@@ -75,7 +76,8 @@ class LayerDropDistill(FairseqCriterion):
             distribution to teach.
         """
         check(cfg)
-        if getattr(cfg, "distill_hidden", None) and getattr(task.cfg, "train_plans", None):
+        plans = getattr(task_options(task), "train_plans", None)
+        if getattr(cfg, "distill_hidden", None) and plans:
             raise ValueError(
                 "--distill-hidden is for a model without --train-plans; leave one of them out"
             )

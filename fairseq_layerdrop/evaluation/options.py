@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The options that a checkpoint was trained with, as flags of ``fairseq-train``."""
 
+from argparse import ArgumentParser
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.configs import CommonConfig, DatasetConfig, OptimizationConfig
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+from fairseq_layerdrop.pruning.config import architecture, plain
+from fairseq_layerdrop.pruning.families import own_options
 
 _COMMON = ("seed", "fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16", "amp")
 _DATASET = (
@@ -18,7 +23,7 @@ _DATASET = (
 _OPTIMIZATION = ("clip_norm", "update_freq", "sentence_avg")
 
 
-def training_options(cfg: Mapping[str, Any], distilling: Collection[str]) -> list[str]:
+def training_options(cfg: Mapping[str, Any], distilling: Collection[str] | None) -> list[str]:
     """Flags for the same task, optimizer and batches, and those of the criterion but its name.
 
     What a training's length decides (learning rate, schedule, updates) and what only its own
@@ -26,16 +31,17 @@ def training_options(cfg: Mapping[str, Any], distilling: Collection[str]) -> lis
 
     Args:
         cfg: a stock checkpoint's options: sections of plain containers.
-        distilling: the criterions that can be trained with a teacher.
+        distilling: the criterions that can be trained with a teacher; None where there is none.
 
     Raises:
-        ValueError: if the options name a task, criterion or optimizer that cannot be trained so.
+        ValueError: if the options name no task, criterion or optimizer, or one that cannot be
+            trained so.
     """
-    task, criterion, optimizer = (cfg[name] for name in ("task", "criterion", "optimizer"))
-    if criterion.get("_name") not in distilling:
+    task, criterion, optimizer = (_named(cfg, name) for name in ("task", "criterion", "optimizer"))
+    if distilling is not None and criterion["_name"] not in distilling:
         raise ValueError(
-            f"what is healed must be trained by {', '.join(sorted(distilling))}, got "
-            f"{criterion.get('_name')}"
+            "what is healed with a teacher must be trained by "
+            f"{', '.join(sorted(distilling))}, got {criterion['_name']}; heal it without one"
         )
     return [
         *("--task", str(task["_name"])),
@@ -48,6 +54,30 @@ def training_options(cfg: Mapping[str, Any], distilling: Collection[str]) -> lis
         *_flags(cfg.get("common", {}), CommonConfig, only=_COMMON),
         *("--ddp-backend", str(cfg.get("distributed_training", {}).get("ddp_backend"))),
     ]
+
+
+def _named(cfg: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section: Mapping[str, Any] = cfg.get(name) or {}
+    if "_name" not in section:
+        raise ValueError(f"the checkpoint does not say with which {name} it was trained")
+    return section
+
+
+def own_flags(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Flags for the options that a model has and its family in fairseq has not: a plugin's.
+
+    Those that the plugin sets by its architecture's name, without a flag, come with the name.
+    """
+    own, model = own_options(cfg), architecture(plain(cfg["model"]))
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    ARCH_MODEL_REGISTRY[model].add_args(parser)
+    for action in parser._actions:
+        value = own.get(action.dest)
+        if value is None or (action.nargs == 0 and value is not action.const):
+            continue
+        yield action.option_strings[0]
+        if action.nargs != 0:
+            yield _text(value)
 
 
 def _flags(

@@ -12,7 +12,7 @@ import torch
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded
 from fairseq_layerdrop.modules.subnetwork import depths
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
-from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
+from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.stacks import locate
 from fairseq_layerdrop.pruning.trained import parse_points
 from fairseq_layerdrop.pruning.upgrade import upgrade_state
@@ -49,11 +49,7 @@ class Subject:
         self.trained = list(trained)
         self.seed = seed
         self.depths = depths(loaded.model)
-        everything = {
-            stack: LayerSelection(depth, tuple(range(depth)))
-            for stack, depth in self.depths.items()
-        }
-        self.whole = PruningPlan.of(everything)
+        self.whole = PruningPlan.everything(self.depths)
 
     def describe(self, plan: PruningPlan) -> dict[str, Any]:
         """A plan's facts in a row, whatever is measured."""

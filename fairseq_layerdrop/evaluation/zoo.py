@@ -12,6 +12,7 @@ from fairseq_layerdrop.evaluation.significance import SAMPLES, loss_interval
 from fairseq_layerdrop.evaluation.subject import Subject
 from fairseq_layerdrop.evaluation.sweep import UNITS, Measures
 from fairseq_layerdrop.modules.subnetwork import depths
+from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.reporting.rows import Row
 
 CLOSE = 1e-5
@@ -25,7 +26,7 @@ def check_reloaded(subject: Subject, file: str, data: str, batches: Batches, row
         1e-5 of it.
     """
     loaded = load(file, data, device=str(subject.loaded.device))
-    kept = {stack: tuple(range(depth)) for stack, depth in depths(loaded.model).items()}
+    kept = PruningPlan.everything(depths(loaded.model)).kept
     (losses,) = score_losses(loaded, batches.samples, [kept])
     expected = torch.tensor(row["units"], dtype=torch.float64)
     if not torch.allclose(losses.sums, expected, rtol=CLOSE, atol=CLOSE):

@@ -10,6 +10,7 @@ from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
 from fairseq.models.transformer import TransformerConfig
 
+from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.models._config import flat_config, follows, paper_rates
 from fairseq_layerdrop.models._stacks import LayerDropModel
 
@@ -44,7 +45,8 @@ class LayerDropBART(LayerDropModel, BARTModel):
     @staticmethod
     def build_options(options: Namespace, task: Any) -> Any:
         """The options with the task's name, which fairseq's BART asks for."""
-        options.task = task.cfg._name if task.cfg else task.args.task
+        task_section = task_options(task)
+        options.task = getattr(task_section, "_name", None) or task_section.task
         return options
 
 

@@ -27,6 +27,8 @@ class Calibrate:
     tokens: int = TOKENS
     """About this many; a quarter of the sentences is held out."""
     device: str = "cpu"
+    user_dir: str | None = None
+    """The plugin that the model needs in fairseq; its code is run."""
 
     def check(self) -> None:
         """Refuse what cannot be, before anything is loaded.
@@ -56,7 +58,7 @@ def compensate(source: Source, plan: PruningPlan, on: Calibrate) -> tuple[Source
 
     if plan.is_whole:
         raise ValueError("compensate= is for a plan that removes layers, got one that keeps all")
-    loaded = load(source.path, on.data, device=on.device)
+    loaded = load(source.path, on.data, device=on.device, user_dir=on.user_dir)
     data = calibration(loaded, subset=on.subset, tokens=on.tokens)
     found = Compensator(loaded, data)(plan)
     return with_weights(source, found), {**data.sign(), **found.to_json()}

@@ -4,11 +4,10 @@
 import os
 import shlex
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import fairseq_layerdrop
 from fairseq_layerdrop.operations._facts import USER_DIR, training_flags
+from fairseq_layerdrop.pruning.config import stock_config
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 
@@ -54,6 +53,21 @@ class HealOptions:
             )
         return count
 
+    def check(self, source: Source) -> None:
+        """Refuse a model that cannot be trained so, before anything is written.
+
+        Raises:
+            ValueError: naming what stands in the way.
+        """
+        from fairseq_layerdrop.evaluation.options import training_options
+
+        whole = PruningPlan.everything(source.depths)
+        training_options(stock_config(source.checkpoint["cfg"], whole), self._distilling)
+
+    @property
+    def _distilling(self) -> tuple[str, ...] | None:
+        return DISTILLING if self.teacher else None
+
     def to_json(self) -> dict[str, Any]:
         """In plain containers."""
         return {**asdict(self), "flags": list(self.flags)}
@@ -66,6 +80,7 @@ class HealOptions:
         data: str,
         teacher: str | os.PathLike[str],
         updates: int,
+        user_dir: str | os.PathLike[str],
     ) -> list[str]:
         """Of ``fairseq-train``: as the whole model was trained, but shorter, from the cut one.
 
@@ -75,15 +90,16 @@ class HealOptions:
             data: that the whole model was trained on.
             teacher: the file of the whole model.
             updates: how many.
+            user_dir: the plugin: this package, and whatever else the model needs.
 
         Raises:
             ValueError: if the model's options are none that can be trained so.
         """
-        from fairseq_layerdrop.evaluation.options import training_options
+        from fairseq_layerdrop.evaluation.options import own_flags, training_options
 
         cfg = cut.checkpoint["cfg"]
         model = training_flags(cut.checkpoint, cut.path, with_optimizer=False)
-        options = training_options(cfg, DISTILLING)
+        options = training_options(cfg, self._distilling)
         rate = RATE * max(_numbers(cfg["optimization"]["lr"]))
         own = cfg["criterion"]["_name"]
         if self.teacher:
@@ -93,8 +109,9 @@ class HealOptions:
         else:
             learning = ["--criterion", own]
         return [
-            *(data, "--user-dir", str(Path(fairseq_layerdrop.__file__).parent)),
+            *(data, "--user-dir", str(user_dir)),
             *shlex.split(model.removeprefix(USER_DIR)),
+            *own_flags(cfg),
             *options,
             *learning,
             *("--lr", f"{rate:g}", "--lr-scheduler", "polynomial_decay"),

@@ -4,12 +4,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
 from fairseq_layerdrop.operations._compensate import Calibrate, compensate
 from fairseq_layerdrop.operations._heal_options import HealOptions
+from fairseq_layerdrop.operations._plugins import user_dir_for_training
 from fairseq_layerdrop.operations._training import train
 from fairseq_layerdrop.operations.prune import save_pruned
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
@@ -30,6 +32,7 @@ class Family:
     folder: Path
     data: str
     subset: str
+    user_dir: str | None
     updates: int
     recipe: HealOptions
     progress: Progress
@@ -84,15 +87,21 @@ def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     inner, cut = start.inner(plan), folder / "start.pt"
     if not cut.exists():
-        _cut(start.file, inner, cut, Calibrate(family.data))
+        _cut(start.file, inner, cut, Calibrate(family.data, user_dir=family.user_dir))
     opened = checkpoint.open_source(cut)
     arguments = family.recipe.arguments(
-        opened, plan, data=family.data, teacher=family.whole.path, updates=family.updates
+        opened,
+        plan,
+        data=family.data,
+        teacher=family.whole.path,
+        updates=family.updates,
+        user_dir=user_dir_for_training(folder.parent, family.user_dir),
     )
     seconds = train(
         folder, arguments, progress=lambda done: family.progress(name, done, family.updates)
     )
     _write_stock(folder / "checkpoint_best.pt", opened, file, family)
+    loss = partial(loss_of, data=family.data, subset=family.subset, user_dir=family.user_dir)
     found = {
         "file": file.name,
         "plan": str(plan),
@@ -103,9 +112,9 @@ def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any
         "updates": family.updates,
         "seconds": round(seconds, 1),
         "loss": {
-            "cut": loss_of(start.file, family.data, family.subset, inner),
-            "compensated": loss_of(cut, family.data, family.subset),
-            "healed": loss_of(file, family.data, family.subset),
+            "cut": loss(start.file, plan=inner),
+            "compensated": loss(cut),
+            "healed": loss(file),
         },
         "wanted": wanted,
     }
@@ -116,13 +125,13 @@ def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any
 def _cut(source: Path, plan: PruningPlan, target: Path, on: Calibrate) -> None:
     full, about = compensate(checkpoint.open_source(source), plan, on)
     small = prune_checkpoint(full, plan, version=__version__, compensated=about)
-    save_pruned(small, target, full, plan)
+    save_pruned(small, target, full, plan, user_dir=on.user_dir)
 
 
 def _write_stock(best: Path, cut: Source, file: Path, family: Family) -> None:
     """The best checkpoint as a stock file that says where it comes from."""
     trained = checkpoint.open_source(best)
-    everything = keeping_all(trained)
+    everything = PruningPlan.everything(trained.depths)
     small = prune_checkpoint(trained, everything, version=__version__)
     earlier = cut.checkpoint["extra_state"]["layerdrop"]
     (step,) = small["extra_state"]["layerdrop"]["steps"]
@@ -130,24 +139,23 @@ def _write_stock(best: Path, cut: Source, file: Path, family: Family) -> None:
     if family.recipe.teacher:
         step["healed"]["teacher"] = family.whole.digest
     small["extra_state"]["layerdrop"] = {**earlier, "steps": [*earlier["steps"], step]}
-    save_pruned(small, file, trained, everything, force=True)
+    save_pruned(small, file, trained, everything, user_dir=family.user_dir, force=True)
 
 
-def keeping_all(source: Source) -> PruningPlan:
-    """The plan that removes nothing."""
-    return PruningPlan.of(
-        {stack: LayerSelection(n, tuple(range(n))) for stack, n in source.depths.items()}
-    )
-
-
-def loss_of(file: str | Path, data: str, subset: str, plan: PruningPlan | None = None) -> float:
+def loss_of(
+    file: str | Path,
+    data: str,
+    subset: str,
+    plan: PruningPlan | None = None,
+    *,
+    user_dir: str | None = None,
+) -> float:
     """Bits a token of a checkpoint, whole or restricted to a plan."""
     from fairseq_layerdrop.evaluation.loading import Batches, load
     from fairseq_layerdrop.evaluation.losses import score_losses
     from fairseq_layerdrop.modules.subnetwork import depths
 
-    loaded = load(str(file), data)
-    whole = {stack: tuple(range(depth)) for stack, depth in depths(loaded.model).items()}
-    kept = plan.kept if plan else whole
-    (losses,) = score_losses(loaded, Batches(loaded, subset).samples, [kept])
+    loaded = load(str(file), data, user_dir=user_dir)
+    plan = plan or PruningPlan.everything(depths(loaded.model))
+    (losses,) = score_losses(loaded, Batches(loaded, subset).samples, [plan.kept])
     return losses.loss

@@ -27,7 +27,7 @@ def train(folder: Path, arguments: Sequence[str], *, progress: Callable[[int], N
     log, start, last = folder / "train.log", time.perf_counter(), ""
     command = [sys.executable, "-m", "fairseq_cli.train", *arguments, "--save-dir", str(folder)]
     with (
-        log.open("a", encoding="utf-8") as file,
+        log.open("a", buffering=1, encoding="utf-8") as file,  # to be followed
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as process,

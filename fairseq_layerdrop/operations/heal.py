@@ -17,7 +17,6 @@ from fairseq_layerdrop.operations._point import (
     Progress,
     Start,
     heal_point,
-    keeping_all,
     loss_of,
     name_of,
 )
@@ -35,6 +34,7 @@ def heal(
     recipe: HealOptions | None = None,
     *,
     subset: str = "valid",
+    user_dir: str | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Write a healed stock checkpoint for each point, and a manifest of what each is worth.
@@ -51,6 +51,7 @@ def heal(
         points: plans, separated by blanks, e.g. ``"6+3 6+1"``.
         recipe: how each is healed.
         subset: of the data, on which all are scored.
+        user_dir: the plugin that the model, its task or its criterion is of; its code is run.
         progress: told of each training.
 
     Returns:
@@ -67,10 +68,11 @@ def heal(
     Calibrate(str(data)).check()
     if not folder.absolute().parent.is_dir():
         raise ValueError(f"there is no directory {folder.parent} for the output; make it first")
-    loss = loss_of(whole.path, str(data), subset)
+    loss = loss_of(whole.path, str(data), subset, user_dir=user_dir)
+    recipe.check(whole)
     folder.mkdir(exist_ok=True)
-    family = Family(whole, folder, str(data), subset, updates, recipe, progress)
-    starts = [Start(Path(whole.path), keeping_all(whole))]
+    family = Family(whole, folder, str(data), subset, user_dir, updates, recipe, progress)
+    starts = [Start(Path(whole.path), PruningPlan.everything(whole.depths))]
     models = []
     for plan in plans:
         start = _smallest(plan, starts) if recipe.chained else starts[0]

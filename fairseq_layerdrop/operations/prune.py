@@ -101,7 +101,7 @@ def prune(
     copies = plan_copies(copy_dicts, target, force=replace) if copy_dicts else {}
     on = None
     if compensate is not None:
-        on = Calibrate(str(compensate), compensate_subset, compensate_tokens, device)
+        on = Calibrate(str(compensate), compensate_subset, compensate_tokens, device, user_dir)
         _check_calibration(on, cuts_inside=bool(heads_keep or ffn_keep or sublayers_remove))
     full = checkpoint.open_source(source)
     with checkpoint.naming_file(source):

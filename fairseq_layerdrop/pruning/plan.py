@@ -112,6 +112,11 @@ class PruningPlan:
         return cls(selections.get("encoder"), selections.get("decoder"), others)
 
     @classmethod
+    def everything(cls, depths: Mapping[str, int]) -> "PruningPlan":
+        """The plan that removes nothing of a model of ``{"encoder": 6, …}`` layers."""
+        return cls.of({stack: LayerSelection(n, tuple(range(n))) for stack, n in depths.items()})
+
+    @classmethod
     def from_specs(cls, specs: dict[str, Any], depths: dict[str, int]) -> "PruningPlan":
         """The plan of ``{"encoder": SPEC, …}`` for a model of ``{"encoder": 6, …}`` layers.
 

@@ -81,7 +81,7 @@ def beam(
     Raises:
         ValueError: if nothing fits.
     """
-    whole = PruningPlan.of({s: LayerSelection(n, tuple(range(n))) for s, n in depths.items()})
+    whole = PruningPlan.everything(depths)
     best = [Trial(whole, objective([whole])[0])]
     path = [best[0]]
     while not _done(path[-1].plan, counts, fits):

@@ -178,8 +178,7 @@ def check_surgery(
         ValueError: naming everything that differs.
     """
     source, others = inside(dict(weights)), dict(plan.others)
-    kept = {stack: tuple(range(depth)) for stack, depth in stack_depths(source).items()}
-    kept |= plan.kept
+    kept = PruningPlan.everything(stack_depths(source)).kept | plan.kept
     places = {key: locate(key, others) for key in source}
     origins = {key: key for key, place in places.items() if not place}
     for place in filter(None, places.values()):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from fairseq.tasks.denoising import DenoisingTask
 
+from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.formats.huggingface.source import Source
 
 _PROBE = 4  # the first word of a dictionary that is no special one
@@ -40,8 +41,9 @@ def around(task: Any, source: Source) -> Around:
 
 def _of_sentences(task: Any, source: Source) -> Around:
     """Masked language models begin with ``<s>``; a fine-tuned one as its training said."""
-    if not hasattr(task.cfg, "init_token"):
+    options = task_options(task)
+    if not hasattr(options, "init_token"):
         return Around([source.bos], [source.eos], [source.eos, source.eos])
-    first, between = task.cfg.init_token, task.cfg.separator_token
+    first, between = options.init_token, options.separator_token
     before = [] if first is None else [first]
     return Around(before, [source.eos], [source.eos, *([] if between is None else [between])])

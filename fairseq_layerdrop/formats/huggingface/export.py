@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.formats.huggingface import card, folder, tokenizer, usage
 from fairseq_layerdrop.formats.huggingface.agreement import Agreement
 from fairseq_layerdrop.formats.huggingface.around import around
@@ -131,7 +132,7 @@ def _write_tokenizers(
 
 
 def _languages(task: Any) -> tuple[str, str]:
-    options = getattr(task, "cfg", None) or task.args
+    options = task_options(task)
     named = [getattr(options, f"{side}_lang", None) or "en" for side in ("source", "target")]
     return named[0], named[1]
 
