@@ -22,13 +22,13 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 
-class Decoder(TransformerDecoder):
+class GainDecoder(TransformerDecoder):
     def output_layer(self, features):
         return super().output_layer(features) * self.out_gain
 
 
 @register_model("gain_model")
-class Model(TransformerModel):
+class GainModel(TransformerModel):
     @staticmethod
     def add_args(parser):
         TransformerModel.add_args(parser)
@@ -37,7 +37,7 @@ class Model(TransformerModel):
 
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens):
-        return Decoder(args, tgt_dict, embed_tokens)
+        return GainDecoder(args, tgt_dict, embed_tokens)
 
     @classmethod
     def build_model(cls, args, task):
@@ -53,12 +53,12 @@ def architecture(args):
 
 
 @register_criterion("gain_criterion", dataclass=CrossEntropyCriterionConfig)
-class Criterion(CrossEntropyCriterion):
+class GainCriterion(CrossEntropyCriterion):
     pass
 
 
 @register_task("gain_task", dataclass=TranslationConfig)
-class Task(TranslationTask):
+class GainTask(TranslationTask):
     pass
 """
 MODEL = [*LANGUAGES, *WIDTH, "--encoder-layers", "2", "--decoder-layers", "2", "--arch"]
