@@ -56,6 +56,11 @@ def test_the_log_has_the_losses_of_whole_model_and_plans_in_training_and_validat
     assert "valid_distill_loss" not in valid
 
 
+def test_nobody_is_told_that_the_model_will_not_bear_pruning(planned: Run) -> None:
+    assert "LayerDrop, decoder: asked rate 0" in planned.output
+    assert "LayerDrop is off" not in planned.output
+
+
 def test_the_smaller_plans_are_better_than_those_of_the_same_training_without_them(
     planned: Run, data: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,8 @@ class LayerDropModel:
     plan = PruningPlan()
     _trains = False
     _logged_rates = False
+    trains_plans = False
+    """Whether its task trains the plans that will ship: they bear it without LayerDrop."""
 
     if TYPE_CHECKING:  # the rest is fairseq's model, which this is mixed into
 
@@ -176,7 +178,10 @@ class LayerDropModel:
         """
         if self._trains and not self._logged_rates:
             self._logged_rates = True
-            _log_rates([layers for layers in self.modules() if isinstance(layers, LayerDropList)])
+            lists = [layers for layers in self.modules() if isinstance(layers, LayerDropList)]
+            _log_rates(lists)
+            if not self.trains_plans:
+                _warn_if_nothing_drops(lists)
         super().set_num_updates(num_updates)  # type: ignore[misc]
 
 
@@ -252,6 +257,9 @@ def _log_rates(lists: Sequence[LayerDropList]) -> None:
         )
         if layers.structures.drop:
             logger.info(f"LayerDrop, {layers.stack}, inside the layers: {layers.structures}")
+
+
+def _warn_if_nothing_drops(lists: Sequence[LayerDropList]) -> None:
     if not any(layers.drops or layers.structures.drop for layers in lists):
         flags = " and ".join(f"--{layers.stack}-layerdrop" for layers in lists)
         logger.warning(

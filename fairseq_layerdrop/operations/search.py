@@ -65,7 +65,6 @@ def search(
         CheckpointError: if the source cannot be read safely.
         ValueError: if the model cannot give what is asked for, naming all reasons.
     """
-    from fairseq_layerdrop.evaluation.latency import Stopwatch
     from fairseq_layerdrop.evaluation.search import SearchOptions
     from fairseq_layerdrop.evaluation.search import search as search_plans
     from fairseq_layerdrop.evaluation.sweep import Results
@@ -80,8 +79,43 @@ def search(
         metrics.add("latency")  # the winner's is measured, beside the prediction
     _, subject = open_subject(source, data, output, options)
     wanted.check(subject.depths)
+    searched, measured = _measures(subject, options, metrics, test_subset)
+    judging, *_ = measured.values()
+    workers = Workers()
+    results = Results(str(output), origin(command or sys.argv)) if workers.first else None
+    if workers.first:
+        size = space_size(subject.depths, wanted.counts)
+        method = wanted.method_for(subject.depths)
+        logger.warning("%s sub-networks; method: %s", f"{size:,}", method)
+    found = search_plans(
+        subject,
+        searched.batches,
+        wanted,
+        results.rows if results else None,
+        workers,
+        stopwatch=judging.stopwatch,
+        progress=(progress if workers.first else silent)("passes over the data"),
+    )
+    facts = None
+    if results:
+        again = {}
+        if options.compensate:
+            again = _compensate(subject, found, searched, results, progress)
+        facts = _judge(subject, found, again, measured, results, progress)
+    workers.close()
+    return facts
+
+
+def _measures(
+    subject: "Subject", options: EvaluationOptions, metrics: set[str], test_subset: str | None
+) -> "tuple[Measures, dict[tuple[str, str], Measures]]":
+    """What the search measures on its half, and what its winner is judged by, by subset and half.
+
+    What the search does not see is loaded before it: what is wrong with it is said at once.
+    """
+    from fairseq_layerdrop.evaluation.latency import Stopwatch
+
     batches = batches_of(subject, options, half="first")
-    # What the search does not see is loaded before it: what is wrong with it is said at once.
     judged = {(options.subset, "second"): batches_of(subject, options, half="second")}
     if test_subset:
         judged[test_subset, "all"] = batches_of(subject, options, subset=test_subset)
@@ -96,29 +130,7 @@ def search(
     for name, part in judged.items():
         measures = measures_of(subject, part, options, metrics=metrics, **shared)
         measured[name] = replace(measures, kind="verdict")
-    workers = Workers()
-    results = Results(str(output), origin(command or sys.argv)) if workers.first else None
-    if workers.first:
-        size = space_size(subject.depths, wanted.counts)
-        method = wanted.method_for(subject.depths)
-        logger.warning("%s sub-networks; method: %s", f"{size:,}", method)
-    found = search_plans(
-        subject,
-        batches,
-        wanted,
-        results.rows if results else None,
-        workers,
-        stopwatch=stopwatch,
-        progress=(progress if workers.first else silent)("passes over the data"),
-    )
-    facts = None
-    if results:
-        again = {}
-        if options.compensate:
-            again = _compensate(subject, found, searched, results, progress)
-        facts = _judge(subject, found, again, measured, results, progress)
-    workers.close()
-    return facts
+    return searched, measured
 
 
 def _compensate(

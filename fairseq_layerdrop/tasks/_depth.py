@@ -10,6 +10,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from omegaconf import II
 
+from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.modules.subnetwork import depths, restrict, restricted, stacks
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.upgrade import is_stale
@@ -75,7 +76,7 @@ class DepthOnDemand:
     def build_model(self, cfg, from_checkpoint=False):
         """Build the model; one loaded from a checkpoint is restricted once its weights are in."""
         model = super().build_model(cfg, from_checkpoint)
-        options = self.cfg or self.args  # fairseq's older tasks keep them as args
+        options = task_options(self)
         specs = {"encoder": options.encoder_keep, "decoder": options.decoder_keep}
         named = {stack: spec for stack, spec in specs.items() if spec is not None}
         if named and not from_checkpoint:
@@ -84,6 +85,7 @@ class DepthOnDemand:
                 "to train a smaller one, `fairseq-layerdrop prune` the checkpoint first"
             )
         self.trained = None if named or from_checkpoint else _trained_plans(options, model, cfg)
+        model.trains_plans = self.trained is not None
         valid = options.valid_plans or options.train_plans
         self.plans = {} if named else parse_plans("--valid-plans", valid, depths(model))
         if from_checkpoint and "--train-plans" in sys.argv:  # not what a checkpoint's own task says
