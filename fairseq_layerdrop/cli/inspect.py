@@ -3,6 +3,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,65 +46,56 @@ def _add_learned_rates(stacks: dict[str, Any], state: dict[str, Any]) -> None:
     from fairseq_layerdrop.modules.learned import rates_of
     from fairseq_layerdrop.pruning.learned_rates import drop_scores
 
-    for stack, scores in drop_scores(
-        state, {stack: about["depth"] for stack, about in stacks.items()}
-    ).items():
+    depths = {stack: facts["depth"] for stack, facts in stacks.items()}
+    for stack, scores in drop_scores(state, depths).items():
         stacks[stack]["learned_rates"] = rates_of(scores, target=float(stacks[stack]["layerdrop"]))
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    parameters = facts["parameters"]
-    rows = [
-        (
-            "architecture",
-            f"{facts['architecture']}, task {facts['task']}, {facts['updates']} updates",
-        )
-    ]
-    for stack, about in facts["stacks"].items():
-        sizes = " or ".join(f"{n:,}" for n in sorted(set(about["parameters_per_layer"])))
-        rows.append(
-            (
-                stack,
-                f"{about['depth']} layers of {sizes} parameters; LayerDrop in training "
-                f"{about['layerdrop']}",
-            )
-        )
-        if "learned_rates" in about:
-            rows.append(
-                ("", f"rates learned: {' '.join(f'{rate:.2f}' for rate in about['learned_rates'])}")
-            )
-        if about["shared"]:
-            rows.append(("", f"that share their weights: {' | '.join(map(join, about['shared']))}"))
-        if about["layers_of_the_original"] is not None:
-            rows.append(("", f"layers {join(about['layers_of_the_original'])} of the original"))
-    if facts["trained_plans"]:
-        rows.append(("trained plans", " ".join(facts["trained_plans"])))
-    for path, length in facts["other_lists"].items():
-        rows.append(("", f"{path}: {length} layers, no stack (prune leaves them whole)"))
-    rows.append(("parameters", f"{parameters['total']:,}"))
-    rows.append(
-        (
-            "",
-            f"{parameters['layers']:,} in layers, {parameters['embeddings']:,} in embeddings and "
-            "output",
-        )
-    )
-    extras = [
-        name
-        for name, there in (("optimizer state", facts["optimizer_state"]), ("EMA", facts["ema"]))
-        if there
-    ]
-    rows.append(
-        (
-            "file",
-            f"{facts['bytes']:,} bytes, {facts['format']}, {', '.join(facts['dtypes'] + extras)}",
-        )
-    )
-    if facts["not_finite"]:
-        rows.append(("NaN or Inf", f"in {', '.join(facts['not_finite'])}"))
-    if facts["heads"]:
-        rows.append(("heads", ", ".join(facts["heads"])))
-    for step in (facts["provenance"] or {}).get("steps", []):
-        rows.append(("pruned", f"from {step['source']} by fairseq-layerdrop {step['version']}"))
-    for label, text in [*rows, ("digest", facts["digest"])]:
+    about = f"{facts['architecture']}, task {facts['task']}, {facts['updates']} updates"
+    rows = [("architecture", about)]
+    for stack, stack_facts in facts["stacks"].items():
+        rows += _stack_rows(stack, stack_facts)
+    rows += _size_rows(facts)
+    rows += _origin_rows(facts)
+    for label, text in rows:
         print(f"{label:<13} {text}".rstrip())
+
+
+def _stack_rows(stack: str, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    sizes = " or ".join(f"{n:,}" for n in sorted(set(facts["parameters_per_layer"])))
+    layers = f"{facts['depth']} layers of {sizes} parameters"
+    yield stack, f"{layers}; LayerDrop in training {facts['layerdrop']}"
+    if "learned_rates" in facts:
+        yield "", f"rates learned: {' '.join(f'{rate:.2f}' for rate in facts['learned_rates'])}"
+    if facts["shared"]:
+        yield "", f"that share their weights: {' | '.join(map(join, facts['shared']))}"
+    if facts["layers_of_the_original"] is not None:
+        yield "", f"layers {join(facts['layers_of_the_original'])} of the original"
+
+
+def _size_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Plans, parameters, and what else the file holds."""
+    if facts["trained_plans"]:
+        yield "trained plans", " ".join(facts["trained_plans"])
+    for path, length in facts["other_lists"].items():
+        yield "", f"{path}: {length} layers, no stack (prune leaves them whole)"
+    sizes = facts["parameters"]
+    yield "parameters", f"{sizes['total']:,}"
+    yield "", f"{sizes['layers']:,} in layers, {sizes['embeddings']:,} in embeddings and output"
+    contents = list(facts["dtypes"])
+    if facts["optimizer_state"]:
+        contents.append("optimizer state")
+    if facts["ema"]:
+        contents.append("EMA")
+    yield "file", f"{facts['bytes']:,} bytes, {facts['format']}, {', '.join(contents)}"
+    if facts["not_finite"]:
+        yield "NaN or Inf", f"in {', '.join(facts['not_finite'])}"
+    if facts["heads"]:
+        yield "heads", ", ".join(facts["heads"])
+
+
+def _origin_rows(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for step in (facts["provenance"] or {}).get("steps", []):
+        yield "pruned", f"from {step['source']} by fairseq-layerdrop {step['version']}"
+    yield "digest", facts["digest"]

@@ -85,41 +85,61 @@ def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any
         return found
     folder = family.folder / "training" / name
     folder.mkdir(parents=True, exist_ok=True)
-    inner, cut = start.inner(plan), folder / "start.pt"
+    cut = folder / "start.pt"
     if not cut.exists():
-        _cut(start.file, inner, cut, Calibrate(family.data, user_dir=family.user_dir))
-    opened = checkpoint.open_source(cut)
-    arguments = family.recipe.arguments(
-        opened,
-        plan,
-        data=family.data,
-        teacher=family.whole.path,
-        updates=family.updates,
-        user_dir=user_dir_for_training(folder.parent, family.user_dir),
-    )
-    seconds = train(
-        folder, arguments, progress=lambda done: family.progress(name, done, family.updates)
-    )
-    _write_stock(folder / "checkpoint_best.pt", opened, file, family)
-    loss = partial(loss_of, data=family.data, subset=family.subset, user_dir=family.user_dir)
+        on = Calibrate(family.data, user_dir=family.user_dir)
+        _cut(start.file, start.inner(plan), cut, on)
+    seconds = _train(family, plan, cut)
+    _write_stock(folder / "checkpoint_best.pt", checkpoint.open_source(cut), file, family)
     found = {
-        "file": file.name,
-        "plan": str(plan),
-        "cut_from": start.file.name,
-        "parameters": sum(parameter_sizes(opened.weights).values()),
-        "bytes": file.stat().st_size,
-        "digest": checkpoint.digest(file),
-        "updates": family.updates,
+        **_facts(family, plan, start, file=file, cut=cut),
         "seconds": round(seconds, 1),
-        "loss": {
-            "cut": loss(start.file, plan=inner),
-            "compensated": loss(cut),
-            "healed": loss(file),
-        },
         "wanted": wanted,
     }
     write_files(family.folder, {entry.name: f"{json.dumps(found, indent=1)}\n".encode()})
     return found
+
+
+def _train(family: Family, plan: PruningPlan, cut: Path) -> float:
+    """Train what was cut in a process of its own.
+
+    Returns:
+        The seconds that it took.
+    """
+    arguments = family.recipe.arguments(
+        checkpoint.open_source(cut),
+        plan,
+        data=family.data,
+        teacher=family.whole.path,
+        updates=family.updates,
+        user_dir=user_dir_for_training(cut.parent.parent, family.user_dir),
+    )
+
+    def progress(done: int) -> None:
+        family.progress(name_of(plan), done, family.updates)
+
+    return train(cut.parent, arguments, progress=progress)
+
+
+def _facts(
+    family: Family, plan: PruningPlan, start: Start, *, file: Path, cut: Path
+) -> dict[str, Any]:
+    """What the manifest says of a healed file, its losses before and after among it."""
+    loss = partial(loss_of, data=family.data, subset=family.subset, user_dir=family.user_dir)
+    return {
+        "file": file.name,
+        "plan": str(plan),
+        "cut_from": start.file.name,
+        "parameters": sum(parameter_sizes(checkpoint.open_source(file).weights).values()),
+        "bytes": file.stat().st_size,
+        "digest": checkpoint.digest(file),
+        "updates": family.updates,
+        "loss": {
+            "cut": loss(start.file, plan=start.inner(plan)),
+            "compensated": loss(cut),
+            "healed": loss(file),
+        },
+    }
 
 
 def _cut(source: Path, plan: PruningPlan, target: Path, on: Calibrate) -> None:

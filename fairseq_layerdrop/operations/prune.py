@@ -99,21 +99,15 @@ def prune(
     target, replace = Path(output), force or dry_run
     checkpoint.check_target(target, source=source, force=replace)
     copies = plan_copies(copy_dicts, target, force=replace) if copy_dicts else {}
+    cuts = {"heads_keep": heads_keep, "ffn_keep": ffn_keep, "sublayers_remove": sublayers_remove}
     on = None
     if compensate is not None:
         on = Calibrate(str(compensate), compensate_subset, compensate_tokens, device, user_dir)
-        _check_calibration(on, cuts_inside=bool(heads_keep or ffn_keep or sublayers_remove))
+        _check_calibration(on, cuts_inside=any(cuts.values()))
     full = checkpoint.open_source(source)
     with checkpoint.naming_file(source):
         chosen = choose_plan(full, plan, target_params=target_params, strategy=strategy)
-        inside = choose_widths(
-            full,
-            chosen,
-            heads_keep=heads_keep,
-            ffn_keep=ffn_keep,
-            sublayers_remove=sublayers_remove,
-            importance=importance,
-        )
+        inside = choose_widths(full, chosen, **cuts, importance=importance)
         full, compensated = fit(full, chosen, on) if on else (full, None)
         checked = check_of(full, check, user_dir=user_dir, data=copy_dicts)
         small = prune_checkpoint(
@@ -127,14 +121,10 @@ def prune(
         )
     written: dict[str, Any] = {}
     if not dry_run:
+        compare = partial(check_surgery, full.weights, plan=chosen, inside=inside.narrow)
+        narrower = inside.widths is not None
         small, found = checked.save(
-            small,
-            output,
-            chosen.kept,
-            partial(check_surgery, full.weights, plan=chosen, inside=inside.narrow),
-            inside=inside.widths is not None,
-            style=config_style,
-            force=force,
+            *(small, output, chosen.kept, compare), inside=narrower, style=config_style, force=force
         )
         copy(copies)
         written = {
@@ -143,7 +133,7 @@ def prune(
             "dictionaries": [str(copied) for copied in copies.values()],
         }
     about = notes(
-        full, small, chosen, target, style=config_style, copies_dictionaries=bool(copy_dicts)
+        *(full, small, chosen, target), style=config_style, copies_dictionaries=bool(copy_dicts)
     )
     return {
         "input": str(source),
