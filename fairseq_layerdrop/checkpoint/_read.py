@@ -131,7 +131,7 @@ def _explain(path: Path, names: list[str]) -> str:
     strange = foreign(names)
     if strange:
         return (
-            f"{path} is refused: loading it would run {', '.join(strange)}, which is no plain "
+            f"{path} is refused: loading it would run {', '.join(strange)}, which is not plain "
             "data; nothing was run"
         )
     if is_zip(path) and not _is_whole(path):

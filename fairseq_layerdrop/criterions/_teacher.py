@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Teacher:
     """A model that says what others should have said; it is loaded when it is first asked.
 
-    It is no module of the criterion's, so that it is in no checkpoint, no optimizer, no average of
+    It is not a module of the criterion, so that it is in no checkpoint, no optimizer, no average of
     weights and no data-parallel wrapper. A criterion that only evaluates never loads it.
 
     Args:

@@ -118,7 +118,7 @@ class Compensator:
         """Refit what can be refitted; of a plan that it was called for before, the same again.
 
         Raises:
-            ValueError: if the plan removes nothing, or an activation or loss is no number.
+            ValueError: if the plan removes nothing, or an activation or loss is not a number.
         """
         if plan not in self._found:
             self._found[plan] = self._compensate(plan)
@@ -156,7 +156,7 @@ class Compensator:
             weights: what was refitted before it.
 
         Raises:
-            ValueError: if an activation is no number.
+            ValueError: if an activation is not a number.
         """
         reason = self._obstacle(gap)
         if reason:

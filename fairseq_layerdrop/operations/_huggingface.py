@@ -79,7 +79,7 @@ def _lines(path: str | None) -> list[str] | None:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"text=: {path} is no text in UTF-8") from None
+        raise ValueError(f"text=: {path} is not text in UTF-8") from None
     return [line for line in text.split("\n") if line.strip()]
 
 

@@ -315,7 +315,7 @@ def write_as(zipped: bool, path: Path, **changes: Any) -> Path:
 
 
 def objects(value: Any) -> Iterator[Any]:
-    """Everything in nested containers that is no plain data."""
+    """Everything in nested containers that is not plain data."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, dict):
@@ -529,7 +529,7 @@ def test_what_is_evil_is_refused_among_objects_that_are_not_and_named_alone(
         load(path)
     name = f"{os.system.__module__}.system"
     assert str(error.value) == (
-        f"{path} is refused: loading it would run {name}, which is no plain data; nothing was run"
+        f"{path} is refused: loading it would run {name}, which is not plain data; nothing was run"
     )
     assert not (tmp_path / "marker").exists()
 

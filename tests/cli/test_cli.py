@@ -776,7 +776,7 @@ BAD_PLANS: dict[str, tuple[list[str], str]] = {
     "unknown flag": (["--encoder-layers-to-keep", "0"], "--encoder-layers-to-keep"),
     "unknown style": (["--config-style", "yaml"], "plain"),
     "no value": (["--encoder-keep"], "--encoder-keep"),
-    "a target that is no number": (
+    "a target that is not a number": (
         ["--target-params", "half"],
         "is like 30M, 1.2B, 800k or 30000000, got 'half'",
     ),

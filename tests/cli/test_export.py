@@ -468,7 +468,7 @@ def test_the_config_is_stock_and_plain_json(data: Path, trained: Run, tmp_path: 
     out = export(trained.last, data, tmp_path / "out", "--to", "safetensors")
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     config = json.loads((out / "config.json").read_text(), parse_constant=refuse)
     assert (config["architecture"], config["model"]["decoder_layers"]) == ("transformer", 4)

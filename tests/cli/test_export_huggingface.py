@@ -156,7 +156,7 @@ def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--head", "mnli"], "--head mnli: only a RoBERTa has heads"),
         (["--text", "FILE"], "--text goes with a tokenizer's files"),
-        (["--sentencepiece", "FILE"], "FILE is no sentencepiece model"),
+        (["--sentencepiece", "FILE"], "FILE is not a sentencepiece model"),
         (["--sentencepiece", "nowhere"], "there is no file nowhere"),
         (["--bpe-codes", "FILE"], "holds no codes of subword-nmt"),
         (["--sentencepiece", "FILE", "--bpe-codes", "FILE"], "only one of --sentencepiece"),

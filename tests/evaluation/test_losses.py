@@ -230,7 +230,7 @@ class _Once:
         return self.criterion(lambda _: output, sample, reduce)
 
 
-# What is no number
+# What is not a number
 
 
 def test_weights_that_are_no_numbers_are_refused_with_the_layers(translation: Subject) -> None:

@@ -139,8 +139,8 @@ def test_subword_nmt_with_moses_gives_fairseq_s_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "content", "words"),
     [
-        ({"sentencepiece": "spm"}, b"no model", "is no sentencepiece model"),
-        ({"gpt2_bpe": "encoder"}, b"[]", "is no encoder.json"),
+        ({"sentencepiece": "spm"}, b"no model", "is not a sentencepiece model"),
+        ({"gpt2_bpe": "encoder"}, b"[]", "is not an encoder.json"),
         ({"bpe_codes": "codes"}, b"a b\n", "no codes of subword-nmt"),
     ],
 )

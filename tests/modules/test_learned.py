@@ -153,7 +153,7 @@ def test_half_precision_is_observed_in_single() -> None:
     assert gate.activation.item() == 1.00048828125
     gate.half().observe(
         0, torch.full((40_000, 1, 1), 60_000.0).half(), momentum=1.0
-    )  # whose sum is no half
+    )  # whose sum is not a half
     assert gate.activation.item() == 60_000
     assert gate.rates().dtype == torch.float64
 

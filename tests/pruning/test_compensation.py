@@ -16,7 +16,7 @@ def plan(text: str) -> PruningPlan:
 
 
 def regression(inputs: Tensor, missing: Tensor, parts: int = 1) -> Regression:
-    """The sums over some tokens, which come in so many parts."""
+    """The sums over some tokens, which come in ``parts`` parts."""
     sums = Regression(inputs.shape[1], missing.shape[1])
     for some, lacking in zip(inputs.chunk(parts), missing.chunk(parts), strict=True):
         sums.add(some, lacking)

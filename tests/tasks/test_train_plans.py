@@ -58,7 +58,7 @@ def assert_close(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
 
 
 def label_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Label-smoothed cross-entropy, 0.1, summed over what is no padding."""
+    """Label-smoothed cross-entropy, 0.1, summed over what is not padding."""
     log_probs = logits.log_softmax(-1).flatten(0, 1)[target.flatten() != PAD]
     labels = target[target != PAD]
     share = 0.1 / (logits.shape[-1] - 1)

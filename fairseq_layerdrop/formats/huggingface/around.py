@@ -10,7 +10,7 @@ from fairseq.tasks.denoising import DenoisingTask
 from fairseq_layerdrop.compatibility import task_options
 from fairseq_layerdrop.formats.huggingface.source import Source
 
-_PROBE = 4  # the first word of a dictionary that is no special one
+_PROBE = 4  # the first word of a dictionary that is not a special one
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ def _read_numbers(path: Path) -> dict[str, int]:
     try:
         numbers = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"gpt2_bpe=: {path} is no encoder.json: {error}") from None
+        raise ValueError(f"gpt2_bpe=: {path} is not an encoder.json: {error}") from None
     if not isinstance(numbers, dict) or not all(isinstance(n, int) for n in numbers.values()):
-        raise ValueError(f"gpt2_bpe=: {path} is no encoder.json: it must name a number a piece")
+        raise ValueError(f"gpt2_bpe=: {path} is not an encoder.json: it must name a number a piece")
     return numbers
 
 
@@ -58,8 +58,8 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"gpt2_bpe=: {path} is no vocab.bpe: {error}") from None
+        raise ValueError(f"gpt2_bpe=: {path} is not a vocab.bpe: {error}") from None
     pairs = [line.split() for line in lines if not line.startswith("#version") and line.strip()]
     if wrong := next((pair for pair in pairs if len(pair) != 2), None):
-        raise ValueError(f"gpt2_bpe=: {path} is no vocab.bpe: a line has {len(wrong)} pieces")
+        raise ValueError(f"gpt2_bpe=: {path} is not a vocab.bpe: a line has {len(wrong)} pieces")
     return [(left, right) for left, right in pairs]

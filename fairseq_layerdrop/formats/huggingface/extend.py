@@ -23,7 +23,7 @@ _NEVER = -1e4  # added to a logit: a probability of 0 in any precision
 
 
 def extend(target: Target, spare: int, unk: int) -> Target:
-    """The same model with so many more ids.
+    """The same model with ``spare`` more ids.
 
     Args:
         target: the model.

@@ -20,7 +20,7 @@ class Sentence:
 
 
 def made_up(words: int, count: int = SENTENCES, longest: int = 12) -> list[Sentence]:
-    """Sentences of ids drawn from a dictionary of so many words, of many lengths."""
+    """Sentences of ids drawn from a dictionary of ``words`` words, of many lengths."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(length: int) -> list[int]:

@@ -34,7 +34,7 @@ def read(path: Path) -> Any:
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
-        raise ValueError(f"sentencepiece=: {path} is no sentencepiece model") from None
+        raise ValueError(f"sentencepiece=: {path} is not a sentencepiece model") from None
     if proto.trainer_spec.model_type not in (_UNIGRAM, _BPE):
         raise ValueError(f"sentencepiece=: {path} is neither a Unigram nor a BPE model")
     return proto
