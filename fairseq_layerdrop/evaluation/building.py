@@ -3,7 +3,8 @@
 
 fairseq reads nothing itself: files that it opens on the way (``w2v_path``) are read by
 :mod:`~fairseq_layerdrop.checkpoint`, and options that it hands to ``eval`` must be numbers. Where
-the dictionaries of the model's data are not there, made-up ones of the right size take their place.
+the dictionaries of the model's data are not there, made-up ones of the right size take their place;
+so do made-up languages where only the names of these files would tell them.
 """
 
 import ast
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from fairseq import checkpoint_utils
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
 from fairseq_layerdrop.checkpoint import reading_for_fairseq
@@ -62,6 +63,7 @@ def build(content: Mapping[str, Any], name: str, *, data: str | None = None) -> 
     with (
         reading_for_fairseq({name: dict(content)}),
         _dictionaries(content["model"]) as words,
+        _languages(),
         redirect_stdout(StringIO()),  # some of fairseq's models print themselves
     ):
         for _ in range(3):
@@ -147,3 +149,16 @@ def _dictionaries(state: Mapping[str, Tensor]) -> Iterator[_Words]:
 
     with mock.patch.object(Dictionary, "add_from_file", add_from_file):
         yield words
+
+
+@contextmanager
+def _languages() -> Iterator[None]:
+    """A scope in which a pair of languages that no file tells is made up."""
+    infer = data_utils.infer_language_pair
+
+    def infer_language_pair(path: str) -> tuple[str, str]:
+        pair = infer(path) if os.path.isdir(path) else (None, None)
+        return ("source", "target") if pair == (None, None) else pair
+
+    with mock.patch.object(data_utils, "infer_language_pair", infer_language_pair):
+        yield

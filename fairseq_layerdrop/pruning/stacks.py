@@ -34,6 +34,8 @@ _PATH = re.compile(
 )
 _LAYER_KEY = re.compile(rf"({_PATH.pattern})\.(\d+)\.(.+)")
 _LIST_KEY = re.compile(r"((?:[^.\d][^.]*\.)*[^.\d][^.]*)\.(\d+)\.(.+)")
+_BANDS = re.compile(r"(.*\.)?(embed_tokens\.embeddings|adaptive_softmax\.tail)")
+"""Lists of an adaptive embedding or softmax: an entry a band of words, no layers."""
 _DECODER = re.compile(r"(.*\.)?decoder\.\w*layers|.*\.decoder_fft_layers")
 
 
@@ -130,7 +132,7 @@ def other_lists(state: Iterable[str]) -> dict[str, int]:
     found: dict[str, dict[int, set[str]]] = {}
     for key in state:
         match = None if locate(key) else _LIST_KEY.fullmatch(key)
-        if match:
+        if match and not _BANDS.fullmatch(match[1]):
             found.setdefault(match[1], {}).setdefault(int(match[2]), set()).add(match[3])
     return {path: len(entries) for path, entries in found.items() if _is_list(entries)}
 

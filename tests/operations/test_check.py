@@ -90,9 +90,16 @@ def test_it_is_loaded_if_that_is_asked_for(plain: Path, tmp_path: Path) -> None:
     assert facts["check"] == "loaded by fairseq, outputs equal"
 
 
-def test_the_data_need_not_be_there(plain: Path, tmp_path: Path) -> None:
-    content = load(plain)
-    content["cfg"]["task"]["data"] = "/somewhere/else"
+@pytest.mark.parametrize("languages", [("src", "tgt"), (None, None)], ids=["named", "inferred"])
+@pytest.mark.parametrize("empty", [False, True], ids=["no folder", "an empty one"])
+def test_the_data_need_not_be_there(
+    plain: Path, tmp_path: Path, languages: tuple[str | None, str | None], empty: bool
+) -> None:
+    content, data = load(plain), tmp_path / "data"
+    if empty:
+        data.mkdir()
+    source, target = languages
+    content["cfg"]["task"] |= {"data": str(data), "source_lang": source, "target_lang": target}
     save(content, tmp_path / "moved.pt")
     facts = prune(tmp_path / "moved.pt", tmp_path / "small.pt", "0,3/0,2", check="load")
     assert facts["check"] == "loaded by fairseq, outputs equal"

@@ -259,6 +259,8 @@ def test_a_model_without_stacks_is_refused(state: dict[str, Any]) -> None:
         (["head.0.weight", "head.1.weight", "head.1.bias"], {}),  # of two kinds
         (["encoder.adaptor.layers.0.layers.0.w", "encoder.adaptor.layers.0.layers.1.w"], {}),
         (["encoder.layers.0.experts.layers.0.w", "encoder.layers.0.experts.layers.1.w"], {}),
+        ([f"decoder.embed_tokens.embeddings.{i}.0.weight" for i in range(3)], {}),
+        ([f"decoder.adaptive_softmax.tail.{i}.2.weight" for i in range(2)], {}),
         (
             [
                 "encoder.layers_norm.5.weight",
