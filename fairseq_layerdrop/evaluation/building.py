@@ -157,8 +157,11 @@ def _languages() -> Iterator[None]:
     infer = data_utils.infer_language_pair
 
     def infer_language_pair(path: str) -> tuple[str, str]:
-        pair = infer(path) if os.path.isdir(path) else (None, None)
-        return ("source", "target") if pair == (None, None) else pair
+        if os.path.isdir(path):
+            source, target = infer(path)
+            if source:
+                return source, target
+        return "source", "target"
 
     with mock.patch.object(data_utils, "infer_language_pair", infer_language_pair):
         yield
