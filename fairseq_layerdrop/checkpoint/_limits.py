@@ -81,12 +81,8 @@ def _parts(value: Any) -> Collection[Any]:
         return value
     if isinstance(value, argparse.Namespace):
         return vars(value).values()
-    if isinstance(value, StandIn):
-        return (
-            [value.state[held] for held in HOLDING if held in value.state]
-            if isinstance(value.state, dict)
-            else ()
-        )
+    if isinstance(value, StandIn) and isinstance(value.state, dict):
+        return [value.state[held] for held in HOLDING if held in value.state]
     return ()
 
 

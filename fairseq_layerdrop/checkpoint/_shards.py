@@ -58,14 +58,15 @@ def check_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
 def only_parts(path: Path) -> str:
     """What to add where a model is not there as a whole, but in parts: their names."""
     names = sorted(item.name for item in path.parent.iterdir()) if path.parent.is_dir() else []
-    parts = [
-        name for name in names if (found := _NAMES.fullmatch(name)) and found["whole"] == path.stem
-    ]
-    return (
-        f", only parts of that model ({', '.join(parts)}), which are refused: a whole one is needed"
-        if parts
-        else ""
-    )
+    parts = []
+    for name in names:
+        found = _NAMES.fullmatch(name)
+        if found and found["whole"] == path.stem:
+            parts.append(name)
+    if not parts:
+        return ""
+    named = ", ".join(parts)
+    return f", only parts of that model ({named}), which are refused: a whole one is needed"
 
 
 def _sections(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:

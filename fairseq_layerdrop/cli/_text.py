@@ -14,12 +14,11 @@ def join(indices: Iterable[int]) -> str:
 
 def keep_flags(kept: Mapping[str, Iterable[int]]) -> str:
     """The flags that keep these layers: ``--encoder-keep 0,2 --keep encoder.adaptor.layers=1``."""
-    return " ".join(
-        f"--{stack}-keep {join(layers)}"
-        if stack in ("encoder", "decoder")
-        else f"--keep {stack}={join(layers)}"
-        for stack, layers in kept.items()
-    )
+    flags = []
+    for stack, layers in kept.items():
+        flag = f"--{stack}-keep " if stack in ("encoder", "decoder") else f"--keep {stack}="
+        flags.append(f"{flag}{join(layers)}")
+    return " ".join(flags)
 
 
 def as_flags(message: str, args: Namespace) -> str:
@@ -30,9 +29,10 @@ def as_flags(message: str, args: Namespace) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found.groups()
-        known = name in vars(args)
+        if name not in vars(args):
+            return found[0]
         text = f"--{name.replace('_', '-')}"
-        return (text if value == "True" else f"{text} {value}".rstrip()) if known else found[0]
+        return text if value == "True" else f"{text} {value}".rstrip()
 
     return re.sub(r"\b([a-z_]+)=(\w*)", flag, message)
 

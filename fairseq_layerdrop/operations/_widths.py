@@ -60,14 +60,15 @@ def choose_widths(
         if not place or place.layer in kept.get(place.stack, range(place.layer + 1)):
             left[key] = tensor
     paths = {at.stack: at.path for at in map(locate, left) if at}
+    without: frozenset[str] = frozenset()
+    if sublayers_remove:
+        without = widths.parse_sublayers(sublayers_remove, paths)
     chosen = widths.choose(
         left,
         dims,
         heads=heads_keep,
         ffn=ffn_keep,
-        without=widths.parse_sublayers(sublayers_remove, paths)
-        if sublayers_remove
-        else frozenset(),
+        without=without,
         scores=_scores(importance, source.digest) if importance else None,
     )
     before = widths.shapes(left, dims)

@@ -33,6 +33,7 @@ def describe(source: Source) -> dict[str, Any]:
     provenance = extra.get("layerdrop")
     shared = chunks(state)
     rates = provenance["rates"] if provenance else training_rates(source.options)
+    origin = _origin(provenance) if provenance else {}
     return {
         "architecture": architecture(source.options),
         "task": _name(checkpoint["cfg"].get("task")),
@@ -44,9 +45,7 @@ def describe(source: Source) -> dict[str, Any]:
                 "parameters_per_layer": [_in_layer(sizes, stack, i) for i in range(depth)],
                 "layerdrop": rates.get(stack),
                 "shared": shared.get(stack, []),
-                "layers_of_the_original": origin[stack]
-                if (origin := _origin(provenance))
-                else None,
+                "layers_of_the_original": origin.get(stack),
             }
             for stack, depth in source.depths.items()
         },
@@ -111,10 +110,8 @@ def _name(section: Any) -> str | None:
     return section.get("_name") or section.get("task") if isinstance(section, dict) else section
 
 
-def _origin(provenance: Mapping[str, Any] | None) -> dict[str, list[int]] | None:
+def _origin(provenance: Mapping[str, Any]) -> dict[str, list[int]]:
     """The original's indices of the layers that are left, through every pruning there was."""
-    if not provenance:
-        return None
     plans = [PruningPlan.from_json(step["plan"]) for step in provenance["steps"]]
     whole = plans[0]
     for plan in plans[1:]:

@@ -59,9 +59,7 @@ class LayerSelection:
         >>> LayerSelection.parse("0-2,5", depth=6).kept
         (0, 1, 2, 5)
         """
-        text = (
-            spec if isinstance(spec, str) else str(spec) if isinstance(spec, int) else _join(spec)
-        )
+        text = str(spec) if isinstance(spec, (str, int)) else _join(spec)
         text = text.strip().strip("[]()").strip()
         if text == "all":
             return cls(depth, tuple(range(depth)))

@@ -80,12 +80,9 @@ def _verdicts(plans: Sequence[Row]) -> list[str]:
     sentences = []
     for curve, rows in by_curve(plans).items():
         if any("p_holm" in row for row in rows):
-            row = smallest_not_worse(rows)
-            found = (
-                f"{row.get('plan', 'plan unnamed')}, {depth_label(row)} layers"
-                if row
-                else "none of those tested"
-            )
+            found = "none of those tested"
+            if row := smallest_not_worse(rows):
+                found = f"{row.get('plan', 'plan unnamed')}, {depth_label(row)} layers"
             rule = f"(Holm-corrected, {SIGNIFICANT})"
             sentences.append(
                 f"{curve}: smallest depth not significantly worse than the full model {rule}: "
