@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="updates a point, as a share of the whole model's (default: 0.25)",
     )
     parser.add_argument(
-        "--max-update", metavar="N", type=int, help="updates a point, as a number instead"
+        "--max-update", metavar="N", type=int, help="N updates a point instead of a share"
     )
     parser.add_argument(
         "--from-whole",

@@ -122,9 +122,14 @@ def prune(
     written: dict[str, Any] = {}
     if not dry_run:
         compare = partial(check_surgery, full.weights, plan=chosen, inside=inside.narrow)
-        narrower = inside.widths is not None
         small, found = checked.save(
-            *(small, output, chosen.kept, compare), inside=narrower, style=config_style, force=force
+            small,
+            output,
+            chosen.kept,
+            compare,
+            inside=inside.widths is not None,
+            style=config_style,
+            force=force,
         )
         copy(copies)
         written = {
@@ -133,7 +138,7 @@ def prune(
             "dictionaries": [str(copied) for copied in copies.values()],
         }
     about = notes(
-        *(full, small, chosen, target), style=config_style, copies_dictionaries=bool(copy_dicts)
+        full, small, chosen, target, style=config_style, copies_dictionaries=bool(copy_dicts)
     )
     return {
         "input": str(source),

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Text in GPT-2's byte-level BPE, then fairseq's binary form (as fairseq's RoBERTa example).
-# DATA holds train.txt and valid.txt, an empty line between documents. The paper's text cannot be downloaded: BooksCorpus,
-# Wikipedia's dumps, OpenWebText, CC-News and Stories are yours to collect. To try the recipe: wikitext-103-raw-v1.zip
+# DATA holds train.txt and valid.txt, an empty line between documents. The paper's text is yours to collect: BooksCorpus,
+# Wikipedia's dumps, OpenWebText, CC-News and Stories. To try the recipe: wikitext-103-raw-v1.zip
 # of https://s3.amazonaws.com/research.metamind.io/wikitext/.
 #   scripts/roberta/1_prepare.sh DATA [WORK]
 set -euo pipefail
