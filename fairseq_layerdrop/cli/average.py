@@ -103,11 +103,8 @@ def _inputs(args: Namespace) -> list[Path]:
 def _print_facts(facts: dict[str, Any]) -> None:
     for path in facts["inputs"]:
         print(f"input: {path}")
-    before, after = (", ".join(dtypes) for dtypes in facts["dtypes"])
-    print(
-        f"parameters: {facts['parameters']:,}, "
-        f"{before if before == after else f'{before} -> {after}'}"
-    )
+    dtypes = " -> ".join(dict.fromkeys(", ".join(names) for names in facts["dtypes"]))
+    print(f"parameters: {facts['parameters']:,}, {dtypes}")
     print(f"bytes: {facts['bytes']:,}")
     print(
         f"left out: {', '.join(facts['left_out']) or 'nothing'}; all else but the weights is that "

@@ -88,13 +88,7 @@ def leave_one_out(
 def _random_subsets(
     subject: Subject, samples: Sequence[Any], seed: int, progress: Progress
 ) -> Iterator[Row]:
-    draw = random.Random(seed)
-    drawn: dict[tuple[str, int], list[PruningPlan]] = {}
-    for stack, depth in subject.depths.items():
-        for i in range(depth if depth > 1 else 0):
-            others = [j for j in range(depth) if j != i]
-            subsets = [draw.sample(others, depth // 2) for _ in range(SUBSETS)]
-            drawn[stack, i] = [_with(subject, stack, kept) for kept in subsets]
+    drawn = _draw_subsets(subject, random.Random(seed))
     plans = list(dict.fromkeys([subject.whole, *itertools.chain(*drawn.values())]))
     found = score_losses(subject.loaded, samples, [plan.kept for plan in plans], progress=progress)
     losses = dict(zip(plans, found, strict=True))
@@ -106,6 +100,19 @@ def _random_subsets(
             "value": statistics.fmean(rises),
             "error": statistics.stdev(rises) / math.sqrt(SUBSETS),
         }
+
+
+def _draw_subsets(
+    subject: Subject, draw: random.Random
+) -> dict[tuple[str, int], list[PruningPlan]]:
+    """For each layer, plans of half of its stack without it."""
+    drawn = {}
+    for stack, depth in subject.depths.items():
+        for i in range(depth if depth > 1 else 0):
+            others = [j for j in range(depth) if j != i]
+            subsets = [draw.sample(others, depth // 2) for _ in range(SUBSETS)]
+            drawn[stack, i] = [_with(subject, stack, kept) for kept in subsets]
+    return drawn
 
 
 @torch.no_grad()

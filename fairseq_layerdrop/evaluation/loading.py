@@ -56,15 +56,32 @@ def load(
     Raises:
         ValueError: if fairseq cannot read the file, or there is no such device, with what to do.
     """
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device= must be cpu or cuda, got {device!r}")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device={device} needs a CUDA device, got none; leave it out")
+    _check_device(device)
     if threads:
         torch.set_num_threads(threads)
     fairseq_layerdrop.register()
     if user_dir:
         import_plugin(user_dir)
+    model, cfg, task = _build(path, data)
+    _resolve(task.cfg)
+    if not hasattr(task, "args"):
+        task.args = task.cfg  # fairseq's translation_from_pretrained_bart still reads it there
+    model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
+    model.requires_grad_(False).eval()
+    with saying(f"{path}: fairseq cannot build its criterion"):
+        criterion = task.build_criterion(_of_criterion(cfg.criterion))
+    return Loaded(model.to(device), task, criterion, torch.device(device))
+
+
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device= must be cpu or cuda, got {device!r}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device={device} needs a CUDA device, got none; leave it out")
+
+
+def _build(path: str, data: str) -> tuple[Any, Any, Any]:
+    """The model, the configuration and the task, by fairseq."""
     overrides = {"data": data, "eval_bleu": False}
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
@@ -88,14 +105,7 @@ def load(
             ) from None
         with saying(f"{path}: fairseq cannot load it with {data}"):
             raise
-    _resolve(task.cfg)
-    if not hasattr(task, "args"):
-        task.args = task.cfg  # fairseq's translation_from_pretrained_bart still reads it there
-    model.make_generation_fast_(need_attn=False)  # as fairseq-generate and fairseq-eval-lm do
-    model.requires_grad_(False).eval()
-    with saying(f"{path}: fairseq cannot build its criterion"):
-        criterion = task.build_criterion(_of_criterion(cfg.criterion))
-    return Loaded(model.to(device), task, criterion, torch.device(device))
+    return model, cfg, task
 
 
 def _of_criterion(options: Any) -> Any:

@@ -58,6 +58,26 @@ def check_rates(cfg: Any, depths: Mapping[str, int]) -> None:
     Raises:
         ValueError: one message that names every flag that is out of range.
     """
+    errors = _wrong_choices(cfg)
+    for stack, depth in depths.items() if not errors else ():
+        try:
+            stack_rates(cfg, stack, depth)
+        except ValueError as error:
+            errors.append(f"--{stack}-layerdrop: {error}")
+    for flag in ("sublayerdrop", "headdrop", "ffndrop", "weightdrop"):
+        if not 0 <= cfg[flag] <= 1:
+            errors.append(f"--{flag}: a drop rate must lie in [0, 1], got {cfg[flag]}")
+    if cfg.ffndrop_blocks < 1:
+        errors.append(f"--ffndrop-blocks: must be at least 1, got {cfg.ffndrop_blocks}")
+    for flag in ("layerdrop_min_layers", "layerdrop_warmup_updates"):
+        if cfg[flag] < 0:
+            errors.append(f"--{flag.replace('_', '-')}: must not be negative, got {cfg[flag]}")
+    if errors:
+        raise ValueError("; ".join(errors))
+
+
+def _wrong_choices(cfg: Any) -> list[str]:
+    """What is wrong with the choices on which the rates depend."""
     errors = []
     if cfg.layerdrop_schedule not in SCHEDULES:
         errors.append(
@@ -80,21 +100,7 @@ def check_rates(cfg: Any, depths: Mapping[str, int]) -> None:
         )
     if cfg.share_layers < 1:
         errors.append(f"--share-layers: must be at least 1, got {cfg.share_layers}")
-    for stack, depth in depths.items() if not errors else ():
-        try:
-            stack_rates(cfg, stack, depth)
-        except ValueError as error:
-            errors.append(f"--{stack}-layerdrop: {error}")
-    for flag in ("sublayerdrop", "headdrop", "ffndrop", "weightdrop"):
-        if not 0 <= cfg[flag] <= 1:
-            errors.append(f"--{flag}: a drop rate must lie in [0, 1], got {cfg[flag]}")
-    if cfg.ffndrop_blocks < 1:
-        errors.append(f"--ffndrop-blocks: must be at least 1, got {cfg.ffndrop_blocks}")
-    for flag in ("layerdrop_min_layers", "layerdrop_warmup_updates"):
-        if cfg[flag] < 0:
-            errors.append(f"--{flag.replace('_', '-')}: must not be negative, got {cfg[flag]}")
-    if errors:
-        raise ValueError("; ".join(errors))
+    return errors
 
 
 def several_processes() -> bool:

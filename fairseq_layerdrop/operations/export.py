@@ -12,6 +12,7 @@ from fairseq_layerdrop.operations._choices import TARGETS, check_choice
 from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
 from fairseq_layerdrop.operations.prune import check_of
 from fairseq_layerdrop.pruning.plan import PruningPlan
+from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.surgery import check_surgery, prune_checkpoint
 
 FileName = str | os.PathLike[str]
@@ -86,11 +87,8 @@ def export(
     if to == "safetensors":  # the other forms look for those that their model needs
         plan_copies(data, Path(output) / "model", force=True, of="DATA")
     full = checkpoint.open_source(source)
-    whole = PruningPlan.from_specs({}, full.depths)
-    with checkpoint.naming_file(source):
-        stock = prune_checkpoint(full, whole, version=__version__, style="plain")
-        check_surgery(full.weights, stock["model"], whole)
-    found = check_of(full, check, user_dir=user_dir, data=data).verify(stock, whole.kept)
+    stock, plan = _stock_form(full)
+    found = check_of(full, check, user_dir=user_dir, data=data).verify(stock, plan.kept)
     with checkpoint.naming_file(source):
         job = _Job(stock, str(data), str(output), quantization, fixed_dictionary, wishes)
         write = _TARGETS[to](job)
@@ -105,6 +103,15 @@ def export(
         **_written(Path(source), Path(output)),
         "check": found,
     }
+
+
+def _stock_form(full: Source) -> tuple[dict[str, Any], PruningPlan]:
+    """The whole model as stock fairseq has it, and the plan that keeps all of it."""
+    whole = PruningPlan.from_specs({}, full.depths)
+    with checkpoint.naming_file(full.path):
+        stock = prune_checkpoint(full, whole, version=__version__, style="plain")
+        check_surgery(full.weights, stock["model"], whole)
+    return stock, whole
 
 
 def _written(source: Path, output: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ fairseq is imported only where the check needs it.
 """
 
 import os
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fairseq_layerdrop.operations._dictionaries import copy, plan_copies
 from fairseq_layerdrop.operations._facts import notes, training_flags
 from fairseq_layerdrop.operations._plan import Plan, choose_plan
 from fairseq_layerdrop.operations._pretraining import with_pretraining
-from fairseq_layerdrop.operations._widths import choose_widths
+from fairseq_layerdrop.operations._widths import WidthChoice, choose_widths
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
@@ -96,9 +97,9 @@ def prune(
     Whatever is raised, nothing is written.
     """
     check_choice("config_style", config_style, CONFIG_STYLES)
-    target, replace = Path(output), force or dry_run
-    checkpoint.check_target(target, source=source, force=replace)
-    copies = plan_copies(copy_dicts, target, force=replace) if copy_dicts else {}
+    target, may_replace = Path(output), force or dry_run
+    checkpoint.check_target(target, source=source, force=may_replace)
+    copies = plan_copies(copy_dicts, target, force=may_replace) if copy_dicts else {}
     cuts = {"heads_keep": heads_keep, "ffn_keep": ffn_keep, "sublayers_remove": sublayers_remove}
     on = None
     if compensate is not None:
@@ -108,48 +109,46 @@ def prune(
     with checkpoint.naming_file(source):
         chosen = choose_plan(full, plan, target_params=target_params, strategy=strategy)
         inside = choose_widths(full, chosen, **cuts, importance=importance)
-        full, compensated = fit(full, chosen, on) if on else (full, None)
-        checked = check_of(full, check, user_dir=user_dir, data=copy_dicts)
-        small = prune_checkpoint(
-            with_pretraining(full, chosen),
-            chosen,
-            version=__version__,
-            style=config_style,
-            keep_optimizer=keep_optimizer,
-            widths=inside.widths,
-            compensated=compensated,
-        )
+        cut = _cut(full, chosen, inside, on, style=config_style, keep_optimizer=keep_optimizer)
+        checked = check_of(cut.full, check, user_dir=user_dir, data=copy_dicts)
     written: dict[str, Any] = {}
     if not dry_run:
-        compare = partial(check_surgery, full.weights, plan=chosen, inside=inside.narrow)
-        small, found = checked.save(
-            small,
-            output,
-            chosen.kept,
-            compare,
-            inside=inside.widths is not None,
-            style=config_style,
-            force=force,
-        )
+        cut, found = _write(cut, checked, output, style=config_style, force=force)
         copy(copies)
         written = {
             "check": found,
             "bytes": [Path(source).stat().st_size, target.stat().st_size],
             "dictionaries": [str(copied) for copied in copies.values()],
         }
-    about = notes(
-        full, small, chosen, target, style=config_style, copies_dictionaries=bool(copy_dicts)
+    said = notes(
+        cut.full,
+        cut.small,
+        chosen,
+        target,
+        style=config_style,
+        copies_dictionaries=bool(copy_dicts),
     )
     return {
         "input": str(source),
         "output": None if dry_run else str(output),
-        **_sizes(full, small, chosen),
-        "training_flags": training_flags(small, output, with_optimizer=keep_optimizer),
-        "notes": list(about),
+        **_sizes(cut),
+        "training_flags": training_flags(cut.small, output, with_optimizer=keep_optimizer),
+        "notes": list(said),
         "inside": inside.facts,
-        "compensated": compensated,
+        "compensated": cut.compensated,
         **written,
     }
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A sub-network, and what it was cut from."""
+
+    full: Source  # with the compensated weights
+    plan: PruningPlan
+    inside: WidthChoice
+    small: dict[str, Any]
+    compensated: dict[str, Any] | None
 
 
 def _check_calibration(on: Calibrate, *, cuts_inside: bool) -> None:
@@ -161,12 +160,59 @@ def _check_calibration(on: Calibrate, *, cuts_inside: bool) -> None:
         )
 
 
-def _sizes(full: Source, small: dict[str, Any], plan: PruningPlan) -> dict[str, Any]:
+def _cut(
+    full: Source,
+    plan: PruningPlan,
+    inside: WidthChoice,
+    calibrate_on: Calibrate | None,
+    *,
+    style: str | None,
+    keep_optimizer: bool,
+) -> _Cut:
+    compensated = None
+    if calibrate_on:
+        full, compensated = fit(full, plan, calibrate_on)
+    small = prune_checkpoint(
+        with_pretraining(full, plan),
+        plan,
+        version=__version__,
+        style=style,
+        keep_optimizer=keep_optimizer,
+        widths=inside.widths,
+        compensated=compensated,
+    )
+    return _Cut(full, plan, inside, small, compensated)
+
+
+def _write(
+    cut: _Cut,
+    checked: Check,
+    output: str | os.PathLike[str],
+    *,
+    style: str | None,
+    force: bool,
+) -> tuple[_Cut, str]:
+    """Write it; return it as it was written, and what its check found, in words."""
+    small, found = checked.save(
+        cut.small,
+        output,
+        cut.plan.kept,
+        partial(check_surgery, cut.full.weights, plan=cut.plan, inside=cut.inside.narrow),
+        inside=cut.inside.widths is not None,
+        style=style,
+        force=force,
+    )
+    return replace(cut, small=small), found
+
+
+def _sizes(cut: _Cut) -> dict[str, Any]:
     """The layers that stay and go, and the parameters before and after."""
     stacks = {}
-    for stack, selection in plan.selections.items():
+    for stack, selection in cut.plan.selections.items():
         stacks[stack] = {"kept": list(selection.kept), "removed": list(selection.removed)}
-    before, after = (sum(parameter_sizes(s).values()) for s in (full.state, small["model"]))
+    before, after = (
+        sum(parameter_sizes(state).values()) for state in (cut.full.state, cut.small["model"])
+    )
     return {"stacks": stacks, "parameters": [before, after]}
 
 

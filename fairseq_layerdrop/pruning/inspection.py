@@ -31,24 +31,12 @@ def describe(source: Source) -> dict[str, Any]:
     sizes = parameter_sizes(state)
     extra = checkpoint.get("extra_state") or {}
     provenance = extra.get("layerdrop")
-    shared = chunks(state)
-    rates = provenance["rates"] if provenance else training_rates(source.options)
-    origin = _origin(provenance) if provenance else {}
     return {
         "architecture": architecture(source.options),
         "task": _name(checkpoint["cfg"].get("task")),
         "seed": (checkpoint["cfg"].get("common") or {}).get("seed"),
         "updates": (checkpoint.get("optimizer_history") or [{}])[-1].get("num_updates"),
-        "stacks": {
-            stack: {
-                "depth": depth,
-                "parameters_per_layer": [_in_layer(sizes, stack, i) for i in range(depth)],
-                "layerdrop": rates.get(stack),
-                "shared": shared.get(stack, []),
-                "layers_of_the_original": origin.get(stack),
-            }
-            for stack, depth in source.depths.items()
-        },
+        "stacks": _stacks(source, sizes, provenance),
         "parameters": {
             "embeddings": sum(n for key, n in sizes.items() if _EMBEDDING.fullmatch(key)),
             "layers": sum(n for key, n in sizes.items() if locate(key)),
@@ -61,6 +49,25 @@ def describe(source: Source) -> dict[str, Any]:
         "ema": "ema" in extra,
         "trained_plans": trained_plans(checkpoint),
         "provenance": provenance,
+    }
+
+
+def _stacks(
+    source: Source, sizes: Mapping[str, int], provenance: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The facts of each stack."""
+    shared = chunks(source.state)
+    rates = provenance["rates"] if provenance else training_rates(source.options)
+    origin = _origin(provenance) if provenance else {}
+    return {
+        stack: {
+            "depth": depth,
+            "parameters_per_layer": [_in_layer(sizes, stack, i) for i in range(depth)],
+            "layerdrop": rates.get(stack),
+            "shared": shared.get(stack, []),
+            "layers_of_the_original": origin.get(stack),
+        }
+        for stack, depth in source.depths.items()
     }
 
 

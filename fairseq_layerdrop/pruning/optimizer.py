@@ -184,16 +184,18 @@ def _check_fit(optimizer: Mapping[str, Any], shapes: Mapping[str, Size]) -> None
         raise _refusal(rule, len(ids))
     for number, (key, shape) in zip(ids, shapes.items(), strict=True):
         for name, value in optimizer["state"].get(number, {}).items():
-            if isinstance(value, Tensor):
-                fits, found = value.shape in (Size(), shape), str(tuple(value.shape))
-            else:
-                fits, found = isinstance(value, (int, float, type(None))), type(value).__name__
-            if not fits:
-                rule = (
-                    f"the optimizer's values for {key} must be numbers or of its shape, "
-                    f"{tuple(shape)}"
-                )
-                raise _refusal(rule, f"{name}: {found}")
+            _check_value(name, value, key, shape)
+
+
+def _check_value(name: str, value: Any, key: str, shape: Size) -> None:
+    """Refuse what is neither a number nor of the parameter's shape."""
+    if isinstance(value, Tensor):
+        fits, found = value.shape in (Size(), shape), str(tuple(value.shape))
+    else:
+        fits, found = isinstance(value, (int, float, type(None))), type(value).__name__
+    if not fits:
+        rule = f"the optimizer's values for {key} must be numbers or of its shape, {tuple(shape)}"
+        raise _refusal(rule, f"{name}: {found}")
 
 
 def _cut(entry: Mapping[str, Any], sizes: list[int], kept: list[int]) -> dict[str, Any]:
