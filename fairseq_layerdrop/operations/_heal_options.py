@@ -77,8 +77,8 @@ class HealOptions:
         cut: Source,
         plan: PruningPlan,
         *,
+        whole: Source,
         data: str,
-        teacher: str | os.PathLike[str],
         updates: int,
         user_dir: str | os.PathLike[str],
     ) -> list[str]:
@@ -86,9 +86,9 @@ class HealOptions:
 
         Args:
             cut: the model to be healed.
-            plan: what it has of the teacher.
+            plan: what it has of the whole one.
+            whole: the teacher. Its learning rate counts: a healed one's was lower already.
             data: that the whole model was trained on.
-            teacher: the file of the whole model.
             updates: how many.
             user_dir: the plugin: this package, and whatever else the model needs.
 
@@ -100,11 +100,11 @@ class HealOptions:
         cfg = cut.checkpoint["cfg"]
         model = training_flags(cut.checkpoint, cut.path, with_optimizer=False)
         options = training_options(cfg, self._distilling)
-        rate = RATE * max(_numbers(cfg["optimization"]["lr"]))
+        rate = RATE * max(_numbers(whole.checkpoint["cfg"]["optimization"]["lr"]))
         own = cfg["criterion"]["_name"]
         if self.teacher:
             learning = ["--criterion", "layerdrop_distill", "--distill-criterion", own]
-            learning += ["--distill-weight", "1", "--distill-teacher", str(teacher)]
+            learning += ["--distill-weight", "1", "--distill-teacher", whole.path]
             learning += ["--distill-plan", str(plan)]
         else:
             learning = ["--criterion", own]

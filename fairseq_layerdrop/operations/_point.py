@@ -109,8 +109,8 @@ def _train(family: Family, plan: PruningPlan, cut: Path) -> float:
     arguments = family.recipe.arguments(
         checkpoint.open_source(cut),
         plan,
+        whole=family.whole,
         data=family.data,
-        teacher=family.whole.path,
         updates=family.updates,
         user_dir=user_dir_for_training(cut.parent.parent, family.user_dir),
     )

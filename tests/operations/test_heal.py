@@ -16,7 +16,7 @@ from fairseq_layerdrop.operations.heal import heal
 from fairseq_layerdrop.operations.prune import prune
 
 POINTS = ["--points", "6+1 6+3", "--max-update", "12"]
-FLAGS = ["--", "--train-subset", "valid", "--cpu", "--lr", "2e-3"]
+FLAGS = ["--", "--train-subset", "valid", "--cpu", "--lr", "1.5e-3"]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,16 @@ def test_it_is_trained_as_the_checkpoint_was(healed: dict[str, Any], folder: Pat
     ):
         assert arguments[arguments.index(pair[0]) + 1] == pair[1]
     assert arguments[-len(FLAGS) + 1 :] == FLAGS[1:]
+
+
+@pytest.mark.parametrize("point", ["6+3", "6+1"])
+def test_every_point_learns_at_half_of_the_whole_models_rate(
+    point: str, healed: dict[str, Any], folder: Path, official: Path
+) -> None:
+    """Not of what it is cut from: the second is cut from a healed model, with a rate of its own."""
+    arguments = json.loads((folder / "out" / "training" / point / "arguments.json").read_text())
+    (rate,) = load(official / "checkpoint.pt")["cfg"]["optimization"]["lr"]
+    assert float(arguments[arguments.index("--lr") + 1]) == rate / 2
 
 
 def test_what_is_healed_is_not_healed_again(
