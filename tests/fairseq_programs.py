@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from quick_hydra import quick_hydra
+
 REPOSITORY = Path(__file__).parents[1]
 USER_DIR = REPOSITORY / "fairseq_layerdrop"
 FIXTURES = REPOSITORY / "tests" / "fixtures"
@@ -324,35 +326,8 @@ def _parsed(flags: tuple[str, ...]) -> Any:
 
     fairseq_layerdrop.register()
     args = options.parse_args_and_arch(options.get_training_parser(), ["no-data", *flags])
-    with _quick_hydra():
+    with quick_hydra():
         return convert_namespace_to_omegaconf(args)
-
-
-@contextmanager
-def _quick_hydra() -> Iterator[None]:
-    """Two thirds of the time go where hydra copies all of fairseq's dataclasses, for a composition
-    that is the only one of its loader, and parses hundreds of defaults again.
-    """
-    from hydra._internal.config_repository import CachingConfigRepository
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    def share(repository: CachingConfigRepository, delegate: Any) -> None:
-        repository.delegate, repository.cache = delegate, {}
-
-    def parse(parser: OverridesParser, text: str, rule: str) -> Any:
-        if (text, rule) not in _RULES:
-            _RULES[text, rule] = real(parser, text, rule)
-        return copy.copy(_RULES[text, rule])
-
-    real = OverridesParser.parse_rule
-    with (
-        mock.patch.object(CachingConfigRepository, "__init__", share),
-        mock.patch.object(OverridesParser, "parse_rule", parse),
-    ):
-        yield
-
-
-_RULES: dict[tuple[str, str], Any] = {}
 
 
 def config(*flags: str) -> Any:

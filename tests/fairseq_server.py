@@ -18,8 +18,10 @@ import fairseq.options
 import fairseq.scoring
 import fairseq.sequence_generator
 import fairseq.tasks
-import fairseq.trainer  # noqa: F401
+import fairseq.trainer
 import torch._dynamo  # noqa: F401 (every optimizer does)
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from quick_hydra import quick_hydra
 
 
 def run(program: str, arguments: list[str], output: str) -> None:
@@ -36,8 +38,16 @@ def run(program: str, arguments: list[str], output: str) -> None:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
+def warm_up() -> None:
+    """Make a configuration: what hydra parses and Python looks up for it, every child inherits."""
+    parser = fairseq.options.get_training_parser()
+    flags = ["DATA", "--arch", "transformer"]
+    convert_namespace_to_omegaconf(fairseq.options.parse_args_and_arch(parser, flags))
+
+
 def main() -> None:
     """Answer requests until there are no more."""
+    warm_up()
     # an import has logged something; the programs set up the logging themselves
     logging.root.handlers.clear()
     for line in sys.stdin:
@@ -51,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with quick_hydra():
+        main()
