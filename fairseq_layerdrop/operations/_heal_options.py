@@ -29,7 +29,7 @@ class HealOptions:
     share: float = 0.25
     """Of the updates of the whole model's training."""
     max_update: int | None = None
-    """So many updates instead."""
+    """This many updates instead."""
     chained: bool = True
     """Start from the smallest healed model that has a point's layers, not from the whole one."""
     teacher: bool = True
