@@ -63,12 +63,12 @@ def _layers(args: Namespace) -> None:
     from fairseq_layerdrop.reporting.origin import origin
     from fairseq_layerdrop.reporting.rows import RowFile
 
-    file = RowFile(args.output, origin(args.command))
-    for measure in args.measure or MEASURES:
-        rows = layer_importance(subject, batches, measure, progress=bar(measure))
-        file.add(row for row in rows if not file.find(row["signature"]))
-        for row in rows:
-            print(json.dumps(row) if args.json else _layer_text(row))
+    with RowFile(args.output, origin(args.command)) as file:
+        for measure in args.measure or MEASURES:
+            rows = layer_importance(subject, batches, measure, progress=bar(measure))
+            file.add(row for row in rows if not file.find(row["signature"]))
+            for row in rows:
+                print(json.dumps(row) if args.json else _layer_text(row))
 
 
 def _layer_text(row: dict[str, Any]) -> str:

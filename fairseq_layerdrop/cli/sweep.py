@@ -52,10 +52,10 @@ def run(args: Namespace) -> None:
 
     plans = [subject.whole, *subject.plans(args.points)]
     measures = measures_of(subject, batches, evaluation_options(args))
-    results = Results(args.output, origin(args.command))
-    warn_beyond_training(subject, batches, plans)
-    rows = sweep(subject, plans, measures, results, progress=bar("plans"))
-    for test in compare(rows, subject.whole, measures.references) if len(rows) > 1 else ():
-        results.add_test(test)
+    with Results(args.output, origin(args.command)) as results:
+        warn_beyond_training(subject, batches, plans)
+        rows = sweep(subject, plans, measures, results, progress=bar("plans"))
+        for test in compare(rows, subject.whole, measures.references) if len(rows) > 1 else ():
+            results.add_test(test)
     for row in rows.values():
         print(json.dumps(public(row)) if args.json else row_text(row))

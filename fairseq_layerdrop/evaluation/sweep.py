@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fairseq_layerdrop.evaluation.compensation import Compensation, Compensator
 from fairseq_layerdrop.evaluation.decoding import Decoder
@@ -61,6 +61,8 @@ class Measures:
 class Results:
     """Rows of plans; the texts and losses of each sentence, for paired tests, go to a second file.
 
+    Nobody else can write them until they are closed, which ``with`` does.
+
     Args:
         path: of the rows; the second file is ``NAME.units.jsonl``.
         origin: how new rows are made; added to each of them.
@@ -86,6 +88,17 @@ class Results:
         """Write the row of a comparison, if it is not there."""
         if not self.rows.find(row["signature"]):
             self.rows.add([row])
+
+    def close(self) -> None:
+        """Close both files, so that others may write them."""
+        self.rows.close()
+        self._units.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def sweep(

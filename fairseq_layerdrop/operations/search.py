@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,26 +83,27 @@ def search(
     searched, measured = _measures(subject, options, metrics, test_subset)
     judging, *_ = measured.values()
     workers = Workers()
-    results = Results(str(output), origin(command or sys.argv)) if workers.first else None
     if workers.first:
         size = space_size(subject.depths, wanted.counts)
         method = wanted.method_for(subject.depths)
         logger.warning("%s sub-networks; method: %s", f"{size:,}", method)
-    found = search_plans(
-        subject,
-        searched.batches,
-        wanted,
-        results.rows if results else None,
-        workers,
-        stopwatch=judging.stopwatch,
-        progress=(progress if workers.first else silent)("passes over the data"),
-    )
-    facts = None
-    if results:
-        again = {}
-        if options.compensate:
-            again = _compensate(subject, found, searched, results, progress)
-        facts = _judge(subject, found, again, measured, results, progress)
+    made_by = origin(command or sys.argv)
+    with Results(str(output), made_by) if workers.first else nullcontext() as results:
+        found = search_plans(
+            subject,
+            searched.batches,
+            wanted,
+            results.rows if results else None,
+            workers,
+            stopwatch=judging.stopwatch,
+            progress=(progress if workers.first else silent)("passes over the data"),
+        )
+        facts = None
+        if results:
+            again = {}
+            if options.compensate:
+                again = _compensate(subject, found, searched, results, progress)
+            facts = _judge(subject, found, again, measured, results, progress)
     workers.close()
     return facts
 

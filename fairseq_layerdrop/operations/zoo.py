@@ -74,10 +74,10 @@ def zoo(
     batches = batches_of(subject, options)
     folder = Path(output)
     folder.mkdir(exist_ok=True)
-    results = Results(str(folder / "rows.jsonl"), origin(command or sys.argv))
-    warn_beyond_training(subject, batches, plans)
     measures = measures_of(subject, batches, options, metrics={*options.metrics, "loss"})
-    rows = sweep(subject, plans, measures, results, progress=progress("measuring"))
+    with Results(str(folder / "rows.jsonl"), origin(command or sys.argv)) as results:
+        warn_beyond_training(subject, batches, plans)
+        rows = sweep(subject, plans, measures, results, progress=progress("measuring"))
     models = []
     for plan, name in progress("writing")(list(zip(plans, _names(plans), strict=True))):
         file = folder / name

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Row = dict[str, Any]
 
@@ -47,6 +47,8 @@ def parse_rows(content: bytes, path: str | os.PathLike[str]) -> list[Row]:
 
 class RowFile:
     """A file of rows, appended as they come; the torn last row of a killed run is cut off.
+
+    Nobody else can write it until it is closed, which ``with`` does.
 
     Args:
         path: of the file.
@@ -103,8 +105,14 @@ class RowFile:
         self._known |= {_key(row["signature"]): row for row in new if "signature" in row}
 
     def close(self) -> None:
-        """Close the file, so that other processes may write it."""
+        """Close the file, so that others may write it."""
         self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _is_json(text: bytes) -> bool:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """``prune --compensate``: the file that it writes is what was measured, and stock."""
 
+import gc
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,14 @@ def loss_on_test(file: Path, data: Path) -> float:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compensated")
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without garbage collection: what a command leaves open, the next one meets."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +128,7 @@ def test_data_of_another_model_are_one_line(
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_zoo_is_compensated_as_prune_does_it(
     official: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -142,6 +153,7 @@ def test_a_zoo_is_compensated_as_prune_does_it(
     assert models[1]["loss"] == pytest.approx(losses[1], abs=1e-6)
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_search_compensates_the_best_and_prints_how_to_prune_the_winner(
     fixtures: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -65,12 +65,14 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(
     assert file.read_bytes() == content
 
 
-def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
-    first = RowFile(tmp_path / "rows.jsonl")
-    with pytest.raises(ValueError, match="another process is adding rows"):
+def test_two_writers_of_one_file_are_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    with (
+        RowFile(tmp_path / "rows.jsonl") as first,
+        pytest.raises(ValueError, match="another process is adding rows"),
+    ):
         RowFile(tmp_path / "rows.jsonl")
-    first.close()
     RowFile(tmp_path / "rows.jsonl")
+    assert first.rows == []
 
 
 def test_a_line_ends_only_where_json_lines_end(tmp_path: Path) -> None:
