@@ -200,7 +200,7 @@ def _cost(rows: SortedRows, title: str) -> _Found:
         points, _ = curves.setdefault(row["curve"], ([], []))
         points.append(Point(row["cost"], row[quality.key], row))
     label = "cost of all trainings together"
-    figure, axes = _figure(title, label, f"{quality.label}, mean of all depths", curves)
+    figure, axes = _figure(title, label, f"{quality.label},\nmean of all depths", curves)
     axes.set_xlim(left=0)
     return "cost", f"{quality.label}, the mean of a family's models, against its {label}.", figure
 

@@ -168,7 +168,7 @@ def test_families_are_drawn_by_what_they_cost(drawn: Any) -> None:
         rows.append({"kind": "family", "curve": curve, "cost": cost, "bleu": bleu})
     (axes,) = drawn(rows)["cost"].axes
     assert (line(axes), line(axes, 1)) == ([(2.0, 34.5), (1.0, 33.0)], [(5.5, 35.0)])
-    assert axes.get_ylabel() == "BLEU, mean of all depths"
+    assert axes.get_ylabel() == "BLEU,\nmean of all depths"
     assert axes.get_xlim()[0] == 0
 
 
