@@ -18,6 +18,9 @@ FIGURES = sorted(
     if path.stem not in ("models", "prepare")
 )
 MODEL = ["--task", "translation", "--arch", "transformer", *STYLE, *TRAINING]
+SOME = {"SEEDS": "1 2", "DEPTHS": "3 1", "RATES": "0.1 0.5"}
+"""Of what the scripts that read these variables go through: more would be the same commands."""
+
 DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", "glue/mrpc")
 
 
@@ -31,7 +34,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def run(bench: Bench, script: str) -> None:
-    done = bench.run(f"figures/{script}", bench.folder / "WORK", bench.folder / "OUT")
+    done = bench.run(f"figures/{script}", bench.folder / "WORK", bench.folder / "OUT", **SOME)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

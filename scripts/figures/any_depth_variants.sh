@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Any depth, how best: what any_depth_translation.sh trains, for four epochs instead of eleven, and one thing changed at a time:
-# which layers a depth keeps, a gradual way in, no teacher, more plans a step; and three epochs for a checkpoint that is there.
+# which layers a depth keeps, a gradual way in, no teacher or hardly any labels, more plans a step; and three epochs for a
+# checkpoint that is there.
 #   scripts/figures/any_depth_variants.sh [WORK [OUT]]
 set -- "${1:-runs/figures}" "${2:-results/any_depth/variants}"
 . "$(dirname "$0")/models.sh"
@@ -24,6 +25,7 @@ translation p0-s1 --encoder-layerdrop 0 --decoder-layerdrop 0
 variant "three epochs from a checkpoint" from3-s1 "$EVEN" "${TAUGHT[@]}" --max-epoch 3 --total-num-update 780 \
   --finetune-from-model "$WORK/multi30k/p0-s1/checkpoint_best.pt" --lr 1.5e-3 --warmup-updates 50
 variant "labels only" labels4-s1 "$EVEN"
+variant "labels a tenth" tenth4-s1 "$EVEN" "${TAUGHT[@]}" --train-plans-weight 0.1
 variant "first layers" first4-s1 "$FIRST" "${TAUGHT[@]}"
 variant "two plans a step" two4-s1 "$EVEN" "${TAUGHT[@]}" --train-plans-per-update 2
 draw "Multi30k en-de, test2016: four epochs with --train-plans, in other ways"

@@ -10,12 +10,6 @@ DEPTHS=${DEPTHS:-5 4 3 2 1}
 DATA="$WORK/multi30k/data-bin"
 points=$(for depth in $DEPTHS; do echo "6+$depth"; done)
 
-# score_file CURVE FILE: as score_translation, of a file of any name.
-score_file() {
-  fairseq-layerdrop sweep "$DATA" "$OUT/rows.jsonl" --path "$2" --curve "$1" --points all/all --threads 1 \
-    --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
-}
-
 reuse figure2_translation
 for seed in ${SEEDS:-1 2 3}; do
   translation "p0-s$seed" --encoder-layerdrop 0 --decoder-layerdrop 0 --seed "$seed"
@@ -26,9 +20,9 @@ for seed in ${SEEDS:-1 2 3}; do
   for depth in $DEPTHS; do
     [ -f "$base/6+$depth.pt" ] ||
       fairseq-layerdrop prune "$full" "$base/6+$depth.pt" --decoder-keep "even:$depth" --compensate "$DATA"
-    score_file "compensated" "$base/6+$depth.pt"
-    score_file "healed, 25 %" "$base/taught/6+$depth.pt"
-    score_file "healed without a teacher, 25 %" "$base/untaught/6+$depth.pt"
+    score_translation_file "compensated" "$base/6+$depth.pt"
+    score_translation_file "healed, 25 %" "$base/taught/6+$depth.pt"
+    score_translation_file "healed without a teacher, 25 %" "$base/untaught/6+$depth.pt"
     translation "quarter$depth-s$seed" --encoder-layerdrop 0 --decoder-layerdrop 0 --decoder-layers "$depth" --seed "$seed" \
       --total-num-update 520 --max-update 520
     score_translation "from scratch, 25 %" "quarter$depth-s$seed" all/all

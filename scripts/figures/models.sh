@@ -66,6 +66,12 @@ score_translation() {
     --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
 }
 
+# score_translation_file CURVE FILE: the same of a file of any name, as it is.
+score_translation_file() {
+  fairseq-layerdrop sweep "$WORK/multi30k/data-bin" "$OUT/rows.jsonl" --path "$2" --curve "$1" --points all/all --threads 1 \
+    --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
+}
+
 # summarization RUN FLAGS...: 6+6 layers, 6 epochs of SAMSum, sources cut to 100 words.
 summarization() {
   train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \

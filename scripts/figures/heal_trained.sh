@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Healing models that were trained to be cut: one with LayerDrop 0.2, with a quarter of its updates a depth, and one with
+# --train-plans, with a tenth; beside them both as they are, and models from scratch (the rows of any_depth_translation.sh).
+#   scripts/figures/heal_trained.sh [WORK [OUT]]       DEPTHS="3 1" chooses the depths
+set -- "${1:-runs/figures}" "${2:-results/heal/trained}"
+. "$(dirname "$0")/models.sh"
+DEPTHS=${DEPTHS:-5 4 3 2 1}
+points=$(for depth in $DEPTHS; do echo "6+$depth"; done)
+
+# healed CURVE RUN SHARE
+healed() {
+  fairseq-layerdrop heal "$WORK/multi30k/data-bin" "$WORK/multi30k/$2-healed" --path "$WORK/multi30k/$2/checkpoint_best.pt" \
+    --points "$points" --share "$3"
+  for depth in $DEPTHS; do
+    score_translation_file "$1" "$WORK/multi30k/$2-healed/6+$depth.pt"
+  done
+}
+
+reuse any_depth/translation
+translation plans-s1 --encoder-layerdrop 0 --decoder-layerdrop 0 --train-plans "6+5 6+4 6+3 6+2 6+1" \
+  --criterion layerdrop_distill --distill-weight 1 --max-epoch 11 --total-num-update 2860
+healed "train plans, healed, 10 %" plans-s1 0.1
+translation p0.2-s1 --encoder-layerdrop 0.2 --decoder-layerdrop 0.2
+healed "LayerDrop 0.2, healed, 25 %" p0.2-s1 0.25
+draw "Multi30k en-de, test2016: models trained to be cut, cut and healed"
