@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,7 +107,8 @@ class RowFile:
 
     def close(self) -> None:
         """Close the file, so that others may write it."""
-        self._file.close()
+        with suppress(OSError):  # of the bytes that an `add` could not write, which has said so
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
