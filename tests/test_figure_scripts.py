@@ -18,9 +18,6 @@ FIGURES = sorted(
     if path.stem not in ("models", "prepare")
 )
 MODEL = ["--task", "translation", "--arch", "transformer", *STYLE, *TRAINING]
-SOME = {"SEEDS": "1 2", "DEPTHS": "3 1", "RATES": "0.1 0.5"}
-"""Of what the scripts that read these variables go through: more would be the same commands."""
-
 DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", "glue/mrpc")
 
 
@@ -34,7 +31,9 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def run(bench: Bench, script: str) -> None:
-    done = bench.run(f"figures/{script}", bench.folder / "WORK", bench.folder / "OUT", **SOME)
+    # Five depths of three seeds are two hundred commands, the same ones again and again.
+    fewer = {"SEEDS": "1 2", "DEPTHS": "3 1"} if script.startswith("heal_") else {}
+    done = bench.run(f"figures/{script}", bench.folder / "WORK", bench.folder / "OUT", **fewer)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -8,12 +8,10 @@
 #     --whole "no LayerDrop, pruned"
 set -- "${1:-runs/figures}" "${2:-results/any_depth/translation}"
 . "$(dirname "$0")/models.sh"
-POINTS="6+5 6+4 6+3 6+2 6+1"
 
 reuse figure2_translation
 for seed in ${SEEDS:-1 2 3}; do
-  translation "plans-s$seed" --encoder-layerdrop 0 --decoder-layerdrop 0 --seed "$seed" \
-    --train-plans "$POINTS" --criterion layerdrop_distill --distill-weight 1 --max-epoch 11 --total-num-update 2860
-  score_translation "train plans" "plans-s$seed" "$POINTS"
+  translation_plans "plans-s$seed" --seed "$seed"
+  score_translation "train plans" "plans-s$seed" "6+5 6+4 6+3 6+2 6+1"
 done
 draw "Multi30k en-de, test2016: one training of all depths, and the others"

@@ -9,10 +9,6 @@ DEPTHS=${DEPTHS:-12 8 6 4 2}
 DATA="$WORK/wikitext-2/data-bin" base="$WORK/lm/heal"
 points=$(for depth in $DEPTHS; do echo "even:$depth"; done)
 
-score_file() {
-  fairseq-layerdrop sweep "$DATA" "$OUT/rows.jsonl" --path "$2" --curve "$1" --points all --threads 1
-}
-
 reuse figure2_language_model
 language_model p0-s1 --decoder-layerdrop 0
 full="$WORK/lm/p0-s1/checkpoint_best.pt"
@@ -22,9 +18,9 @@ fairseq-layerdrop heal "$DATA" "$base/untaught" --path "$full" --points "$points
 for depth in $DEPTHS; do
   [ -f "$base/$depth.pt" ] ||
     fairseq-layerdrop prune "$full" "$base/$depth.pt" --decoder-keep "even:$depth" --compensate "$DATA"
-  score_file "compensated" "$base/$depth.pt"
-  score_file "healed, 25 %" "$base/taught/$depth.pt"
-  score_file "healed without a teacher, 25 %" "$base/untaught/$depth.pt"
+  score_file wikitext-2 "compensated" "$base/$depth.pt" all
+  score_file wikitext-2 "healed, 25 %" "$base/taught/$depth.pt" all
+  score_file wikitext-2 "healed without a teacher, 25 %" "$base/untaught/$depth.pt" all
   language_model "quarter$depth" --decoder-layerdrop 0 --decoder-layers "$depth" --total-num-update 765 --max-update 765
   score wikitext-2 "from scratch, 25 %" "lm/quarter$depth" all
 done

@@ -18,8 +18,7 @@ healed() {
 }
 
 reuse any_depth/translation
-translation plans-s1 --encoder-layerdrop 0 --decoder-layerdrop 0 --train-plans "6+5 6+4 6+3 6+2 6+1" \
-  --criterion layerdrop_distill --distill-weight 1 --max-epoch 11 --total-num-update 2860
+translation_plans plans-s1
 healed "train plans, healed, 10 %" plans-s1 0.1
 translation p0.2-s1 --encoder-layerdrop 0.2 --decoder-layerdrop 0.2
 healed "LayerDrop 0.2, healed, 25 %" p0.2-s1 0.25

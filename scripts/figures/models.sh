@@ -12,11 +12,16 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # so that two trainings fit beside 
 
 train() { python scripts/figures/train.py "$WORK/$1" "${@:2}"; }
 
-# score DATA CURVE RUN POINTS FLAGS...: rows of a model's sub-networks, and the row of its training, unless they are there.
-score() {
+# score_file DATA CURVE FILE POINTS FLAGS...: rows of a model's sub-networks, unless they are there.
+score_file() {
   mkdir -p "$OUT"
-  fairseq-layerdrop sweep "$WORK/$1/data-bin" "$OUT/rows.jsonl" --path "$WORK/$3/checkpoint_best.pt" --curve "$2" \
+  fairseq-layerdrop sweep "$WORK/$1/data-bin" "$OUT/rows.jsonl" --path "$3" --curve "$2" \
     --points "$4" --threads 1 "${@:5}" ${SWEEP_FLAGS:-}
+}
+
+# score DATA CURVE RUN POINTS FLAGS...: the same of a training's best checkpoint, and the row of the training.
+score() {
+  score_file "$1" "$2" "$WORK/$3/checkpoint_best.pt" "${@:4}"
   grep -qsFf "$WORK/$3/training.json" "$OUT/rows.jsonl" || cat "$WORK/$3/training.json" >> "$OUT/rows.jsonl"
 }
 
@@ -60,17 +65,19 @@ translation() {
     --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}" ${TRANSLATION_FLAGS:-}
 }
 
-# score_translation CURVE RUN POINTS: loss, BLEU and chrF on test2016.
-score_translation() {
-  score multi30k "$1" "multi30k/$2" "$3" \
-    --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
+# translation_plans RUN FLAGS...: all decoder depths in one training of eleven epochs, the whole model teaching in every step.
+translation_plans() {
+  translation "$1" --encoder-layerdrop 0 --decoder-layerdrop 0 --train-plans "6+5 6+4 6+3 6+2 6+1" \
+    --criterion layerdrop_distill --distill-weight 1 --max-epoch 11 --total-num-update 2860 "${@:2}"
 }
 
+test2016=(--metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de")
+
+# score_translation CURVE RUN POINTS: loss, BLEU and chrF on test2016.
+score_translation() { score multi30k "$1" "multi30k/$2" "$3" "${test2016[@]}"; }
+
 # score_translation_file CURVE FILE: the same of a file of any name, as it is.
-score_translation_file() {
-  fairseq-layerdrop sweep "$WORK/multi30k/data-bin" "$OUT/rows.jsonl" --path "$2" --curve "$1" --points all/all --threads 1 \
-    --metrics loss,bleu,chrf --remove-bpe sentencepiece --reference "$WORK/multi30k/text/test2016.de"
-}
+score_translation_file() { score_file multi30k "$1" "$2" all/all "${test2016[@]}"; }
 
 # summarization RUN FLAGS...: 6+6 layers, 6 epochs of SAMSum, sources cut to 100 words.
 summarization() {
