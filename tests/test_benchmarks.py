@@ -114,6 +114,7 @@ def test_data_parallel_has_a_row_for_each_way_and_rate() -> None:
     assert rows[0]["of_default"] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_pruning_says_which_check_each_way_had(printed: Callable[..., str]) -> None:
     table = printed(
         "prune_checkpoint", *("--rounds", "1", "--dim", "32", "--ffn", "32", "--vocabulary", "50")

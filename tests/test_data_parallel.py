@@ -197,7 +197,7 @@ class Launched:
 # As a user starts it
 
 
-@pytest.mark.parametrize("launcher", ["spawn", "torchrun"])
+@pytest.mark.parametrize("launcher", ["spawn", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_train_on_default_flags_and_none_is_left(
     launcher: str, data: Path, tmp_path: Path
 ) -> None:

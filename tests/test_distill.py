@@ -81,6 +81,7 @@ def small(run: Callable[[str], Run], tmp_path_factory: pytest.TempPathFactory) -
     )
 
 
+@pytest.mark.slow
 def test_distillation_lowers_the_distance_of_sub_networks_from_the_full_path(
     run: Callable[[str], Run],
 ) -> None:

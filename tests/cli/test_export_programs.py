@@ -21,6 +21,7 @@ pytest.importorskip("ctranslate2")
 TRANSLATE = str(REPOSITORY / "scripts" / "translate_ctranslate2.py")
 
 
+@pytest.mark.slow
 def test_the_benchmark_has_a_row_for_each_system_that_report_draws(
     data: Path, trained: Run, tmp_path: Path
 ) -> None:

@@ -76,7 +76,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("teacher", [True, False])
+@pytest.mark.parametrize("teacher", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_plugin_is_healed_with_its_own_options(
     teacher: bool, data: Path, tmp_path: Path, plugin: Path, command: Command
 ) -> None:
