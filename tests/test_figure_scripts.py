@@ -33,7 +33,7 @@ def bench(tmp_path: Path) -> Bench:
 def run(bench: Bench, script: str) -> None:
     # All depths, seeds and tasks are hundreds of commands, the same ones again and again.
     fewer = {}
-    if script.startswith("heal_"):
+    if script.startswith(("heal_", "converged_")):
         fewer = {"SEEDS": "1 2", "DEPTHS": "3 1"}
     elif script == "figure3_roberta.sh":
         fewer = {"TASKS": "sst2 800"}
