@@ -51,17 +51,18 @@ language_model() {
     "${@:2}" ${LANGUAGE_MODEL_FLAGS:-}
 }
 
-# A small encoder-decoder, d 64.
+# A small encoder-decoder, d 64. norms=() is fairseq's default, norms behind the blocks.
+norms=(--encoder-normalize-before --decoder-normalize-before)
 pairs=(--user-dir fairseq_layerdrop --task layerdrop_translation --arch layerdrop_transformer --encoder-layers 6 --decoder-layers 6
   --encoder-embed-dim 64 --encoder-ffn-embed-dim 256 --encoder-attention-heads 4 --decoder-attention-heads 4
-  --encoder-normalize-before --decoder-normalize-before --share-all-embeddings --dropout 0.1
+  --share-all-embeddings --dropout 0.1
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9, 0.98)'
   --weight-decay 0.0001 --clip-norm 1.0 --lr-scheduler polynomial_decay --warmup-updates 300
   --required-batch-size-multiple 1 --no-epoch-checkpoints --seed 1)
 
 # translation RUN FLAGS...: 6+6 layers, 8 epochs of Multi30k en-de.
 translation() {
-  train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" \
+  train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" "${norms[@]}" \
     --lr 3e-3 --total-num-update 2080 --max-tokens 2048 --max-epoch 8 "${@:2}" ${TRANSLATION_FLAGS:-}
 }
 
@@ -81,13 +82,13 @@ score_translation_file() { score_file multi30k "$1" "$2" all/all "${test2016[@]}
 
 # summarization RUN FLAGS...: 6+6 layers, 6 epochs of SAMSum, sources cut to 100 words.
 summarization() {
-  train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" \
+  train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" "${norms[@]}" \
     --lr 3e-3 --total-num-update 3600 --max-tokens 3000 --max-epoch 6 "${@:2}"
 }
 
 # heal RUN FROM FLAGS...: two more epochs of Multi30k for a checkpoint.
 heal() {
-  train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" \
+  train "multi30k/$1" "$WORK/multi30k/data-bin" --source-lang en --target-lang de "${pairs[@]}" "${norms[@]}" \
     --finetune-from-model "$2" --lr 1e-3 --total-num-update 520 --warmup-updates 100 --max-tokens 2048 --max-epoch 2 "${@:3}"
 }
 

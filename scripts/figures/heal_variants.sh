@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# How to heal: the ways beside each other on one model of 6+6 layers without LayerDrop, healed to 6+3, then 6+1.
+#   scripts/figures/heal_variants.sh [WORK [OUT]]
+set -- "${1:-runs/figures}" "${2:-results/heal/variants}"
+. "$(dirname "$0")/models.sh"
+
+# variant CURVE NAME FLAGS...
+variant() {
+  local healed="$WORK/multi30k/heal-s1/$2"
+  mkdir -p "${healed%/*}"
+  fairseq-layerdrop heal "$WORK/multi30k/data-bin" "$healed" --path "$WORK/multi30k/p0-s1/checkpoint_best.pt" \
+    --points "6+3 6+1" "${@:3}"
+  for depth in 3 1; do score_translation_file "$1" "$healed/6+$depth.pt"; done
+}
+
+translation p0-s1 --encoder-layerdrop 0 --decoder-layerdrop 0
+variant "as by default" default
+variant "each from the whole model" from-whole --from-whole
+variant "hidden states, too" hidden -- --distill-hidden 3
+variant "temperature 2, weight 4" warm -- --distill-temperature 2 --distill-weight 4
+variant "no dropout" no-dropout -- --dropout 0
+draw "Multi30k en-de, test2016: ways of healing"
