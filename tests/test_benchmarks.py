@@ -68,6 +68,7 @@ def test_training_speed_has_a_row_for_each_variant(printed: Callable[..., str]) 
     assert {len(row) for row in cells} == {9}
 
 
+@pytest.mark.slow
 def test_training_speed_counts_what_ran_in_bfloat16(printed: Callable[..., str]) -> None:
     lines = printed("training_speed", *SMALLEST, "--bf16", "--json").splitlines()
     rows = [json.loads(line) for line in lines]

@@ -271,6 +271,7 @@ PROGRAMS = {
 """As installed, but in small: 60 sentences, two updates, translations of three words."""
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     for program, line in PROGRAMS.items():

@@ -11,12 +11,18 @@ from pathlib import Path
 import pytest
 from fairseq_programs import STYLE, TRAINING, python
 from recipes import PARSED, SCRIPTS, Bench, parse
+from repeats import mostly_slow
 
 FIGURES = sorted(
     path.name
     for path in (SCRIPTS / "figures").glob("*.sh")
     if path.stem not in ("models", "prepare")
 )
+KINDS = (
+    *("any_depth_translation.sh", "figure3_roberta.sh", "figure4_structures.sh"),
+    *("figure5_importance.sh", "figure7_speed.sh", "heal_translation.sh"),
+)
+"""One of each kind; the others use the same functions of ``models.sh``."""
 MODEL = ["--task", "translation", "--arch", "transformer", *STYLE, *TRAINING]
 DATA = ("multi30k", "wikitext-2", "samsum", "roberta", "glue/sst2", "glue/rte", "glue/mrpc")
 
@@ -41,7 +47,7 @@ def run(bench: Bench, script: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("script", FIGURES)
+@pytest.mark.parametrize("script", mostly_slow(FIGURES, *KINDS))
 def test_a_figure_trains_scores_and_draws_with_commands_that_their_programs_take(
     script: str, bench: Bench
 ) -> None:

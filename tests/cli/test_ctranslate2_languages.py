@@ -13,6 +13,7 @@ import torch
 from commands import Command
 from fairseq_programs import LANGUAGES, REPOSITORY, WIDTH, prune
 from planted import subject, write_model
+from repeats import mostly_slow
 
 from fairseq_layerdrop.checkpoint import load, save
 from fairseq_layerdrop.evaluation.decoding import Decoder
@@ -82,7 +83,7 @@ def of_fairseq(tested: Subject, beam: int) -> list[tuple[list[str], list[str], l
     return found
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", mostly_slow(MODELS, "M2M-100"))
 def test_it_translates_and_scores_as_fairseq_does(
     command: Command, data: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -22,6 +22,7 @@ import pytest
 import torch
 from commands import Command
 from conftest import Run
+from repeats import mostly_slow
 
 from fairseq_layerdrop import cli
 from fairseq_layerdrop.checkpoint import load
@@ -86,7 +87,7 @@ MORE = {
     "sweep": ["--metrics", "loss"],
     "importance": ["--measure", "leave-one-out"],
 }
-every_verb = pytest.mark.parametrize("verb", VERBS)
+every_verb = pytest.mark.parametrize("verb", mostly_slow(VERBS, "prune", "sweep", "zoo"))
 
 
 def arguments(verb: str, at: Place) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 from commands import Command, assert_one_line
 from fairseq_programs import REPOSITORY, prune
 from planted import APART, comparable, plant, rows, subject, write_language_model
+from repeats import mostly_slow
 
 from fairseq_layerdrop import cli
 from fairseq_layerdrop.evaluation.latency import Latency, Stopwatch
@@ -215,7 +216,7 @@ def kill_at(byte: int, arguments: list[str]) -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGXFSZ
 
 
-@pytest.mark.parametrize("verb", ["search", "sweep"])
+@pytest.mark.parametrize("verb", mostly_slow(["search", "sweep"], "search"))
 def test_a_killed_run_that_is_started_again_gives_the_rows_of_one_that_was_not(
     official: Path, tmp_path: Path, command: Command, verb: str
 ) -> None:
@@ -281,6 +282,7 @@ def test_ten_kills_of_the_real_program_change_no_row(
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(
     official: Path, tmp_path: Path, command: Command
 ) -> None:

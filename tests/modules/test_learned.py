@@ -530,6 +530,7 @@ def test_among_layers_that_learn_the_useless_one_gets_the_highest_rate() -> None
     assert found == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_two_processes_that_see_different_data_draw_alike(tmp_path: Path) -> None:
     script = Path(__file__).with_name("agree_script.py")
     outputs = [tmp_path / "0", tmp_path / "1"]

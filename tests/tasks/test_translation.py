@@ -47,7 +47,7 @@ PLANS = ["--valid-plans", "4+2 every:2/first:1"]
     "keep",
     [
         ["--encoder-keep", "0,3", "--decoder-keep", "1"],
-        ["--decoder-keep", "0,2"],
+        pytest.param(["--decoder-keep", "0,2"], marks=pytest.mark.slow),
         ["--encoder-keep", "every:2", "--decoder-keep", "first:1"],
     ],
     ids=["both sides", "decoder only", "rules"],
