@@ -2,6 +2,7 @@
 """Shared by all tests: a tiny data set, a tiny model trained with LayerDrop, its pruned files."""
 
 import functools
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,12 @@ from skips import pytest_sessionfinish  # noqa: F401, a hook
 # A busy machine makes an example slow, and no code wrong.
 settings.register_profile("clockless", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("clockless")
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays: the collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

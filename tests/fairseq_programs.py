@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -363,7 +364,8 @@ def build_model(*flags: str, seed: int = 5) -> Any:
     """The model that ``fairseq-train`` would build, with weights drawn from ``seed``."""
     import torch
 
-    cfg = config(*flags)
+    whole = _parsed(flags)
+    cfg = SimpleNamespace(task=copy.deepcopy(whole.task), model=copy.deepcopy(whole.model))
     torch.manual_seed(seed)
     return build_task(cfg).build_model(cfg.model)
 

@@ -35,6 +35,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from recipes import Bench, parse
+from repeats import mostly_slow
 
 CONFIGS = REPOSITORY / "configs"
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # of a plugin that is not here
@@ -62,6 +63,11 @@ SAME = [
     ("glue/3_finetune.sh MRPC 6", "glue glue=mrpc", (6,)),
     ("eli5/2_train.sh", "eli5", (6, 6)),
 ]
+ALWAYS = ("wmt16_en_de", "wikitext_103", "roberta", "glue glue=qnli model.encoder_layers=3")
+ONE_A_TASK = [case for case in SAME if case[1] in ALWAYS]
+some_scripts = pytest.mark.parametrize(
+    ("script", "words", "depths"), mostly_slow(SAME, *ONE_A_TASK)
+)
 
 TINY = [
     "common.cpu=true",
@@ -153,11 +159,11 @@ def test_there_is_a_configuration_for_every_training_script() -> None:
     assert {overrides.split()[0] for _, overrides, _ in SAME} == set(NARROW)
 
 
-@pytest.mark.parametrize(("script", "words", "_depths"), SAME)
+@some_scripts
 def test_a_configuration_says_what_the_script_says(
     script: str,
     words: str,
-    _depths: tuple[int, ...],
+    depths: tuple[int, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -184,10 +190,8 @@ def test_a_configuration_says_what_the_script_says(
     assert sections(composed(*words.split())) == sections(flags)
 
 
-@pytest.mark.parametrize(("_script", "words", "depths"), SAME)
-def test_a_configuration_builds_its_model(
-    _script: str, words: str, depths: tuple[int, ...]
-) -> None:
+@some_scripts
+def test_a_configuration_builds_its_model(script: str, words: str, depths: tuple[int, ...]) -> None:
     recipe, *overrides = words.split()
     cfg = composed(recipe, *overrides, *NARROW[recipe])
     model = build_task(cfg).build_model(cfg.model)
@@ -356,7 +360,7 @@ def documented() -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("command", documented(), ids=" ".join)
+@pytest.mark.parametrize("command", mostly_slow(documented(), *documented()[:3]), ids=" ".join)
 def test_a_documented_command_composes(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert command[1:-1][command[1:].index("--config-dir") + 1] == "configs"
     recipe, *words = command[command.index("--config-name") + 1 :]

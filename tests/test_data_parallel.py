@@ -325,7 +325,11 @@ def test_shared_layers_and_checkpointing_are_refused_in_several_processes_only(
 
 @pytest.mark.parametrize(
     "more",
-    [[], [*PLANS, "--lr", "0.2"], [*PLANS, *DISTILL, "--lr", "0.2"]],
+    [
+        [],
+        pytest.param([*PLANS, "--lr", "0.2"], marks=pytest.mark.slow),
+        [*PLANS, *DISTILL, "--lr", "0.2"],
+    ],
     ids=["layers", "plans", "taught"],
 )
 def test_two_processes_with_half_the_batch_each_train_the_weights_of_one(

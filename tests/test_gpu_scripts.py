@@ -43,7 +43,10 @@ def assert_taken(call: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--tiny"], ["training", "search", "inference", "translation"]],
+    [
+        ["--tiny"],
+        pytest.param(["training", "search", "inference", "translation"], marks=pytest.mark.slow),
+    ],
     ids=["tiny", "on a card"],
 )
 def test_steps_run_once_with_commands_that_their_programs_take(

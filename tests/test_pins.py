@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 IMPORT_ALL = """
 import importlib, json, sys
@@ -71,6 +73,7 @@ def test_every_pinned_package_can_be_imported() -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {}, done.stderr
 
 
+@pytest.mark.slow
 def test_transformers_gives_its_models_because_torchaudio_is_absent_or_works() -> None:
     audio = "" if find_spec("torchaudio") is None else "import torchaudio\n"
     done = run(f"{audio}from transformers import PreTrainedModel")

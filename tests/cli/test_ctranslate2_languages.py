@@ -120,7 +120,7 @@ def printed_use(out: str) -> str:
     return "\n".join(line.removeprefix("  ") for line in lines)
 
 
-@pytest.mark.parametrize("kind", ["M2M-100", "mBART25"])
+@pytest.mark.parametrize("kind", mostly_slow(["M2M-100", "mBART25"], "M2M-100"))
 def test_the_printed_use_and_flags_give_the_text_alone(
     command: Command, data: Path, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,8 +51,8 @@ def language_model(
     [
         ["--method", "exhaustive"],
         ["--method", "greedy"],
-        ["--method", "beam", "--beam-width", "3"],
-        ["--method", "evolution", "--generations", "6"],
+        pytest.param(["--method", "beam", "--beam-width", "3"], marks=pytest.mark.slow),
+        pytest.param(["--method", "evolution", "--generations", "6"], marks=pytest.mark.slow),
         pytest.param(["--method", "exhaustive", "--screen", "0.5"], marks=pytest.mark.slow),
         [],
     ],

@@ -142,6 +142,7 @@ def test_what_cannot_be_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_names_its_log(
     official: Path, tmp_path: Path, command: Command
 ) -> None:

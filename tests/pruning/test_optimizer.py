@@ -12,6 +12,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils, optim
 from fairseq_programs import STYLE, WIDTH, batch, build_model, build_task, config, prune
+from repeats import mostly_slow
 from torch import Tensor
 
 from fairseq_layerdrop.checkpoint import load
@@ -76,7 +77,7 @@ PLANS = {"encoder": ["0,3", "1-3", "2"], "decoder": ["1,3", "all", "0,2,3"]}
 # Each model with a plan, and each plan with a model: to parse fairseq's flags is what takes the
 # time here.
 CASES = [*((name, i % 3) for i, name in enumerate(MODELS)), ("untied", 1), ("untied", 2)]
-every_case = pytest.mark.parametrize(("name", "choice"), CASES)
+every_case = pytest.mark.parametrize(("name", "choice"), mostly_slow(CASES, *CASES[::3]))
 
 
 class Saved(NamedTuple):

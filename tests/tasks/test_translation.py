@@ -48,7 +48,9 @@ PLANS = ["--valid-plans", "4+2 every:2/first:1"]
     [
         ["--encoder-keep", "0,3", "--decoder-keep", "1"],
         pytest.param(["--decoder-keep", "0,2"], marks=pytest.mark.slow),
-        ["--encoder-keep", "every:2", "--decoder-keep", "first:1"],
+        pytest.param(
+            ["--encoder-keep", "every:2", "--decoder-keep", "first:1"], marks=pytest.mark.slow
+        ),
     ],
     ids=["both sides", "decoder only", "rules"],
 )
