@@ -20,10 +20,7 @@ converged() {
 
 converged p0 "${plain[@]}"
 score_translation "no LayerDrop, pruned" converged/p0 "$points"
-
-healed="$WORK/multi30k/converged/p0-healed"
-fairseq-layerdrop heal "$WORK/multi30k/data-bin" "$healed" --path "$WORK/multi30k/converged/p0/checkpoint_best.pt" --points "$points"
-for depth in $DEPTHS; do score_translation_file "no LayerDrop, healed, 25 %" "$healed/6+$depth.pt"; done
+repair "no LayerDrop, healed, 25 %" converged/p0 converged/p0-healed "$DEPTHS"
 
 converged plans "${plain[@]}" --train-plans "$(echo $points)" --train-plans-warmup-updates 1690 \
   --criterion layerdrop_distill --distill-weight 1

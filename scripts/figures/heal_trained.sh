@@ -6,20 +6,10 @@
 set -- "${1:-runs/figures}" "${2:-results/heal/trained}"
 . "$(dirname "$0")/models.sh"
 DEPTHS=${DEPTHS:-5 4 3 2 1}
-points=$(for depth in $DEPTHS; do echo "6+$depth"; done)
-
-# healed CURVE RUN SHARE
-healed() {
-  fairseq-layerdrop heal "$WORK/multi30k/data-bin" "$WORK/multi30k/$2-healed" --path "$WORK/multi30k/$2/checkpoint_best.pt" \
-    --points "$points" --share "$3"
-  for depth in $DEPTHS; do
-    score_translation_file "$1" "$WORK/multi30k/$2-healed/6+$depth.pt"
-  done
-}
 
 reuse any_depth/translation
 translation_plans plans-s1
-healed "train plans, healed, 10 %" plans-s1 0.1
+repair "train plans, healed, 10 %" plans-s1 plans-s1-healed "$DEPTHS" --share 0.1
 translation p0.2-s1 --encoder-layerdrop 0.2 --decoder-layerdrop 0.2
-healed "LayerDrop 0.2, healed, 25 %" p0.2-s1 0.25
+repair "LayerDrop 0.2, healed, 25 %" p0.2-s1 p0.2-s1-healed "$DEPTHS"
 draw "Multi30k en-de, test2016: models trained to be cut, cut and healed"

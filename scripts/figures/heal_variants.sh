@@ -6,13 +6,7 @@ set -- "${1:-runs/figures}" "${2:-results/heal/variants}"
 . "$(dirname "$0")/models.sh"
 
 # variant CURVE NAME FLAGS...
-variant() {
-  local healed="$WORK/multi30k/heal-s1/$2"
-  mkdir -p "${healed%/*}"
-  fairseq-layerdrop heal "$WORK/multi30k/data-bin" "$healed" --path "$WORK/multi30k/p0-s1/checkpoint_best.pt" \
-    --points "6+3 6+1" "${@:3}"
-  for depth in 3 1; do score_translation_file "$1" "$healed/6+$depth.pt"; done
-}
+variant() { repair "$1" p0-s1 "heal-s1/$2" "3 1" "${@:3}"; }
 
 translation p0-s1 --encoder-layerdrop 0 --decoder-layerdrop 0
 variant "as by default" default

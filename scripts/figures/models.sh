@@ -80,6 +80,26 @@ score_translation() { score multi30k "$1" "multi30k/$2" "$3" "${test2016[@]}"; }
 # score_translation_file CURVE FILE: the same of a file of any name, as it is.
 score_translation_file() { score_file multi30k "$1" "$2" all/all "${test2016[@]}"; }
 
+# repair CURVE RUN FOLDER DEPTHS FLAGS...: a training's best checkpoint, healed to each of the decoder depths, and scored.
+repair() {
+  local folder="$WORK/multi30k/$3" depth points
+  points=$(for depth in $4; do echo "6+$depth"; done)
+  mkdir -p "${folder%/*}"
+  fairseq-layerdrop heal "$WORK/multi30k/data-bin" "$folder" --path "$WORK/multi30k/$2/checkpoint_best.pt" --points "$points" "${@:5}"
+  for depth in $4; do score_translation_file "$1" "$folder/6+$depth.pt"; done
+}
+
+# compensate RUN FOLDER DEPTHS: the same, cut and compensated without training.
+compensate() {
+  local folder="$WORK/multi30k/$2" depth
+  mkdir -p "$folder"
+  for depth in $3; do
+    [ -f "$folder/6+$depth.pt" ] || fairseq-layerdrop prune "$WORK/multi30k/$1/checkpoint_best.pt" "$folder/6+$depth.pt" \
+      --decoder-keep "even:$depth" --compensate "$WORK/multi30k/data-bin"
+    score_translation_file "compensated" "$folder/6+$depth.pt"
+  done
+}
+
 # summarization RUN FLAGS...: 6+6 layers, 6 epochs of SAMSum, sources cut to 100 words.
 summarization() {
   train "samsum/$1" "$WORK/samsum/data-bin" --source-lang source --target-lang target "${pairs[@]}" "${norms[@]}" \
