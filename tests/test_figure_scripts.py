@@ -3,6 +3,7 @@
 
 import gzip
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -129,6 +130,17 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.part")) and not list(
         tmp_path.rglob("of-a-run-that-was-killed")
     )
+
+
+@pytest.mark.parametrize("program", ["fairseq_cli.train", "another"])
+def test_the_trainings_and_nothing_else_take_denormal_numbers_as_zero(program: str) -> None:
+    code = "import torch; print(torch.full((64,), 1e-30).mul(1e-10).sum().item())"
+    folder = SCRIPTS / "figures/denormals"
+    command = [sys.executable, "-c", code, program]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True
+    )
+    assert (float(done.stdout) == 0) == (program == "fairseq_cli.train")
 
 
 def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." # the commands in the rows name files 
 WORK=${1:-runs/figures}
 OUT=${2:-results/$(basename "$0" .sh)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # so that two trainings fit beside each other on two cores
+export PYTHONPATH="$PWD/scripts/figures/denormals${PYTHONPATH:+:$PYTHONPATH}" # which is a third faster; see there
 
 train() { python scripts/figures/train.py "$WORK/$1" "${@:2}"; }
 
