@@ -13,6 +13,7 @@ layers that go, and the sums before these two norms are what is fitted.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from fairseq_layerdrop.evaluation.calibration import Calibration
 from fairseq_layerdrop.evaluation.loading import Loaded
 from fairseq_layerdrop.evaluation.losses import score_losses
-from fairseq_layerdrop.evaluation.streams import layers, replaced, see
+from fairseq_layerdrop.evaluation.streams import encoded_once, layers, replaced, see
 from fairseq_layerdrop.modules.subnetwork import restricted
 from fairseq_layerdrop.pruning.compensation import (
     Change,
@@ -113,6 +114,7 @@ class Compensator:
         self.layers = layers(loaded.model)
         self.names = {id(p): name for name, p in loaded.model.named_parameters()}
         self._found: dict[PruningPlan, Compensation] = {}
+        self._encoded: dict[int, Any] = {}
 
     def __call__(self, plan: PruningPlan) -> Compensation:
         """Refit what can be refitted; of a plan that it was called for before, the same again.
@@ -167,9 +169,15 @@ class Compensator:
         return Refit(self._changed(gap, best.change), best.share, "")
 
     def _loss(self, plan: PruningPlan, weights: Mapping[str, Tensor]) -> float:
-        with replaced(self.loaded.model, weights):
+        with self._encoding_once(plan), replaced(self.loaded.model, weights):
             (losses,) = score_losses(self.loaded, self.data.held_out, [plan.kept])
         return losses.loss
+
+    def _encoding_once(self, plan: PruningPlan) -> AbstractContextManager[None]:
+        """With a plan that cuts the decoder alone: most of the work is the encoder's then."""
+        if plan.decoder and plan.encoder and plan.encoder.is_whole:
+            return encoded_once(self.loaded.model, self._encoded)
+        return nullcontext()
 
     def _obstacle(self, gap: Gap) -> str:
         """Why a gap cannot be compensated, if so."""
@@ -196,12 +204,14 @@ class Compensator:
     ) -> Iterator[Regression]:
         """What is missing where a gap's layers have gone, on both sets of sentences."""
         layer, last = (self.layers[gap.stack][i] for i in (gap.layer, gap.last))
+        model = self.loaded.model
         for samples in (self.data.fit, self.data.held_out):
             found = Regression(layer.fc2.in_features, layer.fc2.out_features, self.loaded.device)
             for sample in samples:
-                wanted = see(self.loaded, sample, gap.stack, last).stream
-                with replaced(self.loaded.model, weights), restricted(self.loaded.model, plan.kept):
-                    given = see(self.loaded, sample, gap.stack, layer)
+                with self._encoding_once(plan):
+                    wanted = see(self.loaded, sample, gap.stack, last).stream
+                    with replaced(model, weights), restricted(model, plan.kept):
+                        given = see(self.loaded, sample, gap.stack, layer)
                 found.add(given.inputs, wanted - given.stream)
             if not found.is_finite:
                 raise ValueError(

@@ -205,18 +205,19 @@ def _first_call(module: Any, run: Callable[[], Any]) -> Callable[[], Any]:
         calls.append(lambda: type(module).forward(module, *others, **named))
         raise _Reached
 
-    with _forward(module, note), suppress(_Reached):
+    with forwarding(module, note), suppress(_Reached):
         run()
     return calls[0]
 
 
 def _answering(module: Any, output: Any) -> Any:
     """A scope in which the module gives this output, whatever it is called with."""
-    return _forward(module, lambda *_, **__: output)
+    return forwarding(module, lambda *_, **__: output)
 
 
 @contextmanager
-def _forward(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+def forwarding(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """A scope in which calls of the module run this function."""
     module.forward = forward  # an attribute of its own, before that of its class
     try:
         yield

@@ -6,7 +6,7 @@ leaves it. One with its norm behind (fairseq's default, BART, RoBERTa) adds them
 norm of the sum leaves it: there the stream is read before that norm.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_layerdrop.evaluation.loading import Loaded
+from fairseq_layerdrop.evaluation.prefix import forwarding
 from fairseq_layerdrop.modules.subnetwork import Stack, stacks
 
 
@@ -108,3 +109,22 @@ def replaced(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             own[name].data = value
+
+
+@contextmanager
+def encoded_once(model: Any, outputs: MutableMapping[int, Any]) -> Iterator[None]:
+    """A scope in which the encoder runs once for each batch.
+
+    Args:
+        model: an encoder and a decoder.
+        outputs: what the encoder gave so far, with the batch, by the batch's identity.
+    """
+    encode = model.encoder.forward
+
+    def once(tokens: Tensor, *others: Any, **named: Any) -> Any:
+        if id(tokens) not in outputs:
+            outputs[id(tokens)] = tokens, encode(tokens, *others, **named)
+        return outputs[id(tokens)][1]
+
+    with forwarding(model.encoder, once):
+        yield

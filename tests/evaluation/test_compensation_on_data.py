@@ -64,6 +64,20 @@ def test_half_of_what_pruning_costs_a_language_model_comes_back(
     assert mended - whole < (cut - whole) / 2
 
 
+def test_an_encoder_that_stays_whole_runs_once_for_all_gaps(pairs: Loaded) -> None:
+    data = calibration(pairs, tokens=1500)
+    compensator, ran = Compensator(pairs, data), []
+    hook = pairs.model.encoder.layers[0].register_forward_pre_hook(lambda *_: ran.append(1))
+    try:
+        for text in ("6+4", "6+2"):
+            compensator(plan_of(pairs, text))
+        assert len(ran) == len(data.fit) + len(data.held_out)
+        compensator(plan_of(pairs, "5+2"))
+        assert len(ran) > 4 * len(data.fit)
+    finally:
+        hook.remove()
+
+
 def test_no_plan_is_worse_with_it_than_without_on_sentences_that_it_has_not_seen(
     pairs: Loaded, language_model: Loaded
 ) -> None:
