@@ -14,7 +14,8 @@ scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 ruff format --check .
-mypy
+mypy & package=$!
 mypy --config-file tests/mypy.ini tests
+wait "$package"
 # A file's tests stay in one of two processes: what they train is trained once.
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile "$@"
