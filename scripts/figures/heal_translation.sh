@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Healing, translation: 6+6 models without LayerDrop, cut to five depths, compensated, and healed with a quarter of a training's
 # updates a depth; models from scratch with all updates are the rows of figure 2. Of the first seed also healing without a
-# teacher, models from scratch with a quarter of the updates, and two with all updates and the same teacher.
+# teacher, and models from scratch with a quarter of the updates; of the last, two that had all updates and the same teacher.
 #   scripts/figures/heal_translation.sh [WORK [OUT]]       SEEDS="1 2 3" chooses the seeds, DEPTHS="3 1" the depths
 set -- "${1:-runs/figures}" "${2:-results/heal/translation}"
 . "$(dirname "$0")/models.sh"
@@ -22,8 +22,8 @@ for depth in $DEPTHS; do
   score_translation "from scratch, 25 %" "quarter$depth-s1" all/all
 done
 for depth in 3 1; do
-  translation "taught$depth-s1" "${plain[@]}" --decoder-layers "$depth" --criterion layerdrop_distill --distill-weight 1 \
-    --distill-teacher "$WORK/multi30k/p0-s1/checkpoint_best.pt"
-  score_translation "from scratch, same teacher" "taught$depth-s1" all/all
+  translation "taught$depth-s$seed" "${plain[@]}" --decoder-layers "$depth" --seed "$seed" \
+    --criterion layerdrop_distill --distill-weight 1 --distill-teacher "$WORK/multi30k/p0-s$seed/checkpoint_best.pt"
+  score_translation "from scratch, same teacher" "taught$depth-s$seed" all/all
 done
 draw "Multi30k en-de, test2016: a 6+6 model cut and healed, and models from scratch"
