@@ -132,15 +132,15 @@ def test_the_data_are_prepared_once(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("program", ["fairseq_cli.train", "another"])
-def test_the_trainings_and_nothing_else_take_denormal_numbers_as_zero(program: str) -> None:
-    code = "import torch; print(torch.full((64,), 1e-30).mul(1e-10).sum().item())"
-    folder = SCRIPTS / "figures/denormals"
-    command = [sys.executable, "-c", code, program]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, text=True
-    )
-    assert (float(done.stdout) == 0) == (program == "fairseq_cli.train")
+@pytest.mark.parametrize("program", ["fairseq-train", "another"])
+def test_the_trainings_and_nothing_else_take_denormal_numbers_as_zero(
+    program: str, tmp_path: Path
+) -> None:
+    script = tmp_path / program
+    script.write_text("import torch; print(torch.full((64,), 1e-30).mul(1e-10).sum().item())")
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS / "figures/denormals")}
+    printed = subprocess.check_output([sys.executable, script], env=environment, text=True)
+    assert (float(printed) == 0) == (program == "fairseq-train")
 
 
 def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> None:

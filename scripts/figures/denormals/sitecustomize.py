@@ -7,9 +7,9 @@ losses are the same in all digits that the log has.
 """
 
 import sys
-from importlib.util import find_spec
+from pathlib import Path
 
-if any("fairseq" in argument for argument in sys.orig_argv) and find_spec("torch"):
+if {"fairseq-train", "fairseq_cli.train"} & {Path(name).name for name in sys.orig_argv[1:3]}:
     import torch
 
     torch.set_flush_denormal(True)
