@@ -114,7 +114,7 @@ class Compensator:
         self.layers = layers(loaded.model)
         self.names = {id(p): name for name, p in loaded.model.named_parameters()}
         self._found: dict[PruningPlan, Compensation] = {}
-        self._encoded: dict[int, Any] = {}
+        self._encoded: dict[int, tuple[Tensor, Any]] = {}
 
     def __call__(self, plan: PruningPlan) -> Compensation:
         """Refit what can be refitted; of a plan that it was called for before, the same again.

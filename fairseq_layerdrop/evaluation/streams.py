@@ -6,7 +6,7 @@ leaves it. One with its norm behind (fairseq's default, BART, RoBERTa) adds them
 norm of the sum leaves it: there the stream is read before that norm.
 """
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -112,12 +112,13 @@ def replaced(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def encoded_once(model: Any, outputs: MutableMapping[int, Any]) -> Iterator[None]:
+def encoded_once(model: Any, outputs: dict[int, tuple[Tensor, Any]]) -> Iterator[None]:
     """A scope in which the encoder runs once for each batch.
 
     Args:
         model: an encoder and a decoder.
-        outputs: what the encoder gave so far, with the batch, by the batch's identity.
+        outputs: what the encoder gave so far, by the identity of the batch's tokens; beside it
+            these tokens: while they are kept, no others have that identity.
     """
     encode = model.encoder.forward
 
