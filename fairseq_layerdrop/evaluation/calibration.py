@@ -8,7 +8,7 @@ import torch
 from fairseq import utils
 from fairseq.data.data_utils import numpy_seed
 
-from fairseq_layerdrop.evaluation.loading import Batches, Loaded
+from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load_subset
 
 HELD_OUT = 4
 """One sentence of this many is held out."""
@@ -43,7 +43,7 @@ def calibration(
     Raises:
         ValueError: if there is no such subset, or it has too few sentences to hold some out.
     """
-    name = _load(loaded, [subset] if subset else ["train", "valid"])
+    name = load_subset(loaded, [subset] if subset else ["train", "valid"], purpose="compensate on")
     dataset = loaded.task.dataset(name)
     with numpy_seed(1):  # fairseq's own seed where it evaluates
         ordered = dataset.ordered_indices()
@@ -59,17 +59,6 @@ def calibration(
         )
     fit, judge = (_batches(loaded, dataset, fitting[part], max_tokens) for part in parts)
     return Calibration(fit, judge, name, (len(parts[0]), len(parts[1])))
-
-
-def _load(loaded: Loaded, names: list[str]) -> str:
-    """The first of these subsets that the data have."""
-    for name in names:
-        try:
-            loaded.task.load_dataset(name)
-        except FileNotFoundError:
-            continue
-        return name
-    raise ValueError(f"there is no subset {' or '.join(names)} in the data to compensate on")
 
 
 def _draw(dataset: Any, indices: Any, tokens: int) -> list[int]:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -122,6 +122,21 @@ def _resolve(options: Any) -> None:
         if isinstance(value, str) and (reference := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value)):
             section = getattr(FairseqConfig(), reference[1], None)
             setattr(options, field.name, getattr(section, reference[2], None))
+
+
+def load_subset(loaded: Loaded, names: Sequence[str], *, purpose: str) -> str:
+    """Load the first of these subsets that the data have, and say which it was.
+
+    Raises:
+        ValueError: if there is none of them, naming the purpose.
+    """
+    for name in names:
+        try:
+            loaded.task.load_dataset(name)
+        except FileNotFoundError:
+            continue
+        return name
+    raise ValueError(f"there is no subset {' or '.join(names)} in the data to {purpose}")
 
 
 class Batches:

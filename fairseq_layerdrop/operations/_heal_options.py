@@ -3,6 +3,7 @@
 
 import os
 import shlex
+from argparse import ArgumentParser
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,6 +64,13 @@ class HealOptions:
 
         whole = PruningPlan.everything(source.depths)
         training_options(stock_config(source.checkpoint["cfg"], whole), self._distilling)
+
+    def trained_on(self, source: Source) -> str:
+        """The split of the data that is trained on."""
+        own = source.checkpoint["cfg"].get("dataset", {}).get("train_subset", "train")
+        parser = ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--train-subset", default=own)
+        return str(parser.parse_known_args(self.flags)[0].train_subset)
 
     @property
     def _distilling(self) -> tuple[str, ...] | None:

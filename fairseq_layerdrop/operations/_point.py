@@ -169,13 +169,20 @@ def loss_of(
     plan: PruningPlan | None = None,
     *,
     user_dir: str | None = None,
+    trained_on: str | None = None,
 ) -> float:
-    """Bits a token of a checkpoint, whole or restricted to a plan."""
-    from fairseq_layerdrop.evaluation.loading import Batches, load
+    """Bits a token of a checkpoint, whole or restricted to a plan.
+
+    Raises:
+        ValueError: if the data lack the subset, or the one to be trained on.
+    """
+    from fairseq_layerdrop.evaluation.loading import Batches, load, load_subset
     from fairseq_layerdrop.evaluation.losses import score_losses
     from fairseq_layerdrop.modules.subnetwork import depths
 
     loaded = load(str(file), data, user_dir=user_dir)
+    if trained_on:
+        load_subset(loaded, [trained_on], purpose="train on (behind --: --train-subset)")
     plan = plan or PruningPlan.everything(depths(loaded.model))
     (losses,) = score_losses(loaded, Batches(loaded, subset).samples, [plan.kept])
     return losses.loss

@@ -68,7 +68,8 @@ def heal(
     Calibrate(str(data)).check()
     if not folder.absolute().parent.is_dir():
         raise ValueError(f"there is no directory {folder.parent} for the output; make it first")
-    loss = loss_of(whole.path, str(data), subset, user_dir=user_dir)
+    split = recipe.trained_on(whole)
+    loss = loss_of(whole.path, str(data), subset, user_dir=user_dir, trained_on=split)
     recipe.check(whole)
     folder.mkdir(exist_ok=True)
     family = Family(whole, folder, str(data), subset, user_dir, updates, recipe, progress)

@@ -127,6 +127,10 @@ REFUSED = {
     "equal depths": (["--points", "6+1 all/3"], "must differ in their depths"),
     "no updates": (["--points", "6+1", "--max-update", "0"], "at least 1 update, got 0"),
     "no share": (["--points", "6+1", "--share", "0"], "at least 1 update, got 0"),
+    "nothing to train on": (
+        ["--points", "6+1", "--max-update", "1"],
+        "there is no subset train in the data to train on (behind --: --train-subset)",
+    ),
 }
 
 
@@ -147,10 +151,10 @@ def test_a_training_that_fails_names_its_log(
     official: Path, tmp_path: Path, command: Command
 ) -> None:
     paths = [official / "data-bin", tmp_path / "out", "--path", official / "checkpoint.pt"]
-    status, _, err = command("heal", *paths, "--points", "6+1", "--max-update", "2")
-    assert (status, len(err.splitlines())) == (2, 1)  # these data have no train
+    status, _, err = command("heal", *paths, *POINTS, *FLAGS, "--batch-size", "none")
+    assert (status, len(err.splitlines())) == (2, 1)
     assert "train.log" in err
-    assert not (tmp_path / "out" / "6+1.pt").exists()
+    assert not (tmp_path / "out" / "6+3.pt").exists()
 
 
 def test_without_updates_in_the_file_they_must_be_named(official: Path, tmp_path: Path) -> None:
