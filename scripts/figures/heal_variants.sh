@@ -6,12 +6,13 @@ set -- "${1:-runs/figures}" "${2:-results/heal/variants}"
 . "$(dirname "$0")/models.sh"
 
 # variant CURVE NAME FLAGS...
-variant() { repair "$1" p0-s1 "heal-s1/$2" "3 1" "${@:3}"; }
+variant() { repair "$1" p0-s3 "heal-s3/$2" "3 1" "${@:3}"; }
 
-translation p0-s1 --encoder-layerdrop 0 --decoder-layerdrop 0
+translation p0-s3 --encoder-layerdrop 0 --decoder-layerdrop 0 --seed 3
 variant "as by default" default
 variant "each from the whole model" from-whole --from-whole
 variant "hidden states, too" hidden -- --distill-hidden 3
 variant "temperature 2, weight 4" warm -- --distill-temperature 2 --distill-weight 4
+variant "learning rate of the training" rate -- --lr 3e-3
 variant "no dropout" no-dropout -- --dropout 0
 draw "Multi30k en-de, test2016: ways of healing"
