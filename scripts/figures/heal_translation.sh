@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Healing, translation: 6+6 models without LayerDrop, cut to five depths, compensated, and healed with a quarter of a training's
 # updates a depth; models from scratch with all updates are the rows of figure 2. Of the first seed also healing without a
-# teacher, and models from scratch with a quarter of the updates; of the last, two that had all updates and the same teacher.
+# teacher, and models from scratch with a quarter of the updates; of the last, healing at the learning rate of its training, and
+# two models from scratch that had all updates and the same teacher.
 #   scripts/figures/heal_translation.sh [WORK [OUT]]       SEEDS="1 2 3" chooses the seeds, DEPTHS="3 1" the depths
 set -- "${1:-runs/figures}" "${2:-results/heal/translation}"
 . "$(dirname "$0")/models.sh"
@@ -21,6 +22,7 @@ for depth in $DEPTHS; do
   translation "quarter$depth-s1" "${plain[@]}" --decoder-layers "$depth" --total-num-update 520 --max-update 520
   score_translation "from scratch, 25 %" "quarter$depth-s1" all/all
 done
+repair "healed, lr 3e-3, 25 %" "p0-s$seed" "heal-s$seed/rate" "$DEPTHS" -- --lr 3e-3
 for depth in 3 1; do
   translation "taught$depth-s$seed" "${plain[@]}" --decoder-layers "$depth" --seed "$seed" \
     --criterion layerdrop_distill --distill-weight 1 --distill-teacher "$WORK/multi30k/p0-s$seed/checkpoint_best.pt"

@@ -13,6 +13,5 @@ variant "as by default" default
 variant "each from the whole model" from-whole --from-whole
 variant "hidden states, too" hidden -- --distill-hidden 3
 variant "temperature 2, weight 4" warm -- --distill-temperature 2 --distill-weight 4
-variant "learning rate of the training" rate -- --lr 3e-3
 variant "no dropout" no-dropout -- --dropout 0
 draw "Multi30k en-de, test2016: ways of healing"
