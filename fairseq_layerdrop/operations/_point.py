@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop import __version__, checkpoint
 from fairseq_layerdrop.operations._compensate import Calibrate, compensate
@@ -19,6 +19,9 @@ from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
 from fairseq_layerdrop.reporting.files import write_files
+
+if TYPE_CHECKING:
+    from fairseq_layerdrop.evaluation.loading import Loaded
 
 Progress = Callable[[str, int, int], None]
 """Told a point's name, and how many updates are done of how many."""
@@ -169,20 +172,19 @@ def loss_of(
     plan: PruningPlan | None = None,
     *,
     user_dir: str | None = None,
-    trained_on: str | None = None,
 ) -> float:
-    """Bits a token of a checkpoint, whole or restricted to a plan.
+    """Bits a token of a checkpoint, whole or restricted to a plan."""
+    from fairseq_layerdrop.evaluation.loading import load
 
-    Raises:
-        ValueError: if the data lack the subset, or the one to be trained on.
-    """
-    from fairseq_layerdrop.evaluation.loading import Batches, load, load_subset
+    return loss_of_loaded(load(str(file), data, user_dir=user_dir), subset, plan)
+
+
+def loss_of_loaded(loaded: "Loaded", subset: str, plan: PruningPlan | None = None) -> float:
+    """The same of a model that is loaded."""
+    from fairseq_layerdrop.evaluation.loading import Batches
     from fairseq_layerdrop.evaluation.losses import score_losses
     from fairseq_layerdrop.modules.subnetwork import depths
 
-    loaded = load(str(file), data, user_dir=user_dir)
-    if trained_on:
-        load_subset(loaded, [trained_on], purpose="train on (behind --: --train-subset)")
     plan = plan or PruningPlan.everything(depths(loaded.model))
     (losses,) = score_losses(loaded, Batches(loaded, subset).samples, [plan.kept])
     return losses.loss

@@ -17,7 +17,7 @@ from fairseq_layerdrop.operations._point import (
     Progress,
     Start,
     heal_point,
-    loss_of,
+    loss_of_loaded,
     name_of,
 )
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -68,26 +68,39 @@ def heal(
     Calibrate(str(data)).check()
     if not folder.absolute().parent.is_dir():
         raise ValueError(f"there is no directory {folder.parent} for the output; make it first")
-    split = recipe.trained_on(whole)
-    loss = loss_of(whole.path, str(data), subset, user_dir=user_dir, trained_on=split)
+    loss = _loss(whole, str(data), subset, recipe.trained_on(whole), user_dir)
     recipe.check(whole)
     folder.mkdir(exist_ok=True)
     family = Family(whole, folder, str(data), subset, user_dir, updates, recipe, progress)
-    starts = [Start(Path(whole.path), PruningPlan.everything(whole.depths))]
-    models = []
-    for plan in plans:
-        start = _smallest(plan, starts) if recipe.chained else starts[0]
-        models.append(heal_point(family, plan, start))
-        starts.append(Start(folder / models[-1]["file"], plan))
     manifest = {
         "source": {"file": str(source), "digest": whole.digest, "loss": loss},
         "data": {"folder": str(data), "subset": subset},
         "recipe": {**recipe.to_json(), "updates": updates},
         "version": __version__,
-        "models": models,
+        "models": _heal_points(family, plans),
     }
     write_files(folder, {"manifest.json": f"{json.dumps(manifest, indent=1)}\n".encode()})
     return manifest
+
+
+def _loss(whole: Source, data: str, subset: str, trained_on: str, user_dir: str | None) -> float:
+    """The whole model's; data without the split to train on are refused before it."""
+    from fairseq_layerdrop.evaluation.loading import load, load_subset
+
+    loaded = load(whole.path, data, user_dir=user_dir)
+    load_subset(loaded, [trained_on], purpose="train on (behind --: --train-subset)")
+    return loss_of_loaded(loaded, subset)
+
+
+def _heal_points(family: Family, plans: list[PruningPlan]) -> list[dict[str, Any]]:
+    """The entries of the manifest, largest first."""
+    starts = [Start(Path(family.whole.path), PruningPlan.everything(family.whole.depths))]
+    models = []
+    for plan in plans:
+        start = _smallest(plan, starts) if family.recipe.chained else starts[0]
+        models.append(heal_point(family, plan, start))
+        starts.append(Start(family.folder / models[-1]["file"], plan))
+    return models
 
 
 def _plans(whole: Source, points: str) -> list[PruningPlan]:
