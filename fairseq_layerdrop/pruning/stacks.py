@@ -99,16 +99,6 @@ def stack_depths(state: Iterable[str]) -> dict[str, int]:
     return {stack: len(next(iter(found[stack].values()))) for stack in STACKS if stack in found}
 
 
-def stack_paths(state: Iterable[str]) -> dict[str, list[str]]:
-    """Where the layers of each stack are: one path, or one a language."""
-    found: dict[str, list[str]] = {}
-    for place in filter(None, map(locate, state)):
-        paths = found.setdefault(place.stack, [])
-        if place.path not in paths:
-            paths.append(place.path)
-    return found
-
-
 def prune_state(state: Mapping[str, Value], plan: PruningPlan) -> dict[str, Value]:
     """A state dict restricted to a plan: kept layers renumbered from 0, every other key copied."""
     new_index = {
