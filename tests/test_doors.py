@@ -144,6 +144,20 @@ def test_from_pretrained_translates_as_generate_does(
     }
 
 
+def test_from_pretrained_translates_with_a_model_of_2019(
+    official_2019: Path, tmp_path: Path
+) -> None:
+    data = official_2019 / "data-bin"
+    flags = ["--decoder-keep", "0-3", "--copy-dicts", str(data)]
+    small = prune(official_2019 / "checkpoint.pt", tmp_path / "model.pt", *flags)
+    search = ["--gen-subset", "test", "--beam", "5", *SURE, *SHORT]
+    output = fairseq("generate", data, "--path", small, *search)
+    generated = [text for _, text, _ in hypotheses(output).values()]
+    sources = [line.split("\t")[1] for line in output.splitlines() if line.startswith("S-")]
+    (tmp_path / "test.src").write_text("".join(f"{line}\n" for line in sources))
+    assert from_pretrained("translate", small, tmp_path / "test.src") == generated
+
+
 def test_from_pretrained_scores_as_eval_lm_does(
     data: Path, text_data: Path, tmp_path: Path
 ) -> None:

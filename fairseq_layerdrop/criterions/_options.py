@@ -41,8 +41,8 @@ class LayerDropDistillConfig(
     distill_weight: float = field(
         default=0.5,
         metadata={
-            "help": "weight in [0, 1] of the distillation loss, which is added to the task's; 0: "
-            "off (default: 0.5)"
+            "help": "weight, at least 0, of the distillation loss, which is added to the task's; "
+            "0: off (default: 0.5)"
         },
     )
     distill_temperature: float = field(
@@ -81,8 +81,8 @@ def check(cfg):
     Raises:
         ValueError: naming the option.
     """
-    if not 0 <= cfg.distill_weight <= 1:
-        raise ValueError(f"--distill-weight must lie in [0, 1], got {cfg.distill_weight}")
+    if not 0 <= cfg.distill_weight < math.inf:
+        raise ValueError(f"--distill-weight must be at least 0, got {cfg.distill_weight}")
     if not 0 < cfg.distill_temperature < math.inf:
         raise ValueError(f"--distill-temperature must be above 0, got {cfg.distill_temperature}")
     if cfg.distill_criterion == "sentence_prediction" and cfg.regression_target:

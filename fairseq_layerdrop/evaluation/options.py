@@ -13,7 +13,7 @@ from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 from fairseq_layerdrop.pruning.config import architecture, plain
-from fairseq_layerdrop.pruning.families import own_options
+from fairseq_layerdrop.pruning.families import unknown_options
 
 _COMMON = ("seed", "fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16", "amp")
 _DATASET = (
@@ -68,11 +68,12 @@ def own_flags(cfg: Mapping[str, Any]) -> Iterator[str]:
 
     Those that the plugin sets by its architecture's name, without a flag, come with the name.
     """
-    own, model = own_options(cfg), architecture(plain(cfg["model"]))
+    model = plain(cfg["model"])
+    unknown = unknown_options(model)
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    ARCH_MODEL_REGISTRY[model].add_args(parser)
+    ARCH_MODEL_REGISTRY[architecture(model)].add_args(parser)
     for action in parser._actions:
-        value = own.get(action.dest)
+        value = model[action.dest] if action.dest in unknown else None
         if value is None or (action.nargs == 0 and value is not action.const):
             continue
         yield action.option_strings[0]

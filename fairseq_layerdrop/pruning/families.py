@@ -70,22 +70,28 @@ def family(name: str) -> str | None:
     return next((f for f, names in _ARCHITECTURES.items() if names.fullmatch(stock)), None)
 
 
-def own_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a model that its family's own configuration does not know; of a model of no
-    family that is known, those that none knows.
+def unknown_options(model: Mapping[str, Any]) -> set[str]:
+    """The names of a model's options that its family's own configuration does not know; of a model
+    of no family that is known, those that none knows.
 
-    Options of other sections do not count: fairseq before 0.12 wrote all there were into the
-    model's, and its own models still do.
+    Those of a training are among them in files of fairseq before 0.12.
+    """
+    known = OPTIONS.get(family(architecture(model)) or "") or frozenset().union(*OPTIONS.values())
+    return model.keys() - known - {"_name", "arch"}
+
+
+def own_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model that its family does not know, nor any other section.
+
+    fairseq before 0.12 wrote all there were into the model's, and its own models still do.
 
     Args:
         cfg: a checkpoint's configuration.
     """
     sections: dict[str, Any] = plain(cfg)
-    model = sections["model"]
-    known = OPTIONS.get(family(architecture(model)) or "") or frozenset().union(*OPTIONS.values())
-    others = {"_name", "arch", *sections}
+    model, others = sections["model"], set(sections)
     for name, section in sections.items():
         if name != "model" and isinstance(section, dict):
             others |= section.keys()
-    names = sorted(model.keys() - known - others)
+    names = sorted(unknown_options(model) - others)
     return {name: model[name] for name in names if not OUR_FIELD.fullmatch(name)}

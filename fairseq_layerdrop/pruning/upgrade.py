@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_layerdrop.pruning.old_options import upgrade_options
 from fairseq_layerdrop.pruning.stacks import locate
 
 EMA = ("ema", "ema_fp32_params")
@@ -69,7 +70,7 @@ def upgrade_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     that were one in the model are one again: fairseq saves key by key what is on a GPU or in half
     precision, so that shared embeddings and layers come apart in the file.
     """
-    upgraded = _upgrade_options(checkpoint)
+    upgraded = upgrade_options(checkpoint)
     share = _option(upgraded.get("cfg"), "share_layers") or 1
     upgraded["model"] = tie(checkpoint["model"], share)
     extra = checkpoint.get("extra_state")
@@ -108,39 +109,6 @@ def _option(cfg: Any, name: str) -> Any:
     model = cfg.get("model") if isinstance(cfg, Mapping) else None
     options = vars(model) if isinstance(model, Namespace) else model
     return options.get(name) if isinstance(options, Mapping) else None
-
-
-def _upgrade_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    upgraded = dict(checkpoint)
-    args = checkpoint.get("args")
-    if args is not None and checkpoint.get("cfg") is None:
-        upgraded |= {"args": None, "cfg": _sections(vars(args))}
-    cfg = upgraded.get("cfg")
-    if not isinstance(cfg, Mapping):
-        return upgraded
-    model = cfg.get("model")
-    options = vars(model) if isinstance(model, Namespace) else model
-    # A fine-tuned wav2vec2 or HuBERT holds the options of the model that it was made from.
-    if isinstance(options, Mapping) and isinstance(options.get("w2v_args"), Namespace):
-        options = {**options, "w2v_args": _sections(vars(options["w2v_args"]))}
-        upgraded["cfg"] = {
-            **cfg,
-            "model": Namespace(**options) if isinstance(model, Namespace) else options,
-        }
-    return upgraded
-
-
-def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
-    data = options.get("data")
-    positions = options.get("max_positions")
-    if positions is not None:
-        options = {"max_source_positions": positions, "max_target_positions": positions, **options}
-    task = {**options, "data": data[0] if isinstance(data, list) and data else data}
-    return {
-        "model": {**options, "_name": options.get("arch")},
-        "task": {**task, "_name": options.get("task", "translation")},
-        "criterion": {**options, "_name": options.get("criterion")},
-    }
 
 
 def _upgrade_roberta(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

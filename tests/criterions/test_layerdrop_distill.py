@@ -228,7 +228,7 @@ def assert_close(
 # The loss
 
 
-@pytest.mark.parametrize(("weight", "temperature"), [(0.7, 1.0), (1.0, 2.5)])
+@pytest.mark.parametrize(("weight", "temperature"), [(0.7, 1.0), (4.0, 2.5)])
 @every_family
 def test_loss_and_gradients_are_the_task_s_and_those_of_the_divergence_from_a_constant(
     name: str, weight: float, temperature: float
@@ -536,9 +536,9 @@ def test_one_warning_where_nothing_is_dropped(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"distill_weight": -0.1}, r"--distill-weight must lie in \[0, 1\], got -0.1"),
-        ({"distill_weight": 1.5}, r"--distill-weight must lie in \[0, 1\], got 1.5"),
-        ({"distill_weight": math.nan}, r"--distill-weight must lie in \[0, 1\], got nan"),
+        ({"distill_weight": -0.1}, "--distill-weight must be at least 0, got -0.1"),
+        ({"distill_weight": math.inf}, "--distill-weight must be at least 0, got inf"),
+        ({"distill_weight": math.nan}, "--distill-weight must be at least 0, got nan"),
         ({"distill_temperature": 0.0}, r"--distill-temperature must be above 0, got 0.0"),
         ({"distill_temperature": -2.0}, r"--distill-temperature must be above 0, got -2.0"),
         ({"distill_temperature": math.inf}, r"--distill-temperature must be above 0, got inf"),

@@ -11,7 +11,10 @@ from fairseq import utils
 from fairseq_programs import LANGUAGES, WIDTH
 from planted import write_model
 
-from fairseq_layerdrop.checkpoint import load
+from fairseq_layerdrop.checkpoint import load, open_source, save
+from fairseq_layerdrop.operations._heal_options import HealOptions
+from fairseq_layerdrop.pruning.config import plain
+from fairseq_layerdrop.pruning.plan import PruningPlan
 
 PLUGIN = """
 from fairseq.criterions import register_criterion
@@ -96,6 +99,36 @@ def test_a_plugin_is_healed_with_its_own_options(
     assert (cfg["model"]["out_gain"], cfg["task"]["_name"]) == (0.5, "gain_task")
     assert cfg["criterion"]["_name"] == criterion
     assert cfg["common"]["user_dir"] is None
+
+
+def in_one_namespace(path: Path, target: Path) -> Path:
+    """The same checkpoint as fairseq wrote them before 2021."""
+    checkpoint = load(path)
+    cfg = plain(checkpoint["cfg"])
+    args = Namespace(arch=cfg["model"]["_name"])
+    for name, section in cfg.items():
+        if isinstance(section, dict):
+            vars(args).update(section, **{name: section.get("_name")})
+    del args._name
+    save({**checkpoint, "args": args, "cfg": None}, target)
+    return target
+
+
+def test_a_model_of_before_2021_is_trained_with_the_same_options(
+    data: Path, tmp_path: Path, plugin: Path
+) -> None:
+    new = write_model(data, tmp_path / "new.pt", *MODEL, "--criterion", "cross_entropy")
+    old = in_one_namespace(new, tmp_path / "old.pt")
+    found = []
+    for path in (new, old):
+        source = open_source(path)
+        plan = PruningPlan.everything(source.depths)
+        arguments = HealOptions().arguments(
+            source, plan, whole=source, data=str(data), updates=9, user_dir=plugin
+        )
+        found.append([argument.replace(str(path), "FILE") for argument in arguments])
+    assert sorted(found[0]) == sorted(found[1])
+    assert found[0][found[0].index("--out-gain") + 1] == "0.5"
 
 
 def test_a_criterion_that_no_teacher_can_join_is_refused_before_anything_is_written(
