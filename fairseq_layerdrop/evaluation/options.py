@@ -59,7 +59,10 @@ def training_options(cfg: Mapping[str, Any], distilling: Collection[str] | None)
 def _named(cfg: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     section: Mapping[str, Any] = cfg.get(name) or {}
     if "_name" not in section:
-        raise ValueError(f"the checkpoint does not say with which {name} it was trained")
+        raise ValueError(
+            f"the checkpoint does not say with which {name} it was trained; give fairseq-train its "
+            "flags yourself, with --finetune-from-model"
+        )
     return section
 
 

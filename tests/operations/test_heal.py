@@ -157,6 +157,19 @@ def test_a_training_that_fails_names_its_log(
     assert not (tmp_path / "out" / "6+3.pt").exists()
 
 
+def test_a_file_that_does_not_say_how_it_was_trained_is_one_line(
+    official: Path, tmp_path: Path, command: Command
+) -> None:
+    checkpoint = load(official / "checkpoint.pt")
+    checkpoint["cfg"]["optimizer"] = None
+    save(checkpoint, tmp_path / "full.pt")
+    flags = ["--path", tmp_path / "full.pt", *POINTS, *FLAGS]
+    status, out, err = command("heal", official / "data-bin", tmp_path / "out", *flags)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "with which optimizer it was trained; give fairseq-train its flags yourself" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_updates_in_the_file_they_must_be_named(official: Path, tmp_path: Path) -> None:
     checkpoint = load(official / "checkpoint.pt")
     checkpoint["optimizer_history"][-1]["num_updates"] = 0
