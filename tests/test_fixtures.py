@@ -10,11 +10,14 @@ from fairseq_programs import (
     Hypotheses,
     assert_same_hypotheses,
     assert_same_tensors,
+    fairseq,
     generate,
     hypotheses,
     prune,
     weights,
 )
+
+from fairseq_layerdrop.operations._point import loss_of
 
 EXPECTED = ["enc012345.dec012345", "enc012345.dec024", "enc024.dec024"]
 
@@ -68,6 +71,15 @@ def test_a_checkpoint_of_2019_translates_as_official_fairseq_does(
     assert_same_hypotheses(
         generate(official_2019 / "data-bin", small), expected(official_2019, name), sentences=100
     )
+
+
+def test_a_checkpoint_of_2019_is_validated(official_2019: Path, tmp_path: Path) -> None:
+    data = official_2019 / "data-bin"
+    small = prune(official_2019 / "checkpoint.pt", tmp_path / "small.pt", *keep("enc012.dec012"))
+    flags = ["--task", "translation", "--valid-subset", "valid", "--batch-size", "8"]
+    shown = fairseq("validate", data, "--path", small, *flags)
+    (loss,) = re.findall(r"nll_loss (\S+)", shown)
+    assert float(loss) == pytest.approx(loss_of(small, str(data), "valid"), abs=1e-3)
 
 
 def test_a_checkpoint_of_2019_loads_at_layers_beyond_the_new_depth(

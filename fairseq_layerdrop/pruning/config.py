@@ -27,7 +27,7 @@ OUR_FIELD = re.compile(
     r"|distill_.*"
 )
 _DISTILLATION = "layerdrop_distill"
-_DISTILLED = {
+CRITERION_FIELDS = {
     "label_smoothed_cross_entropy": (
         "label_smoothing",
         "report_accuracy",
@@ -42,7 +42,7 @@ _DISTILLED = {
         *("report_mcc", "report_acc_and_f1", "report_pearson_and_spearman"),
     ),
 }
-"""The criterions that self-distillation wraps, and those of its fields that are theirs."""
+"""The criterions that self-distillation wraps, and their own fields."""
 _NAMES = {"_name", "arch", "task", "criterion"}
 _SCALARS = (str, bytes, bool, int, float, complex, torch.dtype)
 # fairseq's BART reads options that only a Namespace hands on to its code (args.task,
@@ -232,7 +232,7 @@ def _stock_section(section: dict[str, Any]) -> dict[str, Any]:
     if _OUR_NAME.fullmatch(str(stock.get("_name"))) and "arch" not in stock:
         stock.pop("seed", None)  # the flat model's copy of common.seed, for its masks
     if stock.get("_name") == _DISTILLATION:
-        fields = _DISTILLED[section["distill_criterion"]]
+        fields = CRITERION_FIELDS[section["distill_criterion"]]
         stock = {key: value for key, value in stock.items() if key in ("_name", *fields)}
     for key in _NAMES & stock.keys():
         name = section["distill_criterion"] if stock[key] == _DISTILLATION else stock[key]

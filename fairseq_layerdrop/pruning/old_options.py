@@ -9,23 +9,52 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-_FIELDS = {
-    "common": ("seed", "fp16", "bf16", "memory_efficient_fp16", "memory_efficient_bf16"),
-    "dataset": (
-        *("max_tokens", "required_batch_size_multiple", "skip_invalid_size_inputs_valid_test"),
-        *("train_subset", "valid_subset", "num_workers", "dataset_impl"),
+from fairseq_layerdrop.pruning.config import CRITERION_FIELDS
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "common": {
+        "seed": 1,
+        "fp16": False,
+        "bf16": False,
+        "tpu": False,
+        "memory_efficient_fp16": False,
+        "memory_efficient_bf16": False,
+        "use_plasma_view": False,
+        "plasma_path": "/tmp/plasma",
+    },
+    "dataset": {
+        "max_tokens": None,
+        "batch_size": None,
+        "batch_size_valid": None,
+        "required_batch_size_multiple": 8,
+        "required_seq_len_multiple": 1,
+        "train_subset": "train",
+        "valid_subset": "valid",
+        "dataset_impl": None,
+        "num_workers": 1,
+        "data_buffer_size": 10,
+        "skip_invalid_size_inputs_valid_test": False,
+    },
+    "optimization": {"lr": [0.25], "clip_norm": 0.0, "update_freq": [1], "sentence_avg": False},
+    "distributed_training": {"ddp_backend": "pytorch_ddp"},
+    "generation": {"print_alignment": None, "replace_unk": None},
+}
+"""What is read of these sections, also by references from others, and fairseq's defaults."""
+_RENAMED = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
+CRITERIONS = {
+    **CRITERION_FIELDS,
+    "label_smoothed_cross_entropy_with_alignment": (
+        *CRITERION_FIELDS["label_smoothed_cross_entropy"],
+        "alignment_lambda",
     ),
-    "optimization": ("lr", "clip_norm", "update_freq", "sentence_avg"),
-    "distributed_training": ("ddp_backend",),
+    "nat_loss": ("label_smoothing",),
+    "ctc": (
+        *("zero_infinity", "sentence_avg", "post_process", "wer_kenlm_model", "wer_lexicon"),
+        *("wer_lm_weight", "wer_word_score", "wer_sil_weight", "wer_args"),
+    ),
+    "wav2vec": ("infonce", "loss_weights", "log_keys"),
 }
-_CHOICES: dict[str, str | tuple[str, ...]] = {
-    "criterion": "",
-    "optimizer": "",
-    "bpe": ("gpt2_", "bpe_", "sentencepiece_"),
-    "tokenizer": ("moses_no_", "source_lang", "target_lang"),
-}
-"""Sections that are chosen by a name, and what their options begin with: at any other option in one
-of the last two fairseq stops."""
+"""The fields of those that there were; any other's section has all options."""
 
 
 def upgrade_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,30 +83,38 @@ def _sections(options: Mapping[str, Any]) -> dict[str, Any]:
     positions = options.get("max_positions")
     if positions is not None:
         options = {"max_source_positions": positions, "max_target_positions": positions, **options}
-    task = {**options, "data": data[0] if isinstance(data, list) and data else data}
+    today = {_RENAMED.get(name, name): value for name, value in options.items()}
     sections = {
-        name: {field: options[field] for field in fields if field in options}
-        for name, fields in _FIELDS.items()
+        section: {name: today.get(name, default) for name, default in defaults.items()}
+        for section, defaults in DEFAULTS.items()
     }
-    # The first is read without a default; the second had another name.
-    sections["dataset"] = {
-        "max_tokens": None,
-        "batch_size": options.get("batch_size", options.get("max_sentences")),
-        **sections["dataset"],
-    }
+    # A task refers to these, and fairseq resolves no reference of one that has all options.
+    task = {**sections["common"], **sections["dataset"], **options}
+    task["data"] = data[0] if isinstance(data, list) and data else data
     return {
         **sections,
-        "generation": {"print_alignment": None, "replace_unk": None},  # likewise without
         "model": {**options, "_name": options.get("arch")},
         "task": {**task, "_name": options.get("task", "translation")},
-        **{section: _named(section, options) for section in _CHOICES},
+        "criterion": _criterion(options),
+        "optimizer": _named("optimizer", options),
+        # In these, as in the criterion, fairseq stops at an option that is none of theirs.
+        "bpe": _named("bpe", options, ("gpt2_", "bpe_", "sentencepiece_")),
+        "tokenizer": _named("tokenizer", options, ("moses_no_", "source_lang", "target_lang")),
     }
 
 
-def _named(section: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The section of what the training was told by name; None where it was told of none."""
-    name, begins = options.get(section), _CHOICES[section]
+def _criterion(options: Mapping[str, Any]) -> dict[str, Any]:
+    name = options.get("criterion")
+    fields = CRITERIONS.get(str(name), options.keys())
+    return {**{field: options[field] for field in fields if field in options}, "_name": name}
+
+
+def _named(
+    section: str, options: Mapping[str, Any], begins: str | tuple[str, ...] = ""
+) -> dict[str, Any] | None:
+    """The section of something with a name, and of its own options those that begin so; None where
+    the training was told of none."""
+    name = options.get(section)
     if name is None:
         return None
-    own = {key: value for key, value in options.items() if key.startswith(begins)}
-    return {**own, "_name": name}
+    return {**{key: options[key] for key in options if key.startswith(begins)}, "_name": name}

@@ -147,7 +147,7 @@ def test_what_is_written_of_args_is_plain_and_of_no_machine() -> None:
     plan = PruningPlan.from_specs({}, {"encoder": DEPTH, "decoder": DEPTH})
     cfg = cut(old_checkpoint(), plan, source="", version="")["cfg"]
     with_options = [name for name, section in cfg.items() if "user_dir" in (section or {})]
-    assert set(with_options) == {"model", "task", "criterion"}
+    assert set(with_options) == {"model", "task"}
     assert all(type(cfg[name]) is dict and cfg[name]["user_dir"] is None for name in with_options)
 
 
