@@ -17,7 +17,7 @@ DISTILLING = (
     *("masked_lm", "sentence_prediction"),
 )
 """The criterions that can be trained with a teacher."""
-RATE = 0.5
+RATE = 1.0
 """The peak learning rate, as a share of that of the whole model's training."""
 WARMUP = 0.05
 """The share of the updates in which the rate rises; from there it falls to 0 in a line."""
@@ -78,7 +78,7 @@ class HealOptions:
 
     def to_json(self) -> dict[str, Any]:
         """In plain containers."""
-        return {**asdict(self), "flags": list(self.flags)}
+        return {**asdict(self), "rate": RATE, "flags": list(self.flags)}
 
     def arguments(
         self,
@@ -95,7 +95,7 @@ class HealOptions:
         Args:
             cut: the model to be healed.
             plan: what it has of the whole one.
-            whole: the teacher. Its learning rate counts: a healed one's was lower already.
+            whole: the teacher, whose learning rate counts.
             data: that the whole model was trained on.
             updates: how many.
             user_dir: the plugin: this package, and whatever else the model needs.

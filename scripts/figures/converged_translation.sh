@@ -21,6 +21,7 @@ converged() {
 converged p0 "${plain[@]}"
 score_translation "no LayerDrop, pruned" converged/p0 "$points"
 repair "no LayerDrop, healed, 25 %" converged/p0 converged/p0-healed "$DEPTHS"
+repair "no LayerDrop, healed, 25 %, lr 2e-3" converged/p0 converged/p0-healed-half "5 3" -- --lr 2e-3
 
 converged plans "${plain[@]}" --train-plans "$(echo $points)" --train-plans-warmup-updates 1690 \
   --criterion layerdrop_distill --distill-weight 1

@@ -13,8 +13,8 @@ reuse figure2_language_model
 language_model p0-s1 --decoder-layerdrop 0
 full="$WORK/lm/p0-s1/checkpoint_best.pt"
 mkdir -p "$base"
-fairseq-layerdrop heal "$DATA" "$base/taught" --path "$full" --points "$points"
-fairseq-layerdrop heal "$DATA" "$base/untaught" --path "$full" --points "$points" --no-teacher
+fairseq-layerdrop heal "$DATA" "$base/taught" --path "$full" --points "$points" -- --lr 1e-3
+fairseq-layerdrop heal "$DATA" "$base/untaught" --path "$full" --points "$points" --no-teacher -- --lr 1e-3
 for depth in $DEPTHS; do
   [ -f "$base/$depth.pt" ] ||
     fairseq-layerdrop prune "$full" "$base/$depth.pt" --decoder-keep "even:$depth" --compensate "$DATA"

@@ -10,9 +10,9 @@ DEPTHS=${DEPTHS:-5 4 3 2 1}
 
 reuse any_depth/translation
 translation_plans plans-s1
-repair "train plans, healed, 10 %" plans-s1 plans-s1-healed "$DEPTHS" --share 0.1
+repair "train plans, healed, 10 %" plans-s1 plans-s1-healed "$DEPTHS" --share 0.1 -- --lr 1.5e-3
 translation p0.2-s1 --encoder-layerdrop 0.2 --decoder-layerdrop 0.2
-repair "LayerDrop 0.2, healed, 25 %" p0.2-s1 p0.2-s1-healed "$DEPTHS"
-repair "LayerDrop 0.2, healed without a teacher, 25 %" p0.2-s1 p0.2-s1-untaught "$DEPTHS" --no-teacher
+repair "LayerDrop 0.2, healed, 25 %" p0.2-s1 p0.2-s1-healed "$DEPTHS" -- --lr 1.5e-3
+repair "LayerDrop 0.2, healed without a teacher, 25 %" p0.2-s1 p0.2-s1-untaught "$DEPTHS" --no-teacher -- --lr 1.5e-3
 repair "LayerDrop 0.2, healed without a teacher, lr 3e-3, 25 %" p0.2-s1 p0.2-s1-rate "$DEPTHS" --no-teacher -- --lr 3e-3
 draw "Multi30k en-de, test2016: models trained to be cut, cut and healed"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Healing, translation: 6+6 models without LayerDrop, cut to five depths, compensated, and healed with a quarter of a training's
-# updates a depth; models from scratch with all updates are the rows of figure 2. Of the first seed also healing without a
-# teacher, and models from scratch with a quarter of the updates; of the last, healing at the learning rate of its training, and
-# two models from scratch that had all updates and the same teacher.
+# updates a depth at half of its learning rate; models from scratch with all updates are the rows of figure 2. Of the first seed also
+# healing without a teacher, and models from scratch with a quarter of the updates; of the last, healing at the whole learning rate,
+# and two models from scratch that had all updates and the same teacher.
 #   scripts/figures/heal_translation.sh [WORK [OUT]]       SEEDS="1 2 3" chooses the seeds, DEPTHS="3 1" the depths
 set -- "${1:-runs/figures}" "${2:-results/heal/translation}"
 . "$(dirname "$0")/models.sh"
@@ -13,11 +13,11 @@ plain=(--encoder-layerdrop 0 --decoder-layerdrop 0)
 reuse figure2_translation
 for seed in ${SEEDS:-1 2 3}; do
   translation "p0-s$seed" "${plain[@]}" --seed "$seed"
-  repair "healed, 25 %" "p0-s$seed" "heal-s$seed/taught" "$DEPTHS"
+  repair "healed, 25 %" "p0-s$seed" "heal-s$seed/taught" "$DEPTHS" -- --lr 1.5e-3
   compensate "p0-s$seed" "heal-s$seed" "$DEPTHS"
 done
 
-repair "healed without a teacher, 25 %" p0-s1 heal-s1/untaught "$DEPTHS" --no-teacher
+repair "healed without a teacher, 25 %" p0-s1 heal-s1/untaught "$DEPTHS" --no-teacher -- --lr 1.5e-3
 for depth in $DEPTHS; do
   translation "quarter$depth-s1" "${plain[@]}" --decoder-layers "$depth" --total-num-update 520 --max-update 520
   score_translation "from scratch, 25 %" "quarter$depth-s1" all/all
