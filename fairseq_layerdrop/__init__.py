@@ -24,8 +24,7 @@ __version__ = "0.1.0"
 if __name__ != "fairseq_layerdrop":  # fairseq imports a --user-dir by the folder's name
     raise ImportError(
         "--user-dir: the folder (or the link to it) must be called fairseq_layerdrop, got "
-        f"{__name__}; "
-        "`fairseq-layerdrop user-dir` prints the right one"
+        f"{__name__}; `fairseq-layerdrop user-dir` prints the right one"
     )
 
 _API = {

@@ -24,9 +24,8 @@ def check_name(path: Path) -> None:
     """
     if found := _NAMES.fullmatch(path.name):
         raise CheckpointError(
-            f"{path} is named as one part of a model ({found['part']}), which is refused: a "
-            "whole one is needed; "
-            "if it is whole, give it another name"
+            f"{path} is named as one part of a model ({found['part']}), which is refused: a whole "
+            "one is needed; if it is whole, give it another name"
         )
 
 
@@ -39,9 +38,8 @@ def check_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
     # fairseq writes fsdp_metadata into whole files of fully sharded training too.
     if "fsdp_metadata" in checkpoint and any("flat_param" in key for key in checkpoint["model"]):
         raise CheckpointError(
-            f"{path} is one shard of a model (--use-sharded-state), which is refused: a whole "
-            "one is needed; "
-            "fairseq writes it without that flag"
+            f"{path} is one shard of a model (--use-sharded-state), which is refused: a whole one "
+            "is needed; fairseq writes it without that flag"
         )
     for option, alone in _FLAGS.items():
         value = next(

@@ -27,8 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="CKPT",
         nargs="+",
         help="fairseq checkpoints (.pt) of one shape, or with --num-… the folder of a training; "
-        "they are not changed; "
-        "all but the model's weights is taken from the first",
+        "they are not changed; all but the model's weights is taken from the first",
     )
     parser.add_argument("output", metavar="OUT", help="where the mean goes")
     number = parser.add_mutually_exclusive_group()
@@ -37,10 +36,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         ("update", "last N checkpoints that --save-interval-updates made, newest first"),
         (
             "best",
-            "best N checkpoints that --keep-best-checkpoints made, best first: of the "
-            "highest value if the "
-            "training had --maximize-best-checkpoint-metric (read from the files), else of "
-            "the lowest",
+            "best N checkpoints that --keep-best-checkpoints made, best first: of the highest "
+            "value if the training had --maximize-best-checkpoint-metric (read from the files), "
+            "else of the lowest",
         ),
     ):
         help_ = f"average the {which} ({KINDS[kind]})"
@@ -50,8 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="X",
         type=int,
         help="with --num-epoch-checkpoints: none after epoch X; with --num-update-checkpoints: "
-        "none after update X "
-        "(default: no bound)",
+        "none after update X (default: no bound)",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
     add_check(parser)

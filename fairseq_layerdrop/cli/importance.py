@@ -32,8 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=MEASURES,
         action="append",
         help="of layers (default: all): the loss without it; the mean loss of 20 random halves "
-        "without it; the angle "
-        "between what enters and what leaves it",
+        "without it; the angle between what enters and what leaves it",
     )
     parser.add_argument(
         "--batches",

@@ -23,8 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "folder",
         metavar="OUT",
         help="where table.md, report.html and the figures go (quality against depth, latency and "
-        "rate; importance; "
-        "the search's trials: those that the rows have numbers for); made if need be",
+        "rate; importance; the search's trials: those that the rows have numbers for); made if "
+        "need be",
     )
     parser.add_argument(
         "--title", default="", help="the title of the page and the figures (default: none)"

@@ -9,8 +9,7 @@ should have said (Hinton et al. 2015)::
     loss = the task's loss(student) + weight · T² · KL(teacher ‖ student)
 
 - *The student* is the forward of the criterion that trains the task. It runs first and is what it
-  is without
-  distillation: the same layers and the same dropout, in every micro-batch.
+  is without distillation: the same layers and the same dropout, in every micro-batch.
 - *The teacher* is the model as in evaluation, without dropout, for noise is nothing to teach. It
   gets no gradient: it learns as the student, whenever its layers are drawn. Hence the task's loss
   keeps its full weight: the labels are all that comes from outside.
@@ -212,8 +211,8 @@ class LayerDropDistill(FairseqCriterion):
         if not (self.has_looked or self.teacher) and not any(map(_drops, model.modules())):
             logger.warning(
                 "layerdrop_distill: LayerDrop is off, so student and teacher differ by dropout "
-                "alone and there is "
-                "nothing to teach. Set --encoder-layerdrop, --decoder-layerdrop (the paper: 0.2)."
+                "alone and there is nothing to teach. Set --encoder-layerdrop, "
+                "--decoder-layerdrop (the paper: 0.2)."
             )
         self.has_looked = True
 

@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: MIT
 """How much each layer matters, by three measures; each with a standard error.
 
-==================
-===================================================================================================
-``leave-one-out``  how much the loss rises (bits a token) without only this layer
-``random-subsets`` what it rises by, on average over 20 random sub-networks that lack the layer and
-have half of its
-                   stack (Fan et al. 2019, section 5.2 and Figure 5; the paper shows the quality,
-                   not the rise)
-``angular``        the mean angle between what comes into the layer and what leaves it, as a share
-of a half turn
-                   (Gromov et al. 2024, section 2.2; ShortGPT's Block Influence is 1 minus its
-                   cosine): one pass
-==================
-===================================================================================================
+- ``leave-one-out``: how much the loss rises (bits a token) without only this layer.
+- ``random-subsets``: what it rises by, on average over 20 random sub-networks that lack the layer
+  and have half of its stack (Fan et al. 2019, section 5.2 and Figure 5; the paper shows the
+  quality, not the rise).
+- ``angular``: the mean angle between what comes into the layer and what leaves it, as a share of a
+  half turn (Gromov et al. 2024, section 2.2; ShortGPT's Block Influence is 1 minus its cosine). One
+  pass.
 
 A stack's other layers, and the other stack, are whole in the first and the last.
 """

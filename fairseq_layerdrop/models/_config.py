@@ -51,8 +51,7 @@ class LayerDropConfig(FairseqDataclass):
         default="global",
         metadata={
             "help": "in several processes, global: all drop the same layers in a step; own: each "
-            "draws for itself "
-            "(default: global)"
+            "draws for itself (default: global)"
         },
     )
     sublayerdrop: float = field(
@@ -190,8 +189,8 @@ def refuse_preset(cfg: Any) -> None:
     if model != cfg._name and programs & {"fairseq-hydra-train", "hydra_train"}:
         raise ValueError(
             f"model._name={cfg._name} is an architecture, whose values fairseq-hydra-train "
-            "ignores: set "
-            f"model._name={model} and spell them out, as the files in configs/model/ do"
+            f"ignores: set model._name={model} and spell them out, as the files in configs/model/ "
+            "do"
         )
 
 
@@ -244,9 +243,8 @@ def _rate(stack: str) -> Any:
         default=PAPER_RATE,
         metadata={
             "help": f"LayerDrop: probability in [0, 1] that a layer of the {stack} is skipped in "
-            "a training step, or "
-            "one for each layer, e.g. 0,0.1,0.2,0.3 (evaluation runs every layer; default: "
-            f"{PAPER_RATE})"
+            "a training step, or one for each layer, e.g. 0,0.1,0.2,0.3 (evaluation runs every "
+            f"layer; default: {PAPER_RATE})"
         },
     )
 

@@ -17,12 +17,12 @@ LISTS = ("layers", "transformer_layers", "conformer_layers")
 """What fairseq's models call the list of layers of a stack."""
 PATHS = {
     "encoder": (
-        *("encoder.sentence_encoder.layers",),  # roberta
-        *("w2v_encoder.w2v_model.encoder.layers",),  # wav2vec2 and HuBERT with CTC
-        # the same as the encoder of a sequence-to-sequence model
-        *("encoder.w2v_encoder.w2v_model.encoder.layers", "encoder.w2v_model.encoder.layers"),
+        "encoder.sentence_encoder.layers",  # roberta
+        "w2v_encoder.w2v_model.encoder.layers",  # wav2vec2 and HuBERT with CTC
+        "encoder.w2v_encoder.w2v_model.encoder.layers",  # the same before a decoder
+        "encoder.w2v_model.encoder.layers",  # likewise
         *(f"encoder.{layers}" for layers in LISTS),
-        *("encoder.encoder_fft_layers",),  # fastspeech2, and its decoder
+        "encoder.encoder_fft_layers",  # fastspeech2, whose decoder is in there, too
     ),
     "decoder": (*(f"decoder.{layers}" for layers in LISTS), "encoder.decoder_fft_layers"),
 }

@@ -16,14 +16,8 @@ _SIZES = [
 ]
 _VALUES = [
     *("max_source_positions", "max_target_positions", "alignment_layer", "alignment_heads"),
-    *(
-        "activation_fn",
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-        "pooler_activation_fn",
-        "pooler_dropout",
-    ),
+    *("activation_fn", "dropout", "attention_dropout", "activation_dropout"),
+    *("pooler_activation_fn", "pooler_dropout"),
 ]
 _VALUES_WITH = {
     "adaptive_softmax_cutoff": (
@@ -47,25 +41,10 @@ _BOOLEAN_FLAGS = [
         for stack in ("encoder", "decoder")
         for form in ("normalize_before", "learned_pos")
     ),
-    *(
-        "share_decoder_input_output_embed",
-        "share_all_embeddings",
-        "layernorm_embedding",
-        "no_scale_embedding",
-    ),
-    *(
-        "no_token_positional_embeddings",
-        "no_cross_attention",
-        "cross_self_attention",
-        "no_decoder_final_norm",
-    ),
-    *(
-        "merge_src_tgt_embed",
-        "adaptive_input",
-        "tie_adaptive_weights",
-        "tie_adaptive_proj",
-        "character_embeddings",
-    ),
+    *("share_decoder_input_output_embed", "share_all_embeddings", "layernorm_embedding"),
+    *("no_scale_embedding", "no_token_positional_embeddings", "no_cross_attention"),
+    *("cross_self_attention", "no_decoder_final_norm", "merge_src_tgt_embed", "adaptive_input"),
+    *("tie_adaptive_weights", "tie_adaptive_proj", "character_embeddings"),
     *("scale_fc", "scale_attn", "scale_heads", "scale_resids", "full_context_alignment"),
     *("untie_weights_roberta", "spectral_norm_classification_head"),
     *(

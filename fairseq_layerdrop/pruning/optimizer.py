@@ -34,32 +34,10 @@ _SHARDED = ("partition", "local_state_dict", "param_id_map", "uncollected_local_
 # The order in which fairseq's modules have registered their children since 0.10, all levels in one
 # list.
 _ORDER = [
-    *(
-        "weight",
-        "bias",
-        "encoder",
-        "decoder",
-        "sentence_encoder",
-        "embed_tokens",
-        "project_in_dim",
-        "embed_positions",
-    ),
-    *(
-        "layernorm_embedding",
-        "emb_layer_norm",
-        "layers",
-        "layer_norm",
-        "project_out_dim",
-        "adaptive_softmax",
-    ),
-    *(
-        "output_projection",
-        "lm_head",
-        "self_attn",
-        "self_attn_layer_norm",
-        "encoder_attn",
-        "encoder_attn_layer_norm",
-    ),
+    *("weight", "bias", "encoder", "decoder", "sentence_encoder", "embed_tokens"),
+    *("project_in_dim", "embed_positions", "layernorm_embedding", "emb_layer_norm", "layers"),
+    *("layer_norm", "project_out_dim", "adaptive_softmax", "output_projection", "lm_head"),
+    *("self_attn", "self_attn_layer_norm", "encoder_attn", "encoder_attn_layer_norm"),
     *("fc1", "fc2", "final_layer_norm", "k_proj", "v_proj", "q_proj", "out_proj"),
 ]
 

@@ -3,12 +3,11 @@
 
 A SPEC is the one notation for layers, wherever a flag, a config or a function takes some (0-based):
 
-========== ==================================================
-``0,2,4``  these layers
-``0-3,8``  ranges, both ends included
-``every:2``, ``even:6``, ``spread:6``, ``first:3``, ``last:3``  see
-:mod:`~fairseq_layerdrop.pruning.strategies` ``all``    the whole stack
-========== ==================================================
+- ``0,2,4``: these layers
+- ``0-3,8``: ranges, both ends included
+- ``every:2``, ``even:6``, ``spread:6``, ``first:3``, ``last:3``: see
+  :mod:`~fairseq_layerdrop.pruning.strategies`
+- ``all``: the whole stack
 """
 
 import re

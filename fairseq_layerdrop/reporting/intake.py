@@ -26,16 +26,8 @@ _COUNTS = (
 )
 _NUMBERS = (
     *("loss", "ppl", "bleu", "chrf", "rouge1", "rouge2", "rougeL", "accuracy"),
-    *(
-        "sentences_per_second",
-        "tokens_per_second",
-        "latency_ms",
-        "p_value",
-        "p_holm",
-        "rate",
-        "value",
-        "error",
-    ),
+    *("sentences_per_second", "tokens_per_second", "latency_ms", "p_value", "p_holm"),
+    *("rate", "value", "error"),
     *("seconds", "valid_loss", "cost"),
 )
 _NEEDED = {

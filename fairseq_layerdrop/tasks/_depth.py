@@ -40,9 +40,8 @@ class DepthConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "in training, validate these sub-networks too: plans separated by blanks, "
-            "e.g. '6+3 all/first:1'; "
-            "each has metrics of its own, e.g. loss_6-3, for --best-checkpoint-metric "
-            "(default: those of --train-plans)"
+            "e.g. '6+3 all/first:1'; each has metrics of its own, e.g. loss_6-3, for "
+            "--best-checkpoint-metric (default: those of --train-plans)"
         },
     )
     train_plans: Optional[str] = field(
