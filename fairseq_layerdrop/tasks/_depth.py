@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Depth on demand for any fairseq task, and plans beside the whole model in training."""
 
+import gc
 import sys
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -106,6 +107,14 @@ class DepthOnDemand:
 
             model.register_load_state_dict_post_hook(restrict_once_loaded)
         return model
+
+    def begin_epoch(self, epoch, model):
+        """As in fairseq; the data workers of the epoch before have ended."""
+        # With --update-epoch-batch-itr every epoch has an iterator of its own, which refers to
+        # itself. Until Python collects it, its workers live on, each with a copy of what the
+        # training's memory was.
+        gc.collect()
+        super().begin_epoch(epoch, model)
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """As in fairseq; with plans to train, some of them run beside the whole model."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """``layerdrop_translation``: depth on demand and plans in validation, in fairseq's programs."""
 
-from collections.abc import Callable
+import gc
+import multiprocessing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +263,31 @@ def test_several_workers_outputs_are_reduced_to_what_the_restricted_model_gives(
     task.plans = {}
     model.decoder.layers.keep = (0, 2)
     assert whole["loss_4-2"] == reduced()["loss"] != whole["loss"]
+
+
+# An epoch's end
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """A scope in which Python collects only where it is told to."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_the_data_workers_of_an_epoch_end_before_the_next(data: Path) -> None:
+    cfg = config(*MODEL)
+    task = build_task(cfg)
+    task.cfg.data, task.cfg.source_lang, task.cfg.target_lang = str(data), "src", "tgt"
+    task.load_dataset("valid")
+    before = set(multiprocessing.active_children())
+    options = {"max_sentences": 5, "num_workers": 1, "update_epoch_batch_itr": True}
+    epoch = task.get_batch_iterator(task.dataset("valid"), **options)
+    assert len(list(epoch.next_epoch_itr())) == 3
+    del epoch
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    task.begin_epoch(2, build_model(*MODEL))
+    assert set(multiprocessing.active_children()) <= before
