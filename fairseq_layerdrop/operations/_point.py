@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """One point of a healed family: cut, compensated, trained, written as a stock file, scored."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,35 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq_layerdrop import __version__, checkpoint
 from fairseq_layerdrop.operations._compensate import Calibrate, compensate
-from fairseq_layerdrop.operations._heal_options import HealOptions
+from fairseq_layerdrop.operations._family import Family, name_of
 from fairseq_layerdrop.operations._plugins import user_dir_for_training
-from fairseq_layerdrop.operations._training import train
+from fairseq_layerdrop.operations._training import check_same, train
 from fairseq_layerdrop.operations.prune import save_pruned
 from fairseq_layerdrop.pruning.inspection import parameter_sizes
 from fairseq_layerdrop.pruning.plan import LayerSelection, PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.surgery import prune_checkpoint
-from fairseq_layerdrop.reporting.files import write_files
 
 if TYPE_CHECKING:
     from fairseq_layerdrop.evaluation.loading import Loaded
-
-Progress = Callable[[str, int, int], None]
-"""Told a point's name, and how many updates are done of how many."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """What all points have in common."""
-
-    whole: Source
-    folder: Path
-    data: str
-    subset: str
-    user_dir: str | None
-    updates: int
-    recipe: HealOptions
-    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -59,11 +39,6 @@ class Start:
         return PruningPlan.of(selections)
 
 
-def name_of(plan: PruningPlan) -> str:
-    """``6+3``."""
-    return "+".join(str(len(kept)) for kept in plan.kept.values())
-
-
 def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any]:
     """Heal one point, or find it healed.
 
@@ -71,36 +46,21 @@ def heal_point(family: Family, plan: PruningPlan, start: Start) -> dict[str, Any
         Its entry in the manifest.
 
     Raises:
-        ValueError: if there is another model in its place, or the training fails.
+        ValueError: if the training fails.
     """
-    name = name_of(plan)
-    file, entry = family.folder / f"{name}.pt", family.folder / f"{name}.json"
-    wanted = {
-        "source": family.whole.digest,
-        "plan": plan.to_json(),
-        "updates": family.updates,
-        "recipe": family.recipe.to_json(),
-    }
-    if file.exists() and entry.exists():
-        found: dict[str, Any] = json.loads(entry.read_text(encoding="utf-8"))
-        if found["wanted"] != wanted:
-            raise ValueError(f"{file} was healed in another way; remove it, or name another OUT")
+    if found := family.entry(plan):
         return found
-    folder = family.folder / "training" / name
+    file, folder = family.file(plan), family.training(plan)
     folder.mkdir(parents=True, exist_ok=True)
+    check_same(folder / "point.json", {**family.wanted(plan), "cut_from": start.file.name})
     cut = folder / "start.pt"
     if not cut.exists():
         on = Calibrate(family.data, user_dir=family.user_dir)
         _cut(start.file, start.inner(plan), cut, on)
     seconds = _train(family, plan, cut)
     _write_stock(folder / "checkpoint_best.pt", checkpoint.open_source(cut), file, family)
-    found = {
-        **_facts(family, plan, start, file=file, cut=cut),
-        "seconds": round(seconds, 1),
-        "wanted": wanted,
-    }
-    write_files(family.folder, {entry.name: f"{json.dumps(found, indent=1)}\n".encode()})
-    return found
+    facts = _facts(family, plan, start, file=file, cut=cut)
+    return family.write_entry(plan, {**facts, "seconds": round(seconds, 1)})
 
 
 def _train(family: Family, plan: PruningPlan, cut: Path) -> float:

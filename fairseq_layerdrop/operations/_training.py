@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 _UPDATES = re.compile(r'"num_updates": "(\d+)"')
 
@@ -23,7 +24,7 @@ def train(folder: Path, arguments: Sequence[str], *, progress: Callable[[int], N
     Raises:
         ValueError: if the folder is of another training, or this one fails, naming the log.
     """
-    _check_same(folder / "arguments.json", arguments)
+    check_same(folder / "arguments.json", list(arguments))
     log, start, last = folder / "train.log", time.perf_counter(), ""
     command = [sys.executable, "-m", "fairseq_cli.train", *arguments, "--save-dir", str(folder)]
     with (
@@ -42,10 +43,15 @@ def train(folder: Path, arguments: Sequence[str], *, progress: Callable[[int], N
     return time.perf_counter() - start
 
 
-def _check_same(file: Path, arguments: Sequence[str]) -> None:
+def check_same(file: Path, options: Any) -> None:
+    """Note in a file what a training is of, or compare with what is noted.
+
+    Raises:
+        ValueError: if it is another.
+    """
     if not file.exists():
-        file.write_text(json.dumps(list(arguments), indent=1), encoding="utf-8")
-    elif json.loads(file.read_text(encoding="utf-8")) != list(arguments):
+        file.write_text(json.dumps(options, indent=1), encoding="utf-8")
+    elif json.loads(file.read_text(encoding="utf-8")) != options:
         raise ValueError(
             f"{file.parent} is of a training with other options; remove it, or name another OUT"
         )

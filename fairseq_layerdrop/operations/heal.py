@@ -4,26 +4,18 @@
 Each is cut, compensated, and fine-tuned with the whole model as its teacher.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop import __version__, checkpoint
 from fairseq_layerdrop.operations._compensate import Calibrate
+from fairseq_layerdrop.operations._family import Family, Progress, name_of
 from fairseq_layerdrop.operations._heal_options import HealOptions
-from fairseq_layerdrop.operations._point import (
-    Family,
-    Progress,
-    Start,
-    heal_point,
-    loss_of_loaded,
-    name_of,
-)
+from fairseq_layerdrop.operations._point import Start, heal_point, loss_of_loaded
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
 from fairseq_layerdrop.pruning.trained import parse_points, trained_plans
-from fairseq_layerdrop.reporting.files import write_files
 
 
 def heal(
@@ -39,8 +31,8 @@ def heal(
 ) -> dict[str, Any]:
     """Write a healed stock checkpoint for each point, and a manifest of what each is worth.
 
-    What is there already is kept: a run that was killed goes on. ``fairseq-train`` runs in
-    processes of its own, in ``OUT/training``.
+    What is there already is kept, and is in the manifest: a run that was killed goes on, and
+    points can be added later. ``fairseq-train`` runs in processes of its own, in ``OUT/training``.
 
     >>> heal("full.pt", "DATA", "healed", "6+3 6+1")  # doctest: +SKIP
 
@@ -68,10 +60,11 @@ def heal(
     Calibrate(str(data)).check()
     if not folder.absolute().parent.is_dir():
         raise ValueError(f"there is no directory {folder.parent} for the output; make it first")
+    family = Family(whole, folder, str(data), subset, user_dir, updates, recipe, progress)
+    plans = family.with_healed(plans)
     loss = _loss(whole, str(data), subset, recipe.trained_on(whole), user_dir)
     recipe.check(whole)
     folder.mkdir(exist_ok=True)
-    family = Family(whole, folder, str(data), subset, user_dir, updates, recipe, progress)
     manifest = {
         "source": {"file": str(source), "digest": whole.digest, "loss": loss},
         "data": {"folder": str(data), "subset": subset},
@@ -79,7 +72,7 @@ def heal(
         "version": __version__,
         "models": _heal_points(family, plans),
     }
-    write_files(folder, {"manifest.json": f"{json.dumps(manifest, indent=1)}\n".encode()})
+    family.write_manifest(manifest)
     return manifest
 
 
@@ -96,7 +89,7 @@ def _heal_points(family: Family, plans: list[PruningPlan]) -> list[dict[str, Any
     """The entries of the manifest, largest first."""
     starts = [Start(Path(family.whole.path), PruningPlan.everything(family.whole.depths))]
     models = []
-    for plan in plans:
+    for plan in sorted(plans, key=_layers, reverse=True):
         start = _smallest(plan, starts) if family.recipe.chained else starts[0]
         models.append(heal_point(family, plan, start))
         starts.append(Start(family.folder / models[-1]["file"], plan))
@@ -104,14 +97,14 @@ def _heal_points(family: Family, plans: list[PruningPlan]) -> list[dict[str, Any
 
 
 def _plans(whole: Source, points: str) -> list[PruningPlan]:
-    """The points, largest first."""
+    """The points that were asked for."""
     plans = parse_points(points, whole.depths, trained_plans(whole.checkpoint))
     names = [name_of(plan) for plan in plans]
     if any(plan.is_whole for plan in plans):
         raise ValueError("points= are plans that remove layers, got one that keeps all")
     if len(set(names)) < len(names):
         raise ValueError(f"points= must differ in their depths, got {', '.join(names)}")
-    return sorted(plans, key=_layers, reverse=True)
+    return plans
 
 
 def _layers(plan: PruningPlan) -> int:

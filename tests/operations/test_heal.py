@@ -98,9 +98,47 @@ def test_what_is_healed_is_not_healed_again(
     assert (folder / "out" / "6+3.pt").stat().st_mtime_ns == before
     assert out.startswith("whole: loss ")
     assert "6+1.pt: cut " in out
-    status, out, err = command("heal", *paths, *POINTS[:-1], "13", *FLAGS)
+
+
+def test_what_is_healed_stays_in_the_manifest(
+    healed: dict[str, Any], official: Path, folder: Path, command: Command
+) -> None:
+    paths = [official / "data-bin", folder / "out", "--path", official / "checkpoint.pt"]
+    status, _, _ = command("heal", *paths, "--points", "6+1", *POINTS[2:], *FLAGS)
+    assert status == 0
+    assert json.loads((folder / "out" / "manifest.json").read_text()) == healed
+
+
+OTHERS = {
+    "more updates": ["--points", "6+3", "--max-update", "13"],
+    "more updates for another point": ["--points", "6+5", "--max-update", "13"],
+    "other layers": ["--points", "all/0,1,2", "--max-update", "12"],
+    "scored elsewhere": [*POINTS, "--gen-subset", "test"],
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_family_is_healed_in_one_way(
+    case: str, healed: dict[str, Any], official: Path, folder: Path, command: Command
+) -> None:
+    paths = [official / "data-bin", folder / "out", "--path", official / "checkpoint.pt"]
+    status, out, err = command("heal", *paths, *OTHERS[case], *FLAGS)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert "6+3.pt was healed in another way" in err
+    assert ".pt was healed or scored in another way" in err
+    assert json.loads((folder / "out" / "manifest.json").read_text()) == healed
+
+
+@pytest.mark.parametrize("name", ["6+3.pt", "manifest.json"])
+def test_a_zoo_is_not_overwritten(
+    name: str, official: Path, tmp_path: Path, command: Command
+) -> None:
+    file = tmp_path / name
+    file.write_text('{"models": []}', encoding="utf-8")
+    paths = [official / "data-bin", tmp_path, "--path", official / "checkpoint.pt"]
+    status, out, err = command("heal", *paths, *POINTS, *FLAGS)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert f"{file}: not of heal; name another OUT" in err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.slow
@@ -114,6 +152,8 @@ def test_a_training_that_was_killed_goes_on(
         with pytest.raises(KeyboardInterrupt):
             heal(*paths, "6+1", recipe)
     assert not (tmp_path / "out" / "6+1.pt").exists()
+    with pytest.raises(ValueError, match=r"6\+1 is of a training with other options"):
+        heal(*paths, "all/5", recipe)
     found = heal(*paths, "6+1", recipe)
     log = (tmp_path / "out" / "training" / "6+1" / "train.log").read_text()
     assert "Loaded checkpoint" in log
