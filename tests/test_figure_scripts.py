@@ -143,17 +143,25 @@ def test_the_trainings_and_nothing_else_take_denormal_numbers_as_zero(
     assert (float(printed) == 0) == (program == "fairseq-train")
 
 
+def train(run: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/figures/train.py", str(run), "DATA", *flags]
+    return subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+
+
 def test_a_training_that_fails_leaves_no_row_and_says_why(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "scripts/figures/train.py",
-        str(tmp_path / "run"),
-        "DATA",
-        "--no-such-flag",
-    ]
-    done = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
+    done = train(tmp_path, "--no-such-flag")
     assert done.returncode != 0 and "train.log" in done.stderr and "Error" in done.stderr
-    assert not (tmp_path / "run/training.json").exists()
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_a_training_with_other_flags_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    assert train(tmp_path, "--lr", "1", "--seed", "2").returncode == 1  # there are no data
+    (tmp_path / "training.json").touch()
+    assert train(tmp_path, "--seed", "1", "--lr", "1", "--seed", "2").returncode == 0
+    done = train(tmp_path, "--lr", "1", "--seed", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    message = f"{tmp_path} was trained with other flags; remove it, or use another WORK\n"
+    assert done.stderr == message
 
 
 def test_what_a_family_costs_is_measured_and_what_it_is_worth_is_its_mean(

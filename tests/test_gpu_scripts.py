@@ -88,6 +88,13 @@ def test_an_unknown_step_is_refused_by_name(words: list[str], message: str, benc
     assert message in done.stderr
 
 
+def test_a_tiny_run_is_not_taken_for_a_full_one(bench: Bench) -> None:
+    assert run(bench, "--tiny", "search").returncode == 0
+    done = run(bench, "search")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "WORK is of a tiny run: name another folder" in done.stderr
+
+
 def test_without_the_pack_it_says_how_to_make_one(bench: Bench) -> None:
     (bench.folder / "PACK").rmdir()
     done = run(bench, "--tiny")

@@ -3,7 +3,8 @@
 
     python scripts/figures/train.py RUN DATA FLAGS
 
-RUN is the folder of the checkpoints; RUN/training.json is there when the run has ended.
+RUN is the folder of the checkpoints; RUN/training.json is there when the run has ended. Other flags
+than those that it was begun with are refused.
 """
 
 import argparse
@@ -40,12 +41,16 @@ def main() -> int:
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of fairseq-train")
     args = parser.parse_args()
     run, done, log = args.run, args.run / "training.json", args.run / "train.log"
-    if done.exists():
-        return 0
     run.mkdir(parents=True, exist_ok=True)
     flags = [args.data, *DEFAULTS, *args.flags]
     # At the beginning: the checkout may be another at the end.
     made = origin(["fairseq-train", *flags])
+    if not begun_with(run, by_name(flags)):
+        mend = "remove it, or use another WORK"
+        print(f"{run} was trained with other flags; {mend}", file=sys.stderr)
+        return 2
+    if done.exists():
+        return 0
     resumed = log.exists()
     print(f"training {run}: see {log}", file=sys.stderr)
     with log.open("a") as output:
@@ -62,6 +67,29 @@ def main() -> int:
         row["cpu_seconds"] = cpu_seconds()
     done.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return 0
+
+
+def by_name(flags: list[str]) -> dict[str, list[str]]:
+    """The values of each flag; of one that is there twice the last ones, as fairseq-train does."""
+    values: dict[str, list[str]] = {}
+    name = "DATA"
+    for word in flags:
+        if word.startswith("--"):
+            name = word
+            values[name] = []
+        else:
+            values.setdefault(name, []).append(word)
+    return values
+
+
+def begun_with(run: Path, flags: dict[str, list[str]]) -> bool:
+    """Whether what is trained of a run has these flags; if so, they are noted."""
+    noted = run / "flags.json"
+    trained = (run / "training.json").exists() or any(run.glob("*.pt"))
+    if trained and noted.exists() and json.loads(noted.read_text(encoding="utf-8")) != flags:
+        return False
+    noted.write_text(json.dumps(flags), encoding="utf-8")
+    return True
 
 
 def cpu_seconds() -> int:

@@ -12,14 +12,15 @@
 #   inference    Transformer-big, trained for minutes, whole and pruned
 #   translation  figure 2; deeper: table 1; language: figure 2; rates: figure 6; roberta: figures 3 and 8; d 512, seed 1
 #   seeds        translation, deeper, language and rates with seeds 2 and 3, too
-# --tiny takes minutes on a CPU: every step, with models that learn nothing; rows go to WORK/results.
+# --tiny takes minutes on a CPU: every step, with models that learn nothing; rows go to WORK/results. It needs a WORK of its own.
 # PRECISION=--bf16 (default --fp16) is for the trainings of the figures.
 set -euo pipefail
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 WORK=$(mkdir -p "${1:?the folder that keeps all files}" && cd "$1" && pwd)
 shift
 TINY=
-if [ "${1:-}" = --tiny ]; then TINY=yes && shift; fi
+SIZE=full
+if [ "${1:-}" = --tiny ]; then TINY=yes SIZE=tiny && shift; fi
 cd "$ROOT"
 PACK=${PACK:-runs/gpu-pack}
 OUT=${OUT:-$([ "$TINY" ] && echo "$WORK/results" || echo results/gpu)}
@@ -30,6 +31,7 @@ stop() { echo "run: $*" >&2; exit 2; }
 for step in "$@"; do
   [[ " $ALL " = *" $step "* ]] || stop "no step $step; there are: $ALL"
 done
+[ "$(cat "$WORK/size" 2> /dev/null || echo "$SIZE")" = "$SIZE" ] || stop "$WORK is of a $(cat "$WORK/size") run: name another folder"
 [ -d "$PACK" ] || stop "no $PACK: make it with scripts/gpu/pack.sh, where there is a network"
 . scripts/gpu/sizes.sh
 export PATH="$WORK/venv/bin:$PATH" OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -110,6 +112,7 @@ run_step() { # once; a step that fails stops no other
 # shellcheck disable=SC2086
 if [ $# = 0 ]; then set -- $ALL; fi
 mkdir -p "$WORK/done" "$OUT"
+echo "$SIZE" > "$WORK/size"
 run_step build
 is_done build || exit 1
 for step in "$@"; do
