@@ -39,6 +39,10 @@ Curves = dict[str, tuple[list[Point], list[Point]]]
 """For each name, the points joined by a line, and the rest."""
 
 
+_CLOSE = 0.75
+"""A closer look begins at this share of the best score."""
+
+
 class Drawing(NamedTuple):
     """A figure as files, and a sentence that says what it shows."""
 
@@ -68,14 +72,30 @@ def _depth(rows: SortedRows, title: str) -> _Found:
     if quality is None:
         return None
     axis = depth_axis(plans)
-    figure, axes = _figure_of_depth(title, axis.label, quality, _curves_of_depth(axis, quality))
+    curves = _curves_of_depth(axis, quality)
+    close = _close(curves, quality)
+    figure, panels = _figure_of_depth(title, axis.label, quality, curves, columns=1 + bool(close))
     if quality.from_zero:
-        axes.set_ylim(bottom=0)
+        panels[0].set_ylim(bottom=0)
     missing = len(rows.plans) - sum(map(len, axis.curves.values()))
     caption = f"{quality.label} against {axis.label}; hollow: other plans of the same depth."
     if any("seeds" in row for row in plans):
         caption += " Bars: one standard deviation over the seeds of the training."
+    if close:
+        panels[1].set_ylim(close, panels[0].get_ylim()[1])
+        caption += " Right: the same, the best quarter of the scale."
     return "figure", caption + (f" Rows in the table only: {missing}." if missing else ""), figure
+
+
+def _close(curves: Curves, quality: Quality) -> float:
+    """Where the axis of a closer look begins: where one curve falls to less than half of the best,
+    from 0 the others look alike. 0 if there is no need of one."""
+    heights = [[point.y for point in chosen] for chosen, _ in curves.values()]
+    best = max(max(curve) for curve in heights)
+    start = _CLOSE * best
+    alike = sum(min(curve) >= start for curve in heights)
+    collapsed = any(min(curve) < best / 2 for curve in heights)
+    return start if quality.from_zero and alike > 1 and collapsed else 0
 
 
 def _latency(rows: SortedRows, title: str) -> _Found:
@@ -88,7 +108,7 @@ def _latency(rows: SortedRows, title: str) -> _Found:
         points = [Point(row["latency_ms"], row[quality.key], row) for row in members]
         curves[name] = pareto_front(points, quality)
         everything += points
-    figure, axes = _figure(title, "latency (ms)", quality.label, curves)
+    figure, (axes,) = _figure(title, "latency (ms)", quality.label, curves)
     _draw_quartiles(axes, curves)
     best, _ = pareto_front(everything, quality)
     _name_depths(axes, best)
@@ -178,7 +198,7 @@ def _speed(rows: SortedRows, title: str) -> _Found:
     curves: Curves = {}
     for name, members in by_curve(sorted(plans, key=lambda row: row["rate"])).items():
         curves[name] = [Point(row["rate"], row["tokens_per_second"], row) for row in members], []
-    figure, axes = _figure(title, "LayerDrop rate in training", "tokens/s", curves)
+    figure, (axes,) = _figure(title, "LayerDrop rate in training", "tokens/s", curves)
     axes.set_ylim(bottom=0)
     return "speed", "Tokens a second in training against the LayerDrop rate.", figure
 
@@ -200,7 +220,7 @@ def _cost(rows: SortedRows, title: str) -> _Found:
         points, _ = curves.setdefault(row["curve"], ([], []))
         points.append(Point(row["cost"], row[quality.key], row))
     label = "cost of all trainings together"
-    figure, axes = _figure(title, label, f"{quality.label},\nmean of all depths", curves)
+    figure, (axes,) = _figure(title, label, f"{quality.label},\nmean of all depths", curves)
     axes.set_xlim(left=0)
     return "cost", f"{quality.label}, the mean of a family's models, against its {label}.", figure
 
@@ -224,22 +244,29 @@ def _point(x: float, row: Row, quality: Quality) -> Point:
     return Point(x, row[quality.key], row, row.get("spread", {}).get(quality.key, 0.0))
 
 
-def _figure(title: str, xlabel: str, ylabel: str, curves: Curves) -> tuple[Any, Any]:
-    figure, ((axes,),) = new_figure(title)
-    handles = {
-        name: draw_curve(axes, i, *points) for i, (name, points) in enumerate(curves.items())
-    }
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+def _figure(
+    title: str, xlabel: str, ylabel: str, curves: Curves, *, columns: int = 1
+) -> tuple[Any, list[Any]]:
+    """A figure with the same curves in each of its panels, and these."""
+    figure, grid = new_figure(title, columns=columns)
+    handles: dict[str, Any] = {}
+    for axes in grid.flat:
+        for i, (name, points) in enumerate(curves.items()):
+            handles[name] = draw_curve(axes, i, *points)
+        axes.set_xlabel(xlabel)
+    grid.flat[0].set_ylabel(ylabel)
     legend(figure, handles)
-    return figure, axes
+    return figure, list(grid.flat)
 
 
-def _figure_of_depth(title: str, label: str, quality: Quality, curves: Curves) -> tuple[Any, Any]:
-    figure, axes = _figure(title, label, quality.label, curves)
-    axes.invert_xaxis()  # pruning goes to the right
-    whole_numbers(axes.xaxis)
-    return figure, axes
+def _figure_of_depth(
+    title: str, label: str, quality: Quality, curves: Curves, *, columns: int = 1
+) -> tuple[Any, list[Any]]:
+    figure, panels = _figure(title, label, quality.label, curves, columns=columns)
+    for axes in panels:
+        axes.invert_xaxis()  # pruning goes to the right
+        whole_numbers(axes.xaxis)
+    return figure, panels
 
 
 def _draw_quartiles(axes: Any, curves: Curves) -> None:

@@ -121,6 +121,26 @@ def test_quality_against_depth(drawn: Any) -> None:
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("lowest", "other", "bottoms"),
+    [(0.0, 36.0, [0, 30]), (0.0, 29.0, [0]), (21.0, 36.0, [0])],
+    ids=["a curve collapses", "one curve alone is left", "none collapses"],
+)
+def test_a_closer_look_at_curves_that_a_collapsed_one_makes_look_alike(
+    lowest: float, other: float, bottoms: list[float], drawn: Any
+) -> None:
+    scores = {"a": (40.0, lowest), "b": (40.0, 37.0), "c": (39.0, other)}
+    rows = [
+        plan(name, 6, depth, bleu=bleu)
+        for name, both in scores.items()
+        for depth, bleu in zip((6, 1), both, strict=True)
+    ]
+    panels = drawn(rows)["figure"].axes
+    assert [axes.get_ylim()[0] for axes in panels] == bottoms
+    assert [line(axes, 1) for axes in panels] == [[(1, 37), (6, 40)]] * len(panels)
+    assert len({axes.get_ylim()[1] for axes in panels}) == 1
+
+
 def test_loss_is_drawn_as_it_is_and_said_to_be_better_low(drawn: Any) -> None:
     rows = [
         {"curve": "lm", "decoder_layers": d, "loss": loss}
