@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Converged: the ways to a small decoder beside each other, trained until it helps no more. 6+6 layers, d 128, 26 epochs of
 # Multi30k, one to two hours of one core a training: small models from scratch; all depths in one training, the whole model
-# alone in its first half, and these healed with a tenth of the updates; the whole model healed with a quarter of its updates a
-# depth; LayerDrop 0.2, with the usual dropout and with 0.1 less.
+# alone in its first half, and these healed with a tenth of the updates; the whole model compensated, and healed with a
+# quarter of its updates a depth; LayerDrop 0.2, with the usual dropout and with 0.1 less.
 #   scripts/figures/converged_translation.sh [WORK [OUT]]       DEPTHS="3 1" chooses the depths
 set -- "${1:-runs/figures}" "${2:-results/multi30k/any_depth}"
 . "$(dirname "$0")/models.sh"
@@ -20,6 +20,7 @@ converged() {
 
 converged p0 "${plain[@]}"
 score_translation "no LayerDrop, pruned" converged/p0 "$points"
+compensate converged/p0 converged/p0-compensated "$DEPTHS"
 repair "no LayerDrop, healed, 25 %" converged/p0 converged/p0-healed "$DEPTHS"
 repair "no LayerDrop, healed, 25 %, lr 2e-3" converged/p0 converged/p0-healed-half "5 3" -- --lr 2e-3
 
