@@ -56,8 +56,7 @@ class Family:
     def entry(self, plan: PruningPlan) -> dict[str, Any] | None:
         """What the manifest says of a point, once it is healed."""
         file = self.file(plan)
-        entry = file.with_suffix(".json")
-        return _read(entry) if file.exists() and entry.exists() else None
+        return _entry(file) if file.exists() else None
 
     def write_entry(self, plan: PruningPlan, facts: dict[str, Any]) -> dict[str, Any]:
         """Write it: the point is healed.
@@ -83,9 +82,8 @@ class Family:
         self._check_free(plans)
         points = {name_of(plan): plan for plan in plans}
         for file in sorted(self.folder.glob("*.pt")):
-            entry = file.with_suffix(".json")
-            if entry.exists():
-                found = _read(entry)["wanted"]
+            if entry := _entry(file):
+                found = entry["wanted"]
                 plan = points.setdefault(file.stem, PruningPlan.from_json(found["plan"]))
                 if found != self.wanted(plan):
                     raise ValueError(
@@ -111,6 +109,16 @@ class Family:
         write_files(self.folder, {name: f"{json.dumps(content, indent=1)}\n".encode()})
 
 
+def _entry(file: Path) -> dict[str, Any] | None:
+    """What lies beside a healed file; nothing beside another's."""
+    entry = _read(file.with_suffix(".json"))
+    return entry if "wanted" in entry else None
+
+
 def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    """A file of JSON; empty if there is none, or something else in its place."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -37,8 +37,6 @@ from fairseq_layerdrop.reporting.rows import Row
 
 Curves = dict[str, tuple[list[Point], list[Point]]]
 """For each name, the points joined by a line, and the rest."""
-
-
 _CLOSE = 0.75
 """A closer look begins at this share of the best score."""
 
@@ -88,8 +86,10 @@ def _depth(rows: SortedRows, title: str) -> _Found:
 
 
 def _close(curves: Curves, quality: Quality) -> float:
-    """Where the axis of a closer look begins: where one curve falls to less than half of the best,
-    from 0 the others look alike. 0 if there is no need of one."""
+    """Where the axis of a closer look begins, or 0 if none is needed.
+
+    One is where a curve falls below half of the best: from 0 the others look alike.
+    """
     heights = [[point.y for point in chosen] for chosen, _ in curves.values()]
     best = max(max(curve) for curve in heights)
     start = _CLOSE * best

@@ -128,17 +128,20 @@ def test_a_family_is_healed_in_one_way(
     assert json.loads((folder / "out" / "manifest.json").read_text()) == healed
 
 
+@pytest.mark.parametrize("content", ['{"models": []}', "no JSON", "[1]"])
 @pytest.mark.parametrize("name", ["6+3.pt", "manifest.json"])
-def test_a_zoo_is_not_overwritten(
-    name: str, official: Path, tmp_path: Path, command: Command
+def test_what_is_not_of_heal_is_not_overwritten(
+    name: str, content: str, official: Path, tmp_path: Path, command: Command
 ) -> None:
     file = tmp_path / name
-    file.write_text('{"models": []}', encoding="utf-8")
+    for written in {file, file.with_suffix(".json")}:
+        written.write_text(content, encoding="utf-8")
     paths = [official / "data-bin", tmp_path, "--path", official / "checkpoint.pt"]
     status, out, err = command("heal", *paths, *POINTS, *FLAGS)
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert f"{file}: not of heal; name another OUT" in err
-    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text(encoding="utf-8") == content
+    assert set(tmp_path.iterdir()) == {file, file.with_suffix(".json")}
 
 
 @pytest.mark.slow
