@@ -17,5 +17,6 @@ ruff format --check .
 mypy & package=$!
 mypy --config-file tests/mypy.ini tests
 wait "$package"
-# A file's tests stay in one of two processes: what they train is trained once.
-OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile "$@"
+# A file's tests stay in one of two processes: what they train is trained once. The tests of a process that ended are not
+# begun again: what hung may hang again.
+OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --max-worker-restart 0 "$@"

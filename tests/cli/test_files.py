@@ -22,9 +22,9 @@ import pytest
 import torch
 from commands import Command
 from conftest import Run
+from forks import start
 from repeats import mostly_slow
 
-from fairseq_layerdrop import cli
 from fairseq_layerdrop.checkpoint import load
 
 
@@ -126,21 +126,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def forked(words: list[str], prepare: Callable[[], None], log: Path) -> tuple[int, list[str]]:
     """Run the command in a forked process: its status, and its lines on stderr."""
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # threads do not live on in a fork
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(output, 2)
-            sys.stderr = os.fdopen(2, "w", closefd=False)
-            prepare()
-            status = cli.main(words)
-            sys.stderr.flush()
-            os._exit(status)
-        except BaseException as error:
-            os.write(2, f"Traceback: {type(error).__name__}: {error}\n".encode())
-            os._exit(1)
+    child = start(words, log=log, prepare=prepare)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return status, log.read_text().splitlines()
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from builders import training_checkpoint
 from conftest import Run
+from forks import start
 from torch import Tensor
 
-from fairseq_layerdrop import cli
 from fairseq_layerdrop.checkpoint import digest, load
 
 VERBS = {
@@ -40,18 +40,6 @@ def inputs(folder: Path) -> dict[Path, bytes]:
         full["model"]["encoder.embed_tokens.weight"] = torch.full((1 << 19, 4), float(i))
         torch.save(full, folder / f"{i}.pt")
     return {folder / f"{i}.pt": (folder / f"{i}.pt").read_bytes() for i in range(2)}
-
-
-def start(arguments: list[object]) -> int:
-    """Run the command in a process of its own, which has everything imported."""
-    child = os.fork()
-    if child:
-        return child
-    torch.set_num_threads(1)  # threads do not live on in a fork
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    os._exit(cli.main([str(argument) for argument in arguments]))
 
 
 def seconds_of(command: Callable[[], int]) -> float:

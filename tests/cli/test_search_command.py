@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from commands import Command, assert_one_line
 from fairseq_programs import REPOSITORY, prune
+from forks import start
 from planted import APART, comparable, plant, rows, subject, write_language_model
 from repeats import mostly_slow
 
-from fairseq_layerdrop import cli
 from fairseq_layerdrop.evaluation.latency import Latency, Stopwatch
 from fairseq_layerdrop.evaluation.loading import Batches
 from fairseq_layerdrop.evaluation.losses import score_losses
@@ -203,15 +203,13 @@ def test_a_latency_is_predicted_and_kept_to(
 
 def kill_at(byte: int, arguments: list[str]) -> None:
     """Run the command in a forked process that is killed when a file has N bytes."""
-    child = os.fork()
-    if child == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+
+    def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (byte, byte))
-        os._exit(cli.main(arguments))
+
+    child = start(arguments, prepare=limit)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGXFSZ
 
