@@ -29,6 +29,7 @@ import fairseq.tasks
 import fairseq.trainer
 import torch._dynamo  # noqa: F401 (every optimizer does)
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from hang import end_if_it_hangs
 from quick_hydra import quick_hydra
 
 
@@ -37,6 +38,7 @@ def run(program: str, arguments: list[str], output: str) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    end_if_it_hangs()
     sys.argv = [program, *arguments]
     if program.endswith(".py"):
         sys.path[0] = os.path.dirname(program)

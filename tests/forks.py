@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from hang import end_if_it_hangs
 
 from fairseq_layerdrop import cli
 
@@ -31,6 +32,7 @@ def start(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         sys.stderr = os.fdopen(2, "w", closefd=False)
+        end_if_it_hangs()
         if prepare:
             prepare()
         status = cli.main([str(argument) for argument in arguments])
