@@ -31,7 +31,7 @@ def start(
         torch.set_num_threads(1)  # threads do not live on in a fork
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        sys.stderr = os.fdopen(2, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         end_if_it_hangs()
         if prepare:
             prepare()
@@ -39,5 +39,4 @@ def start(
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
         os._exit(status)
