@@ -5,12 +5,9 @@ What goes wrong is one line and exit status 2; inputs are untouched, and the sam
 once it can.
 """
 
-import ctypes
 import fcntl
 import os
-import resource
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -22,7 +19,7 @@ import pytest
 import torch
 from commands import Command
 from conftest import Run
-from forks import start
+from forks import no_larger_than, start, without_privileges
 from repeats import mostly_slow
 
 from fairseq_layerdrop.checkpoint import load
@@ -124,11 +121,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def forked(words: list[str], prepare: Callable[[], None], log: Path) -> tuple[int, list[str]]:
-    """Run the command in a forked process: its status, and its lines on stderr."""
+def alone(
+    words: list[str], log: Path, prepare: Callable[[], object] | None = None
+) -> tuple[int | None, list[str]]:
+    """Run the command in a process of its own: its status, and its lines on stderr."""
     child = start(words, log=log, prepare=prepare)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status, log.read_text().splitlines()
+    child.join()
+    return child.exitcode, log.read_text().splitlines()
 
 
 def completed(verb: str, at: Place, command: Command) -> dict[str, bytes]:
@@ -140,7 +139,7 @@ def completed(verb: str, at: Place, command: Command) -> dict[str, bytes]:
     return written
 
 
-def assert_refused(status: int, lines: list[str], *, names: str = "") -> None:
+def assert_refused(status: int | None, lines: list[str], *, names: str = "") -> None:
     said = [line for line in lines if line.startswith("fairseq-layerdrop ")]
     assert status == 2, lines
     assert len(said) == 1 and lines[-1] == said[0], lines
@@ -151,17 +150,12 @@ def assert_refused(status: int, lines: list[str], *, names: str = "") -> None:
 # A full disk
 
 
-def no_larger_than(limit: int) -> Callable[[], None]:
-    """Python ignores SIGXFSZ: writing beyond this fails as it does on a full disk."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-
 @every_verb
 def test_a_full_disk_is_one_line_and_the_verb_completes_when_there_is_room(
     verb: str, place: Place, tmp_path: Path, command: Command
 ) -> None:
     before = contents(place.checkpoint.parent)
-    status, lines = forked(arguments(verb, place), no_larger_than(600), tmp_path / "log")
+    status, lines = alone(arguments(verb, place), tmp_path / "log", no_larger_than(600))
     assert_refused(status, lines, names="File too large")
     assert str(place.out) in lines[-1]
     assert [
@@ -194,19 +188,13 @@ def test_a_file_system_without_room_is_one_line(
     at.out.mkdir()
     free = os.statvfs(small_disk)
     (small_disk / "fill").write_bytes(bytes(free.f_bavail * free.f_frsize))
-    status, lines = forked(arguments(verb, at), lambda: None, tmp_path / "log")
+    status, lines = alone(arguments(verb, at), tmp_path / "log")
     assert_refused(status, lines, names=f"{at.out}")
     assert_refused(status, lines, names="No space left on device")
     assert not any(contents(at.out).values())
 
 
 # A folder that may not be written
-
-
-def without_privileges() -> None:
-    """What the superuser may beyond others is given up, so that permissions hold."""
-    header, nothing = struct.pack("Ii", 0x20080522, 0), bytes(24)
-    assert ctypes.CDLL(None).capset(header, nothing) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
@@ -216,7 +204,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(
 ) -> None:
     place.out.chmod(0o500)
     try:
-        status, lines = forked(arguments(verb, place), without_privileges, tmp_path / "log")
+        status, lines = alone(arguments(verb, place), tmp_path / "log", without_privileges)
     finally:
         place.out.chmod(0o700)
     assert_refused(status, lines, names=str(place.out))

@@ -2,19 +2,16 @@
 """``kill -9`` at any moment: the output is absent or whole, the input untouched."""
 
 import json
-import os
 import random
 import shutil
-import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from builders import training_checkpoint
 from conftest import Run
-from forks import start
+from forks import server, start
 from torch import Tensor
 
 from fairseq_layerdrop.checkpoint import digest, load
@@ -42,9 +39,11 @@ def inputs(folder: Path) -> dict[Path, bytes]:
     return {folder / f"{i}.pt": (folder / f"{i}.pt").read_bytes() for i in range(2)}
 
 
-def seconds_of(command: Callable[[], int]) -> float:
-    before = time.perf_counter()
-    assert os.waitpid(command(), 0)[1] == 0
+def seconds_of(arguments: list[object]) -> float:
+    server()  # is there before the clock starts
+    before, child = time.perf_counter(), start(arguments)
+    child.join()
+    assert child.exitcode == 0
     return time.perf_counter() - before
 
 
@@ -56,7 +55,7 @@ def kill_at_random(folder: Path, verb: str, *, kills: int, seed: int) -> int:
     """How many of the killed runs had written their output already."""
     before, draw, written = inputs(folder), random.Random(seed), 0
     arguments, out = VERBS[verb](folder), folder / "out.pt"
-    longest = seconds_of(lambda: start(arguments))
+    longest = seconds_of(arguments)
     whole = {
         key: tensor.clone() for key, tensor in load(out)["model"].items()
     }  # it is mapped from a file that changes
@@ -67,8 +66,8 @@ def kill_at_random(folder: Path, verb: str, *, kills: int, seed: int) -> int:
             out.unlink(missing_ok=True)
         child = start(arguments)
         time.sleep(draw.uniform(0, longest))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         assert {path: path.read_bytes() for path in before} == before
         if verb == "prune, replacing":
             assert same(load(out)["model"], whole) or out.read_bytes() == before[folder / "1.pt"]
@@ -77,7 +76,7 @@ def kill_at_random(folder: Path, verb: str, *, kills: int, seed: int) -> int:
             written += 1
         assert {path.name for path in folder.iterdir()} <= {"0.pt", "1.pt", "out.pt", ".out.pt.tmp"}
     out.unlink(missing_ok=True)
-    assert seconds_of(lambda: start(arguments)) > 0
+    assert seconds_of(arguments) > 0
     assert same(load(out)["model"], whole)
     assert {path.name for path in folder.iterdir()} == {"0.pt", "1.pt", "out.pt"}, (
         "a second run clears what was left"
@@ -114,15 +113,15 @@ def kill_zoos(trained: Run, data: Path, folder: Path, *, kills: int, seed: int) 
     shutil.copy(trained.last, source)
     before = source.read_bytes()
     arguments = ["--path", source, *ZOO]
-    longest = seconds_of(lambda: start(["zoo", data, whole, *arguments]))
+    longest = seconds_of(["zoo", data, whole, *arguments])
     models = {path.name: load(path)["model"] for path in whole.glob("*.pt")}
     assert len(models) == 4
     everything = {path.name for path in whole.iterdir()}
     for _ in range(kills):
         child = start(["zoo", data, out, *arguments])
         time.sleep(draw.uniform(0, longest))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         assert source.read_bytes() == before
         there = list(out.glob("*.pt")) if out.exists() else []
         found.add(len(there))
@@ -133,7 +132,7 @@ def kill_zoos(trained: Run, data: Path, folder: Path, *, kills: int, seed: int) 
             assert {m["file"]: m["digest"] for m in manifest["models"]} == {
                 path.name: digest(path) for path in there
             }
-        assert seconds_of(lambda: start(["zoo", data, out, *arguments])) > 0
+        assert seconds_of(["zoo", data, out, *arguments]) > 0
         assert {path.name for path in out.iterdir()} == everything, (
             "a second run clears what was left"
         )

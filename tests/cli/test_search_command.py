@@ -2,9 +2,7 @@
 """``search`` through the command: planted optima, killed runs, several processes, mistakes."""
 
 import json
-import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import Command, assert_one_line
 from fairseq_programs import REPOSITORY, prune
-from forks import start
+from forks import killed_beyond, start
 from planted import APART, comparable, plant, rows, subject, write_language_model
 from repeats import mostly_slow
 
@@ -202,16 +200,10 @@ def test_a_latency_is_predicted_and_kept_to(
 
 
 def kill_at(byte: int, arguments: list[str]) -> None:
-    """Run the command in a forked process that is killed when a file has N bytes."""
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (byte, byte))
-
-    child = start(arguments, prepare=limit)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGXFSZ
+    """Run the command in a process that is killed when a file has N bytes."""
+    child = start(arguments, prepare=killed_beyond(byte))
+    child.join()
+    assert child.exitcode == -signal.SIGXFSZ
 
 
 @pytest.mark.parametrize("verb", mostly_slow(["search", "sweep"], "search"))
