@@ -121,7 +121,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def alone(
+def in_child(
     words: list[str], log: Path, prepare: Callable[[], object] | None = None
 ) -> tuple[int | None, list[str]]:
     """Run the command in a process of its own: its status, and its lines on stderr."""
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_line_and_the_verb_completes_when_there_is_room(
     verb: str, place: Place, tmp_path: Path, command: Command
 ) -> None:
     before = contents(place.checkpoint.parent)
-    status, lines = alone(arguments(verb, place), tmp_path / "log", no_larger_than(600))
+    status, lines = in_child(arguments(verb, place), tmp_path / "log", no_larger_than(600))
     assert_refused(status, lines, names="File too large")
     assert str(place.out) in lines[-1]
     assert [
@@ -188,7 +188,7 @@ def test_a_file_system_without_room_is_one_line(
     at.out.mkdir()
     free = os.statvfs(small_disk)
     (small_disk / "fill").write_bytes(bytes(free.f_bavail * free.f_frsize))
-    status, lines = alone(arguments(verb, at), tmp_path / "log")
+    status, lines = in_child(arguments(verb, at), tmp_path / "log")
     assert_refused(status, lines, names=f"{at.out}")
     assert_refused(status, lines, names="No space left on device")
     assert not any(contents(at.out).values())
@@ -204,7 +204,7 @@ def test_a_folder_that_may_not_be_written_is_one_line(
 ) -> None:
     place.out.chmod(0o500)
     try:
-        status, lines = alone(arguments(verb, place), tmp_path / "log", without_privileges)
+        status, lines = in_child(arguments(verb, place), tmp_path / "log", without_privileges)
     finally:
         place.out.chmod(0o700)
     assert_refused(status, lines, names=str(place.out))
