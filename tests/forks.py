@@ -21,20 +21,18 @@ from hang import end_if_it_hangs
 
 from fairseq_layerdrop import cli
 
-VERBS = ("average", "prune", "search", "zoo")
+_IMPORTED = (
+    *("operations.average", "operations.prune", "operations.search", "operations.zoo"),
+    *("evaluation.preflight", "evaluation.sweep"),
+)
+"""What the verbs import when they run."""
 
 
 @functools.cache
 def server() -> multiprocessing.context.ForkServerContext:
     """The server, once it has imported what the verbs import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            *(f"fairseq_layerdrop.operations.{verb}" for verb in VERBS),
-            "fairseq_layerdrop.evaluation.preflight",
-            "fairseq_layerdrop.evaluation.sweep",
-        ]
-    )
+    context.set_forkserver_preload([f"fairseq_layerdrop.{module}" for module in _IMPORTED])
     first = context.Process()  # it does nothing, but ends only once the server is there
     first.start()
     first.join()
