@@ -219,7 +219,7 @@ def test_every_source_file_names_its_licence() -> None:
         ("fairseq_layerdrop.cli", {"torch", "fairseq", "numpy", "omegaconf"}),
         (
             "fairseq_layerdrop.checkpoint, fairseq_layerdrop.pruning, fairseq_layerdrop.modules",
-            {"fairseq", "omegaconf"},
+            {"fairseq", "omegaconf", "torch._dynamo"},
         ),
         (
             "fairseq_layerdrop.operations.prune, fairseq_layerdrop.operations.average",
