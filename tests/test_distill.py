@@ -56,25 +56,23 @@ print(CRITERION_REGISTRY["layerdrop_distill"].__name__)
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """``run("1")``: 60 updates with LayerDrop, dropout, two micro-batches, this distill weight."""
-    done: dict[str, Run] = {}
+    done: dict[tuple[str, int], Run] = {}
 
-    def trained(weight: str) -> Run:
-        if weight not in done:
+    def trained(weight: str, updates: int = 60) -> Run:
+        if (weight, updates) not in done:
             folder = tmp_path_factory.mktemp("distilled")
             flags = [*PLUGIN, *STYLE, *DEPTHS, *HALF, *DISTILL, "--distill-weight", weight]
-            done[weight] = Run(
-                folder,
-                train(data, folder, *flags, "--max-update", "60", "--validate-interval", "10"),
-            )
-        return done[weight]
+            flags += ["--max-update", str(updates), "--validate-interval", "10"]
+            done[weight, updates] = Run(folder, train(data, folder, *flags))
+        return done[weight, updates]
 
     return trained
 
 
 @pytest.fixture(scope="module")
-def small(run: Callable[[str], Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(run: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model of ``run("1")`` cut to 2+2 layers, with its optimizer's state."""
     return prune(
         run("1").last, tmp_path_factory.mktemp("small") / "small.pt", *KEEP, "--keep-optimizer"
@@ -83,7 +81,7 @@ def small(run: Callable[[str], Run], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.slow
 def test_distillation_lowers_the_distance_of_sub_networks_from_the_full_path(
-    run: Callable[[str], Run],
+    run: Callable[..., Run],
 ) -> None:
     """Against a run that measures the distance alone: the same data, the same draws."""
     distances = {}
@@ -95,15 +93,16 @@ def test_distillation_lowers_the_distance_of_sub_networks_from_the_full_path(
     assert 0 < distances["1"] < 0.7 * distances["1e-9"]
 
 
-def test_the_first_update_s_student_is_that_of_a_run_without(run: Callable[[str], Run]) -> None:
-    first = [logged(run(weight).output, "train_inner")[0] for weight in ("1", "1e-9")]
+def test_the_first_update_s_student_is_that_of_a_run_without(run: Callable[..., Run]) -> None:
+    runs = run("1"), run("1e-9", 1)
+    first = [logged(one.output, "train_inner")[0] for one in runs]
     for name in ("loss", "nll_loss", "encoder_keep", "decoder_keep", "distill_loss"):
         assert first[0][name] == first[1][name]
     assert first[0]["gnorm"] != first[1]["gnorm"]
 
 
 def test_validation_s_numbers_are_those_of_stock_fairseq(
-    data: Path, run: Callable[[str], Run], tmp_path: Path
+    data: Path, run: Callable[..., Run], tmp_path: Path
 ) -> None:
     valid = logged(run("1").output, "valid")[-1]
     whole = prune(
@@ -127,7 +126,7 @@ def test_validation_s_numbers_are_those_of_stock_fairseq(
 
 
 def test_a_pruned_file_names_the_criterion_that_trained_the_task(
-    run: Callable[[str], Run], small: Path
+    run: Callable[..., Run], small: Path
 ) -> None:
     assert load(run("1").last)["cfg"]["criterion"]["_name"] == "layerdrop_distill"
     criterion = {
@@ -172,7 +171,7 @@ def test_stock_fairseq_trains_the_pruned_file_on_with_its_optimizer(
 
 
 def test_distillation_can_be_turned_off_in_a_training(
-    data: Path, run: Callable[[str], Run], tmp_path: Path
+    data: Path, run: Callable[..., Run], tmp_path: Path
 ) -> None:
     flags = [
         *PLUGIN,
