@@ -57,7 +57,9 @@ print(CRITERION_REGISTRY["layerdrop_distill"].__name__)
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
-    """``run("1")``: 60 updates with LayerDrop, dropout, two micro-batches, this distill weight."""
+    """``run("1")``: with LayerDrop, dropout, two micro-batches and this distill weight; 60 updates,
+    or as many as are asked for.
+    """
     done: dict[tuple[str, int], Run] = {}
 
     def trained(weight: str, updates: int = 60) -> Run:

@@ -149,7 +149,7 @@ def test_the_trainings_and_nothing_else_take_denormal_numbers_as_zero(
 
 
 def failing(run: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Start a training by a ``fairseq-train`` that fails as that without data does."""
+    """Start a training by a ``fairseq-train`` that fails, as the real one does without data."""
     program = run / "bin" / "fairseq-train"
     program.parent.mkdir(exist_ok=True)
     program.write_text("#!/bin/sh\necho FileNotFoundError: DATA >&2; exit 1\n")
