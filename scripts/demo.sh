@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The main job in small, about 4 minutes on two cores after set-up: train a 6+6 model with LayerDrop and its twin without, prune
+# The main job in small, 4 to 10 minutes on two cores after set-up: train a 6+6 model with LayerDrop and its twin without, prune
 # both to several depths, translate with stock fairseq, and draw BLEU against depth (the paper's Figure 2).
 #   scripts/demo.sh [WORK]
 set -euo pipefail
