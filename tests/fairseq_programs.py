@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -333,7 +334,7 @@ def _parsed(flags: tuple[str, ...]) -> Any:
 
 def config(*flags: str) -> Any:
     """What ``fairseq-train`` makes of its flags, a configuration of all sections."""
-    return copy.deepcopy(_parsed(flags))
+    return pickle.loads(pickle.dumps(_parsed(flags)))  # deepcopy takes four times as long
 
 
 @functools.cache

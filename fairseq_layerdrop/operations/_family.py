@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: MIT
 """What the points of a healed family have in common, and what of them a folder holds."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairseq_layerdrop.operations._heal_options import HealOptions
+from fairseq_layerdrop.operations._manifest import MANIFEST, read_object, write_object
 from fairseq_layerdrop.pruning.plan import PruningPlan
 from fairseq_layerdrop.pruning.source import Source
-from fairseq_layerdrop.reporting.files import write_files
 
 Progress = Callable[[str, int, int], None]
 """Told a point's name, and how many updates are done of how many."""
-_MANIFEST = "manifest.json"
 
 
 def name_of(plan: PruningPlan) -> str:
@@ -65,12 +63,12 @@ class Family:
             The entry.
         """
         entry = {**facts, "wanted": self.wanted(plan)}
-        self._write(self.file(plan).with_suffix(".json").name, entry)
+        write_object(self.file(plan).with_suffix(".json"), entry)
         return entry
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write what all are worth."""
-        self._write(_MANIFEST, manifest)
+        write_object(self.folder / MANIFEST, manifest)
 
     def with_healed(self, plans: list[PruningPlan]) -> list[PruningPlan]:
         """The plans, and those of the points that are healed already.
@@ -99,26 +97,14 @@ class Family:
             for plan in plans
             if self.file(plan).exists() and not (self.entry(plan) or self.training(plan).exists())
         ]
-        manifest = self.folder / _MANIFEST
-        if manifest.exists() and "recipe" not in _read(manifest):
+        manifest = self.folder / MANIFEST
+        if manifest.exists() and "recipe" not in read_object(manifest):
             others.append(manifest)
         if others:
             raise ValueError(f"{', '.join(map(str, others))}: not of heal; name another OUT")
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        write_files(self.folder, {name: f"{json.dumps(content, indent=1)}\n".encode()})
-
 
 def _entry(file: Path) -> dict[str, Any] | None:
     """What lies beside a healed file; nothing beside another's."""
-    entry = _read(file.with_suffix(".json"))
+    entry = read_object(file.with_suffix(".json"))
     return entry if "wanted" in entry else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A file of JSON; empty if there is none, or something else in its place."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

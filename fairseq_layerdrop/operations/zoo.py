@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A stock checkpoint for each of many plans: measured, re-loaded and compared."""
 
-import json
 import os
 import shlex
 import sys
@@ -17,6 +16,7 @@ from fairseq_layerdrop.operations._evaluation import (
     measures_of,
     open_subject,
 )
+from fairseq_layerdrop.operations._manifest import MANIFEST, read_object, write_object
 from fairseq_layerdrop.operations._progress import Progress, silent
 from fairseq_layerdrop.operations.prune import save_pruned
 from fairseq_layerdrop.pruning.plan import PruningPlan
@@ -46,7 +46,8 @@ def zoo(
         source: a fairseq checkpoint (``.pt``); it is not changed.
         data: a data set in fairseq's binary form.
         output: the folder for the checkpoints, ``manifest.json`` and ``rows.jsonl``; made if need
-            be. What is there of the same source and plan stays.
+            be. What is there of the same source and plan stays, in the manifest, too, if it was
+            measured on the same data.
         points: the plans; ``trained`` stands for those of ``--train-plans``.
         options: what they are measured on; the loss always is.
         check: of each file, before it takes its name, as in
@@ -59,20 +60,19 @@ def zoo(
 
     Raises:
         CheckpointError: if the source cannot be read safely, or a file not be written.
-        ValueError: if a plan does not fit the model, or a written file is not the model that was
-            measured.
+        ValueError: if a plan does not fit the model, the folder is not of a zoo, or a written file
+            is not the model that was measured.
     """
-    options = options or EvaluationOptions()
+    options, folder = options or EvaluationOptions(), Path(output)
+    earlier = _earlier(folder)
     full, subject = open_subject(source, data, output, options)
     from fairseq_layerdrop.evaluation.preflight import warn_beyond_training
     from fairseq_layerdrop.evaluation.sweep import Results, sweep
     from fairseq_layerdrop.evaluation.zoo import check_reloaded, worth
-    from fairseq_layerdrop.reporting.files import write_files
     from fairseq_layerdrop.reporting.origin import origin
 
     plans = subject.plans(points if isinstance(points, str) else " ".join(points))
     batches = batches_of(subject, options)
-    folder = Path(output)
     folder.mkdir(exist_ok=True)
     measures = measures_of(subject, batches, options, metrics={*options.metrics, "loss"})
     with Results(str(folder / "rows.jsonl"), origin(command or sys.argv)) as results:
@@ -91,8 +91,35 @@ def zoo(
         "version": __version__,
         "models": models,
     }
-    write_files(folder, {"manifest.json": f"{json.dumps(manifest, indent=1)}\n".encode()})
+    models += _still_there(earlier, manifest, folder)
+    write_object(folder / MANIFEST, manifest)
     return manifest
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """The manifest of an earlier run; another's is not to be overwritten.
+
+    Raises:
+        ValueError: if the folder has another's.
+    """
+    file = folder / MANIFEST
+    if not file.exists():
+        return {}
+    found = read_object(file)
+    if "models" not in found or "recipe" in found:  # heal names its recipe
+        raise ValueError(f"{file}: not of zoo; name another folder")
+    return found
+
+
+def _still_there(
+    earlier: dict[str, Any], manifest: dict[str, Any], folder: Path
+) -> list[dict[str, Any]]:
+    """What an earlier manifest says of other files, if they are of the same model and data."""
+    if any(earlier.get(part) != manifest[part] for part in ("source", "data")):
+        return []
+    names = {model["file"] for model in manifest["models"]}
+    others = [model for model in earlier["models"] if model["file"] not in names]
+    return [model for model in others if (folder / model["file"]).exists()]
 
 
 def _names(plans: list[PruningPlan]) -> list[str]:

@@ -2,6 +2,7 @@
 """``zoo``: the stock checkpoints are the sub-networks that were measured; the manifest."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,32 @@ def test_a_second_run_writes_and_measures_nothing_again(
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in zoo.glob("*.pt")
     } == before
     assert (zoo / "rows.jsonl").read_bytes() == rows
+
+
+def test_a_point_can_be_added_later(official: Path, zoo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(zoo, folder)
+    before = json.loads((folder / "manifest.json").read_text())
+    (folder / "3+3.pt").unlink()
+    assert make(official, folder, "--points", "6+1 6+3", *POINTS[2:]) == 0
+    after = json.loads((folder / "manifest.json").read_text())
+    stayed = [model for model in before["models"] if model["file"] in ("6+6.pt", FILES[3])]
+    assert [model["file"] for model in after["models"][:2]] == ["6+1.pt", "6+3.pt"]
+    assert after["models"][2:] == stayed
+    assert make(official, folder, "--points", "6+1", "--gen-subset", "valid") == 0
+    elsewhere = json.loads((folder / "manifest.json").read_text())
+    assert [model["file"] for model in elsewhere["models"]] == ["6+1.pt"]
+
+
+@pytest.mark.parametrize("content", ['{"models": [], "recipe": {}}', "no JSON", "[1]"])
+def test_the_manifest_of_another_is_left_alone(
+    content: str, official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    assert make(official, tmp_path, "--points", "6+3") == 2
+    assert f"{tmp_path / 'manifest.json'}: not of zoo" in capsys.readouterr().err
+    assert (tmp_path / "manifest.json").read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_no_point_is_no_zoo(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Dropping inside fairseq's layers: its bits where all is kept, known values elsewhere."""
 
-import copy
 import itertools
 import json
 import math
@@ -89,13 +88,10 @@ def build(*, stock: bool = False, draw: int = 5, **options: Any) -> Any:
 
 def built(arch: str, flags: list[str], draw: int, options: dict[str, Any]) -> Any:
     cfg = config("--arch", arch, *flags)
-    model = copy.deepcopy(
-        cfg.model
-    )  # of stock models it is a Namespace, which a copy of the whole shares
     for name, value in options.items():
-        setattr(model, name, value)
+        setattr(cfg.model, name, value)
     torch.manual_seed(draw)
-    return build_task(cfg).build_model(model)
+    return build_task(cfg).build_model(cfg.model)
 
 
 def stock_of(family: Family, **options: Any) -> Any:
