@@ -18,7 +18,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.11, <3.13",
+    python_requires=">=3.11, <3.14",
     packages=find_packages(include=["fairseq_layerdrop", "fairseq_layerdrop.*"]),
     package_data={"fairseq_layerdrop": ["py.typed"]},
     install_requires=[
