@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(args.verb, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     except ValueError as error:
         return _fail(args.verb, as_flags(str(error), args))
+    except KeyboardInterrupt:
+        _fail(args.verb, "interrupted")
+        return 130
     return 0
 
 

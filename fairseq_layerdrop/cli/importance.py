@@ -80,6 +80,7 @@ def _layer_text(row: dict[str, Any]) -> str:
 def _inside(args: Namespace, structures: list[str]) -> None:
     if args.batches < 1:
         raise ValueError(f"--batches must be at least 1, got {args.batches}")
+    _check_output(Path(args.output), args.path)
     subject, batches = load(args)
     from fairseq_layerdrop.evaluation.head_importance import gradient_scores
     from fairseq_layerdrop.reporting.files import write_files
@@ -105,6 +106,21 @@ def _inside(args: Namespace, structures: list[str]) -> None:
         print(json.dumps(facts))
     else:
         _print(scores, args.output, facts["sentences"])
+
+
+def _check_output(output: Path, source: str) -> None:
+    """Scores may be measured again; nothing else is replaced."""
+    from fairseq_layerdrop import checkpoint
+
+    checkpoint.check_target(output, source=source, force=True)
+    try:
+        found = json.loads(output.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        found = {}
+    if not isinstance(found, dict) or not {"scores", "structures"} <= found.keys():
+        raise ValueError(f"{output} is there, and not of importance; name another file")
 
 
 def _print(scores: dict[str, list[float]], output: str, sentences: int) -> None:

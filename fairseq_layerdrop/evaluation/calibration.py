@@ -8,7 +8,7 @@ import torch
 from fairseq import utils
 from fairseq.data.data_utils import numpy_seed
 
-from fairseq_layerdrop.evaluation.loading import Batches, Loaded, load_subset
+from fairseq_layerdrop.evaluation.loading import Batches, Loaded, batched, load_subset
 
 HELD_OUT = 4
 """One sentence of this many is held out."""
@@ -73,5 +73,6 @@ def _draw(dataset: Any, indices: Any, tokens: int) -> list[int]:
 
 
 def _batches(loaded: Loaded, dataset: Any, indices: Any, max_tokens: int) -> list[Any]:
-    batches = dataset.batch_by_size(indices, max_tokens=max_tokens, required_batch_size_multiple=1)
+    longest = max(int(dataset.num_tokens(index)) for index in indices)
+    batches = batched(dataset, indices, max(max_tokens, longest))
     return Batches.collate(loaded, dataset, batches)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from fairseq import utils
+from fairseq.data.data_utils import post_process
 from fairseq.dataclass.configs import GenerationConfig
 
 from fairseq_layerdrop.evaluation.loading import Batches, Loaded
@@ -51,6 +52,7 @@ class Decoder:
         if exactly is not None:
             lengths = {"max_len_a": 0, "max_len_b": exactly, "min_len": exactly}
         config = GenerationConfig(beam=beam, lenpen=lenpen, **lengths)
+        _check_pieces(remove_bpe)
         self.loaded, self.remove_bpe = loaded, remove_bpe
         if needs_languages(loaded):
             raise ValueError(
@@ -99,6 +101,16 @@ class Decoder:
             tokens.int().cpu(), self.remove_bpe, extra_symbols_to_ignore=self._ignored
         )
         return text
+
+
+def _check_pieces(remove_bpe: str | None) -> None:
+    try:
+        post_process("", remove_bpe)
+    except NotImplementedError:
+        raise ValueError(
+            "remove_bpe= is @@ (subword_nmt), sentencepiece, wordpiece, letter, silence, _EOW or "
+            f"none, got {remove_bpe}"
+        ) from None
 
 
 @contextmanager

@@ -185,12 +185,7 @@ class Batches:
         chosen = fitting[[index % 2 in wanted for index in fitting]]
         if not len(chosen):
             raise ValueError(f"there must be sentences to score, got none in {subset} ({half})")
-        batches = self.dataset.batch_by_size(
-            chosen,
-            max_tokens=max_tokens,
-            max_sentences=max_sentences,
-            required_batch_size_multiple=1,
-        )
+        batches = batched(self.dataset, chosen, max_tokens, max_sentences)
         with saying(f"fairseq cannot batch {subset} for {type(task).__name__}"):
             self.samples = self.collate(loaded, self.dataset, batches)
         self.sentences = sum(len(batch) for batch in batches)
@@ -241,3 +236,26 @@ def _tensors(sample: Any) -> Iterator[torch.Tensor]:
     elif isinstance(sample, list):
         for part in sample:
             yield from _tensors(part)
+
+
+def batched(
+    dataset: Any, indices: Any, max_tokens: int | None, max_sentences: int | None = None
+) -> Any:
+    """The sentences in batches of so many tokens, padding counted.
+
+    Raises:
+        ValueError: if one sentence has more.
+    """
+    try:
+        return dataset.batch_by_size(
+            indices,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            required_batch_size_multiple=1,
+        )
+    except AssertionError:
+        longest = max(int(dataset.num_tokens(index)) for index in indices)
+        raise ValueError(
+            f"max_tokens= must be at least {longest}, the tokens of the longest sentence, got "
+            f"{max_tokens}"
+        ) from None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the operations that evaluate on data share: their options, and loading them."""
 
+import hashlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -167,6 +168,9 @@ def measures_of(
         references = (
             read_references(reference, batches) if reference else decoder.references(batches)
         )
+        if reference:  # its name stays when its text changes
+            text = "\n".join(references).encode()
+            settings["reference_digest"] = hashlib.blake2b(text, digest_size=8).hexdigest()
     if "latency" in metrics and stopwatch is None:
         stopwatch = Stopwatch(subject.loaded, batches, beam=options.beam)
     if stopwatch:

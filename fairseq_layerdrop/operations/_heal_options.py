@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How a cut model is healed, and the flags of ``fairseq-train`` that do it."""
 
+import math
 import os
 import shlex
 from argparse import ArgumentParser
@@ -22,6 +23,11 @@ RATE = 1.0
 WARMUP = 0.05
 """The share of the updates in which the rate rises; from there it falls to 0 in a line."""
 
+_OWN = (
+    *("--max-update", "--max-epoch", "--stop-time-hours"),
+    *("--save-dir", "--no-save", "--disable-validation"),
+)
+
 
 @dataclass(frozen=True)
 class HealOptions:
@@ -36,7 +42,17 @@ class HealOptions:
     teacher: bool = True
     """Learn from the whole model's distribution, too."""
     flags: tuple[str, ...] = ()
-    """More flags of ``fairseq-train``, which win."""
+    """More flags of ``fairseq-train``, which win; none of what heal needs to know itself."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.share):
+            raise ValueError(f"share= is a share of the updates, like 0.25, got {self.share}")
+        for name in (flag.partition("=")[0] for flag in self.flags):
+            if name in _OWN:
+                raise ValueError(
+                    f"{name} is heal's own and cannot be among the flags of fairseq-train; "
+                    "max_update= says how long each point is trained"
+                )
 
     def updates(self, source: Source) -> int:
         """How many there are.

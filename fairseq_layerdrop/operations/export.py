@@ -83,6 +83,8 @@ def export(
     }
     _check(to, quantization, fixed_dictionary, wishes)
     formats.check_installed(to)
+    if Path(output).resolve() in Path(source).resolve().parents:  # it would be replaced
+        raise ValueError(f"the checkpoint {source} lies in the output {output}; name another one")
     checkpoint.check_folder(output, ours=formats.FILES, force=force)
     if to == "safetensors":  # the other forms look for those that their model needs
         plan_copies(data, Path(output) / "model", force=True, of="DATA")

@@ -98,7 +98,8 @@ def prune(
     """
     check_choice("config_style", config_style, CONFIG_STYLES)
     target, may_replace = Path(output), force or dry_run
-    checkpoint.check_target(target, source=source, force=may_replace)
+    for read in (source, importance):
+        checkpoint.check_target(target, source=read, force=may_replace)
     copies = plan_copies(copy_dicts, target, force=may_replace) if copy_dicts else {}
     cuts = {"heads_keep": heads_keep, "ffn_keep": ffn_keep, "sublayers_remove": sublayers_remove}
     on = None

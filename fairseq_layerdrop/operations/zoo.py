@@ -87,7 +87,12 @@ def zoo(
         models.append({"file": name, **worth(rows[plan], measures), **about})
     manifest = {
         "source": {"file": str(source), "digest": full.digest},
-        "data": {"folder": str(data), "subset": options.subset, "sentences": batches.sentences},
+        "data": {
+            "folder": str(data),
+            "subset": options.subset,
+            "sentences": batches.sentences,
+            "digest": batches.digest,
+        },
         "version": __version__,
         "models": models,
     }
@@ -115,11 +120,17 @@ def _still_there(
     earlier: dict[str, Any], manifest: dict[str, Any], folder: Path
 ) -> list[dict[str, Any]]:
     """What an earlier manifest says of other files, if they are of the same model and data."""
-    if any(earlier.get(part) != manifest[part] for part in ("source", "data")):
+    if any(_digest(earlier, part) != _digest(manifest, part) for part in ("source", "data")):
         return []
     names = {model["file"] for model in manifest["models"]}
     others = [model for model in earlier["models"] if model["file"] not in names]
     return [model for model in others if (folder / model["file"]).exists()]
+
+
+def _digest(manifest: dict[str, Any], part: str) -> str | None:
+    """However its path is spelled."""
+    digest: str | None = manifest.get(part, {}).get("digest")
+    return digest
 
 
 def _names(plans: list[PruningPlan]) -> list[str]:
@@ -141,7 +152,7 @@ def _write(
         full = with_weights(full, compensated)
     small = prune_checkpoint(full, plan, version=__version__, compensated=about)
     if file.exists():
-        found = checkpoint.load(file)["extra_state"].get("layerdrop")
+        found = (checkpoint.load(file).get("extra_state") or {}).get("layerdrop")
         if found != small["extra_state"]["layerdrop"]:
             raise ValueError(f"{file} is another model; name another folder, or remove it")
         return

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From a number of parameters to the depths that fit it."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,11 +19,12 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 def parse_amount(text: str) -> int:
     """A number of parameters: ``30M``, ``1.2B``, ``800k``, ``30_000_000``."""
     match = _AMOUNT.fullmatch(text.strip())
-    if not match:
+    amount = float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]] if match else math.inf
+    if math.isinf(amount):
         raise ValueError(
             f"a number of parameters is like 30M, 1.2B, 800k or 30000000, got {text!r}"
         )
-    return round(float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]])
+    return round(amount)
 
 
 def fit_parameters(

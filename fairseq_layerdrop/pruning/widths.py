@@ -77,10 +77,10 @@ def how_many(asked: str, total: int) -> int:
         value = float(asked)
     except ValueError:
         value = -1.0
-    count = round(value * total) if "." in asked else int(value)
-    if value <= 0 or ("." in asked and value > 1) or count > total:
+    share = "." in asked
+    if not 0 < value <= (1 if share else total):
         raise ValueError(f"what stays is a number up to {total}, or a share like 0.5, got {asked}")
-    return max(count, 1)
+    return max(round(value * total) if share else int(value), 1)
 
 
 def choose(

@@ -1119,3 +1119,13 @@ def test_inspect_shows_rates_that_were_listed(command: Command, full: Path, out:
             json.loads(command("inspect", path, "--json").out)["stacks"]["encoder"]["layerdrop"]
             == listed
         )
+
+
+def test_an_interruption_is_one_line(
+    command: Command, full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Namespace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VERBS["inspect"], "run", interrupt)
+    assert command("inspect", full) == (130, "", "fairseq-layerdrop inspect: interrupted\n")

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pickle
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Command
+from commands import Command, assert_one_line
 from conftest import Run
 from fairseq_programs import LANGUAGES, WIDTH, assert_same_tensors, hypotheses, prune, weights
 from planted import subject, write_language_model, write_model
@@ -439,6 +440,15 @@ def test_mistakes_are_one_line(
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert words in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_the_checkpoint_is_not_replaced(
+    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
+) -> None:
+    mine = shutil.copy(pruned(), tmp_path / "model.bin")
+    done = command("export", mine, data, tmp_path, "--to", "safetensors", "--force")
+    assert_one_line(done, "lies in the output")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
 
 
 # safetensors

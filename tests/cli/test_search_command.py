@@ -355,6 +355,16 @@ BAD: list[tuple[str, list[str], str]] = [
         "there is no subset nowhere in the data",
     ),
     ("sweep", ["--points", "6+6", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+    (
+        "sweep",
+        ["--points", "6+6", "--max-tokens", "8"],
+        "the tokens of the longest sentence, got 8",
+    ),
+    (
+        "sweep",
+        ["--points", "6+6", "--metrics", "bleu", "--remove-bpe", "bpe"],
+        "--remove-bpe is @@ (subword_nmt), sentencepiece",
+    ),
     ("importance", ["--gen-subset", "nowhere"], "there is no subset nowhere in the data"),
     ("importance", ["--measure", "guess"], "invalid choice: 'guess'"),
 ]

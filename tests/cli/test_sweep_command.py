@@ -301,6 +301,10 @@ def test_references_come_from_a_file_if_one_is_named(
     half = Batches(model, "test", half="second", max_sentences=7)
     assert read_references(str(tmp_path / "good.txt"), half) == truth[1::2]
     assert Decoder(model, beam=1).references(half) == truth[1::2]
+    (tmp_path / "good.txt").write_text("".join(f"{line}\n" for line in reversed(truth)))
+    assert command("sweep", official / "data-bin", out, *flags, *more)[0] == 0
+    measured = [row["bleu"] for row in rows(out, "plan")]
+    assert measured[: len(measured) // 2] == scores[1] and measured[-1] < min(scores[1])
 
 
 # A plan that runs other layers than it names

@@ -2,12 +2,13 @@
 """``prune --heads-keep …`` and ``importance``, on a model that fairseq trained."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import Command
+from commands import Command, assert_one_line
 from conftest import Run
 from fairseq import checkpoint_utils
 from fairseq_programs import assert_same_hypotheses, generate, prune
@@ -129,6 +130,26 @@ def test_heads_of_an_official_checkpoint_are_measured(
     status, _, err = command("importance", official / "data-bin", tmp_path / "scores.json", *flags)
     assert status == 0, err
     assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 18
+
+
+def test_scores_may_be_measured_again_and_nothing_else_is_replaced(
+    official: Path, tmp_path: Path, command: Command
+) -> None:
+    out, mine = tmp_path / "scores.json", tmp_path / "mine.pt"
+    shutil.copy(official / "checkpoint.pt", mine)
+    flags = ["--structure", "head", "--batches", "1"]
+    for _ in range(2):
+        done = command("importance", official / "data-bin", out, "--path", mine, *flags)
+        assert done.status == 0, done.err
+    before = mine.read_bytes()
+    for path, reason in ((mine, "is the input itself"), (official / "checkpoint.pt", "not of")):
+        done = command("importance", official / "data-bin", mine, "--path", path, *flags)
+        assert_one_line(done, reason)
+    done = command("importance", official / "data-bin", tmp_path, "--path", mine, *flags)
+    assert_one_line(done, "is a directory")
+    assert mine.read_bytes() == before
+    flags = ["--importance", str(out), "--heads-keep", "1", "--force"]
+    assert_one_line(command("prune", mine, out, *flags), "is the input itself")
 
 
 def test_the_importance_of_a_head_is_the_loss_s_derivative_by_its_mask(

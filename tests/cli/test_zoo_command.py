@@ -101,7 +101,12 @@ def test_a_point_can_be_added_later(official: Path, zoo: Path, tmp_path: Path) -
     shutil.copytree(zoo, folder)
     before = json.loads((folder / "manifest.json").read_text())
     (folder / "3+3.pt").unlink()
-    assert make(official, folder, "--points", "6+1 6+3", *POINTS[2:]) == 0
+    data, path = (
+        f"{official / 'data-bin'}/",
+        str(official / "." / "data-bin" / ".." / "checkpoint.pt"),
+    )
+    flags = ["--path", path, "--gen-subset", "test", "--points", "6+1 6+3", *POINTS[2:]]
+    assert cli.main(["zoo", data, str(folder), *flags]) == 0
     after = json.loads((folder / "manifest.json").read_text())
     stayed = [model for model in before["models"] if model["file"] in ("6+6.pt", FILES[3])]
     assert [model["file"] for model in after["models"][:2]] == ["6+1.pt", "6+3.pt"]
@@ -140,6 +145,9 @@ def test_another_model_of_the_same_name_is_left_alone(
     assert f"{other} is another model" in capsys.readouterr().err
     assert other.read_bytes() == content
     assert not (tmp_path / "manifest.json").exists()
+    torch.save({"model": {}}, other)
+    assert make(official, tmp_path, "--points", "6+3") == 2
+    assert f"{other} is another model" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_what_was_measured_is_an_error(

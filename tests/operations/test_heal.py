@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """``heal``: cut, compensate, fine-tune by ``fairseq-train`` with a teacher."""
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,11 @@ REFUSED = {
     "equal depths": (["--points", "6+1 all/3"], "must differ in their depths"),
     "no updates": (["--points", "6+1", "--max-update", "0"], "at least 1 update, got 0"),
     "no share": (["--points", "6+1", "--share", "0"], "at least 1 update, got 0"),
+    "endless": (["--points", "6+1", "--share", "inf"], "--share is a share of the updates"),
+    "another length": (
+        ["--points", "6+1", "--", "--max-epoch", "2"],
+        "--max-epoch is heal's own and cannot be among the flags of fairseq-train; --max-update",
+    ),
     "nothing to train on": (
         ["--points", "6+1", "--max-update", "1"],
         "there is no subset train in the data to train on (behind --: --train-subset)",
@@ -198,6 +205,19 @@ def test_a_training_that_fails_names_its_log(
     assert (status, len(err.splitlines())) == (2, 1)
     assert "train.log" in err
     assert not (tmp_path / "out" / "6+3.pt").exists()
+
+
+def test_a_folder_is_healed_into_by_one_process(
+    official: Path, tmp_path: Path, command: Command
+) -> None:
+    paths = [official / "data-bin", tmp_path, "--path", official / "checkpoint.pt"]
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    status, out, err = command("heal", *paths, *POINTS, *FLAGS)
+    os.close(other)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"another process is healing into {tmp_path}" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_does_not_say_how_it_was_trained_is_one_line(

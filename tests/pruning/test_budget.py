@@ -59,6 +59,7 @@ def test_a_number_of_parameters(text: str, number: int) -> None:
         "5%",
         ".",
         "1 000 000",
+        "9" * 400,
     ],
 )
 def test_what_is_no_number_of_parameters_is_refused_by_rule_and_value(text: str) -> None:

@@ -50,7 +50,7 @@ def test_a_number_is_a_number_and_a_share_is_rounded(asked: str, total: int, cou
     assert how_many(asked, total) == count
 
 
-@pytest.mark.parametrize("asked", ["0", "-1", "9", "1.5", "0.0", "half", "-0.5"])
+@pytest.mark.parametrize("asked", ["0", "-1", "9", "1.5", "0.0", "half", "-0.5", "nan", "inf"])
 def test_a_number_that_cannot_stay_is_refused(asked: str) -> None:
     with pytest.raises(ValueError, match=f"a number up to 8, or a share like 0.5, got {asked}"):
         how_many(asked, 8)
