@@ -44,7 +44,7 @@ def evolve(
         workers: the processes that share the work; the first of them draws.
 
     Raises:
-        ValueError: if optuna is not there, or nothing fits.
+        ValueError: if optuna or its storage is not there, or nothing fits.
     """
     try:
         import optuna
@@ -80,9 +80,17 @@ def evolve(
 def _study(optuna: Any, seed: int, storage: str | None) -> Any:
     sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
     goals = {"directions": ["minimize", "minimize"]}
-    return optuna.create_study(
-        **goals, sampler=sampler, storage=storage, study_name="plans", load_if_exists=True
-    )
+    try:
+        return optuna.create_study(
+            **goals, sampler=sampler, storage=storage, study_name="plans", load_if_exists=True
+        )
+    except Exception as error:  # of SQLAlchemy or its drivers, as many as there are databases
+        if storage is None:
+            raise
+        what = str(error).splitlines()[0]
+        raise ValueError(
+            f"storage= is the URL of a database, like sqlite:///trials.db, got {storage}: {what}"
+        ) from error
 
 
 def _plan(trial: Any, depths: Mapping[str, int], counts: Mapping[str, int]) -> PruningPlan:

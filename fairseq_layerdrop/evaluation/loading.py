@@ -255,6 +255,8 @@ def batched(
         )
     except AssertionError:
         longest = max(int(dataset.num_tokens(index)) for index in indices)
+        if not max_tokens or longest <= max_tokens:
+            raise
         raise ValueError(
             f"max_tokens= must be at least {longest}, the tokens of the longest sentence, got "
             f"{max_tokens}"

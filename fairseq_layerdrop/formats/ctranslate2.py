@@ -87,7 +87,10 @@ def convert(
         raise ValueError(f"there is no dictionary for this model in {data}: {error}") from error
     except ValueError as error:
         raise ValueError(f"CTranslate2 cannot run this model: {error}") from error
-    except RuntimeError as error:
+    # fairseq's translation task raises a bare Exception when it cannot infer the language pair.
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and type(error) is not Exception:
+            raise
         what = str(error).splitlines()[-1].strip()
         raise ValueError(
             f"the model does not fit the data in {data} (its dictionaries?): {what}"

@@ -421,7 +421,7 @@ def test_without_the_library_is_one_line(
 
 
 def test_mistakes_are_one_line(
-    command: Command, data: Path, pruned: Callable[..., Path], tmp_path: Path
+    command: Command, data: Path, pruned: Callable[..., Path], official: Path, tmp_path: Path
 ) -> None:
     for arguments, words in (
         (
@@ -435,6 +435,10 @@ def test_mistakes_are_one_line(
         ([pruned(), data, tmp_path / "no" / "out", "--to", "safetensors"], "there is no directory"),
         ([pruned(), data, pruned(), "--to", "safetensors", "--force"], "is a file"),
         ([tmp_path / "no.pt", data, tmp_path / "out", "--to", "ctranslate2"], "there is no file"),
+        (
+            [official / "checkpoint.pt", tmp_path, tmp_path / "out", "--to", "ctranslate2"],
+            "does not fit the data in",
+        ),
     ):
         status, out, err = command("export", *arguments)
         assert (status, out, err.count("\n")) == (2, "", 1)

@@ -199,6 +199,12 @@ def test_an_evolution_goes_on_in_its_storage(tmp_path: Path) -> None:
     assert len(optuna.load_study(study_name="plans", storage=storage).trials) == 2 * POPULATION
 
 
+@pytest.mark.parametrize("storage", ["trials.db", "sqlite:////nowhere/trials.db", "none://x"])
+def test_a_storage_that_cannot_be_is_told_by_rule_and_value(storage: str) -> None:
+    with pytest.raises(ValueError, match=f"storage= is the URL .* like .*, got {storage}: "):
+        evolve(flat, layers, {"encoder": 3, "decoder": 2}, {}, generations=1, storage=storage)
+
+
 def test_a_screened_evolution_s_front_holds_scores() -> None:
     front = evolve(Screened(flat, flat), layers, DEPTHS, {}, generations=3)
     assert all(math.isfinite(trial.score) for trial in front)
