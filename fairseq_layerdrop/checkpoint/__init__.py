@@ -7,7 +7,7 @@ target's name only when it is whole, on disk and checked.
 """
 
 from fairseq_layerdrop.checkpoint._errors import CheckpointError
-from fairseq_layerdrop.checkpoint._folder import check_folder, new_folder
+from fairseq_layerdrop.checkpoint._folder import alone_in, check_folder, new_folder
 from fairseq_layerdrop.checkpoint._read import digest, file_format, load, reading_for_fairseq
 from fairseq_layerdrop.checkpoint._source import naming_file, open_source
 from fairseq_layerdrop.checkpoint._stand_ins import StandIn
@@ -16,6 +16,7 @@ from fairseq_layerdrop.checkpoint._write import check_target, save
 __all__ = [
     "CheckpointError",
     "StandIn",
+    "alone_in",
     "check_folder",
     "check_target",
     "digest",

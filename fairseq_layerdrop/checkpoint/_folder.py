@@ -58,12 +58,7 @@ def new_folder(
     path = Path(path).resolve()
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.mkdir(exist_ok=True)
-    lock = os.open(scratch, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"another process is writing {path}") from None
+    with alone_in(scratch, writing=path) as lock:
         if not scratch.exists() or os.fstat(lock).st_ino != scratch.stat().st_ino:
             raise CheckpointError(f"another process has just written {path}")
         try:
@@ -74,6 +69,22 @@ def new_folder(
             _exchange(scratch, path)
         finally:
             shutil.rmtree(scratch)
+
+
+@contextmanager
+def alone_in(folder: Path, *, writing: Path) -> Iterator[int]:
+    """A scope in which no other process is in it with a folder, whose descriptor it gives.
+
+    Raises:
+        CheckpointError: if one is, naming what it writes.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process is writing {writing}") from None
+        yield lock
     finally:
         os.close(lock)
 

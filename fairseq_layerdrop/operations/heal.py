@@ -4,10 +4,7 @@
 Each is cut, compensated, and fine-tuned with the whole model as its teacher.
 """
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +51,7 @@ def heal(
         losses in bits a token: ``cut``, ``compensated`` and ``healed``.
 
     Raises:
-        CheckpointError: if the whole model cannot be read.
+        CheckpointError: if the whole model cannot be read, or another process is in the folder.
         ValueError: if something does not fit, or a training fails.
     """
     recipe, folder = recipe or HealOptions(), Path(output)
@@ -68,7 +65,7 @@ def heal(
     loss = _loss(whole, str(data), subset, recipe.trained_on(whole), user_dir)
     recipe.check(whole)
     folder.mkdir(exist_ok=True)
-    with _alone_in(folder):
+    with checkpoint.alone_in(folder, writing=folder):  # two would train on the same checkpoints
         manifest = {
             "source": {"file": str(source), "digest": whole.digest, "loss": loss},
             "data": {"folder": str(data), "subset": subset},
@@ -78,24 +75,6 @@ def heal(
         }
         family.write_manifest(manifest)
     return manifest
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """A scope in which no other process heals into a folder.
-
-    Raises:
-        ValueError: if one does: both would train on the same checkpoints.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is healing into {folder}") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _loss(whole: Source, data: str, subset: str, trained_on: str, user_dir: str | None) -> float:

@@ -216,7 +216,7 @@ def test_a_folder_is_healed_into_by_one_process(
     status, out, err = command("heal", *paths, *POINTS, *FLAGS)
     os.close(other)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"another process is healing into {tmp_path}" in err
+    assert f"another process is writing {tmp_path}" in err
     assert not list(tmp_path.iterdir())
 
 
